@@ -1,0 +1,1 @@
+"""What is explored: one file per space, one function `space(trial, facts) -> list[Stage]`."""

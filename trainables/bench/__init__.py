@@ -1,0 +1,1 @@
+"""What methods share: the stages' protocol, model families, data, caches, metrics, saving."""

@@ -1,0 +1,70 @@
+"""What a trial works on, as plain validated data: the `[model]` and `[data]` tables of a study.
+
+Read by the driver (to validate a study file) and by the workers (to load things), so nothing
+here imports torch.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Role = Literal["calibration", "train", "search", "held_out"]
+Task = Literal[
+    "language-modelling",
+    "classification",
+    "multiple-choice",
+    "image-classification",
+    "generation",
+]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Spec(BaseModel):
+    """A frozen table; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSpec(Spec):
+    """Which model: a hub id, a local folder, or `asset:NAME`."""
+
+    id: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    revision: str | None = None
+
+
+class ItemCounts(Spec):
+    """How many items each role gets. A text item is a window of `max_length` tokens."""
+
+    calibration: Count = 32
+    train: Count = 1024
+    search: Count = 128
+    held_out: Count = 256
+
+
+class DataSpec(Spec):
+    """Which rows, for which task; the roles never share a row."""
+
+    dataset: str  # hub id, local file or folder, or asset:NAME
+    task: Task
+    subset: str | None = None  # the hub's configuration name, or a part of an asset
+    splits: dict[Role, str] = {}  # a role's own split; roles without one share out `train`
+    columns: dict[str, str] = {}  # the task's word for a column -> the data set's name for it
+    items: ItemCounts = ItemCounts()
+    max_length: Count = 256
+    batch_size: Count = 8
+
+
+class BenchSpec(Spec):
+    """Everything a worker needs to set up a bench."""
+
+    model: ModelSpec
+    data: DataSpec
+    metrics: dict[str, str] = {}  # a user's own: name -> "package.module:function"
+    objectives: tuple[str, ...]  # the metrics a trial reports
+    seed: int = 0
+    cache: str  # an absolute folder, shared by all workers where possible
+    cache_gb: float = 20.0
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: Count = 1  # torch's intra-op threads, from the trial's CPU share
+    naive: bool = False  # every shortcut off: the twin that tests and benchmarks compare with
