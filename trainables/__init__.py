@@ -1,1 +1,1 @@
-"""The work: what a trial does to a model. One file per compression method, `bench/` for the rest."""
+"""The work: what a trial does to a model. One file per method; `bench/` holds what they share."""

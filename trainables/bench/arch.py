@@ -1,0 +1,348 @@
+"""Model families as rows of data, and the few edits every method needs.
+
+A family is found by its structure: the first row whose paths lead to blocks of the right shape.
+Paths start at `model.base_model`; `*` stands for every child of a list. A *block* is one residual
+block; blocks are numbered through all stacks of a model in order (T5: encoder, then decoder;
+ResNet: stage by stage).
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from trainables.bench.stage import PlanError
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a family keeps its parts; paths inside a block start at the block."""
+
+    name: str
+    stacks: tuple[tuple[str, str], ...]  # (path to the list of blocks, config field with its depth)
+    attention: str = ""
+    attention_out: str = ""  # the linear that writes attention to the residual stream
+    ffn: str = ""
+    expand: tuple[str, ...] = ()  # the linears into the FFN's neurons
+    contract: str = ""  # the linear out of them
+    width: str = ""  # config field with the number of neurons
+    pre_norm: bool = False  # the residual stream is untouched by norms: units can be skipped
+    causal: bool = False
+
+
+_GATED = ("mlp.gate_proj", "mlp.up_proj")
+_BERT = {
+    "attention": "attention",
+    "attention_out": "attention.output.dense",
+    "ffn": "output",
+    "expand": ("intermediate.dense",),
+    "contract": "output.dense",
+    "width": "intermediate_size",
+}
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        "llama",  # also Qwen2, Qwen3, Mistral, Gemma, Gemma 3 (text), SmolLM, ...
+        (("layers", "num_hidden_layers"),),
+        attention="self_attn",
+        attention_out="self_attn.o_proj",
+        ffn="mlp",
+        expand=_GATED,
+        contract="mlp.down_proj",
+        width="intermediate_size",
+        pre_norm=True,
+        causal=True,
+    ),
+    Family(
+        "phi3",
+        (("layers", "num_hidden_layers"),),
+        attention="self_attn",
+        attention_out="self_attn.o_proj",
+        ffn="mlp",
+        expand=("mlp.gate_up_proj",),
+        contract="mlp.down_proj",
+        width="intermediate_size",
+        pre_norm=True,
+        causal=True,
+    ),
+    Family(
+        "gpt2",
+        (("h", "n_layer"),),
+        attention="attn",
+        attention_out="attn.c_proj",
+        ffn="mlp",
+        expand=("mlp.c_fc",),
+        contract="mlp.c_proj",
+        width="n_inner",
+        pre_norm=True,
+        causal=True,
+    ),
+    Family(
+        "opt",
+        (("decoder.layers", "num_hidden_layers"),),
+        attention="self_attn",
+        attention_out="self_attn.out_proj",
+        expand=("fc1",),
+        contract="fc2",
+        width="ffn_dim",
+        causal=True,
+    ),
+    Family(
+        "gpt_neox",
+        (("layers", "num_hidden_layers"),),
+        attention="attention",
+        attention_out="attention.dense",
+        ffn="mlp",
+        expand=("mlp.dense_h_to_4h",),
+        contract="mlp.dense_4h_to_h",
+        width="intermediate_size",
+        pre_norm=True,
+        causal=True,
+    ),
+    Family("bert", (("encoder.layer", "num_hidden_layers"),), **_BERT),  # type: ignore[arg-type]
+    Family(
+        "distilbert",
+        (("transformer.layer", "n_layers"),),
+        attention="attention",
+        attention_out="attention.out_lin",
+        ffn="ffn",
+        expand=("ffn.lin1",),
+        contract="ffn.lin2",
+        width="hidden_dim",
+    ),
+    Family(
+        "vit",
+        (("layers", "num_hidden_layers"),),
+        attention="attention",
+        attention_out="attention.o_proj",
+        ffn="mlp",
+        expand=("mlp.fc1",),
+        contract="mlp.fc2",
+        width="intermediate_size",
+        pre_norm=True,
+    ),
+    Family(
+        "t5",
+        (("encoder.block", "num_layers"), ("decoder.block", "num_decoder_layers")),
+        attention="layer.0.SelfAttention",
+        attention_out="layer.0.SelfAttention.o",
+        ffn="layer.-1.DenseReluDense",
+        expand=("layer.-1.DenseReluDense.wi",),
+        contract="layer.-1.DenseReluDense.wo",
+        width="d_ff",
+        pre_norm=True,
+    ),
+    Family(
+        "t5-gated",
+        (("encoder.block", "num_layers"), ("decoder.block", "num_decoder_layers")),
+        attention="layer.0.SelfAttention",
+        attention_out="layer.0.SelfAttention.o",
+        ffn="layer.-1.DenseReluDense",
+        expand=("layer.-1.DenseReluDense.wi_0", "layer.-1.DenseReluDense.wi_1"),
+        contract="layer.-1.DenseReluDense.wo",
+        width="d_ff",
+        pre_norm=True,
+    ),
+    Family("resnet", (("encoder.stages.*.layers", "depths"),)),
+)
+
+# Config lists with one entry per block, which must be cut along with the blocks.
+_PER_BLOCK = ("layer_types", "mlp_layer_types", "no_rope_layers", "block_types")
+
+
+def reach(root: nn.Module, path: str) -> nn.Module:
+    """The submodule at a dotted path; negative numbers count from a list's end.
+
+    Raises AttributeError if there is none.
+    """
+    here = root
+    for part in filter(None, path.split(".")):
+        if part.lstrip("-").isdigit():
+            children = list(here.children())
+            index = int(part)
+            if not -len(children) <= index < len(children):
+                raise AttributeError(path)
+            here = children[index]
+        else:
+            here = getattr(here, part)
+    return here
+
+
+def has(root: nn.Module, path: str) -> bool:
+    """Whether `reach` finds a module there."""
+    try:
+        return isinstance(reach(root, path), nn.Module)
+    except AttributeError:
+        return False
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One run of blocks: where it hangs, what counts its depth, and which blocks must stay."""
+
+    owner: nn.Module  # the module that holds the list
+    name: str  # the list's name in its owner
+    depth: str  # the config field
+    stage: int | None  # the entry of that field, where it is a list (ResNet)
+    first: int  # the number of this stack's first block in the model
+
+    @property
+    def blocks(self) -> nn.ModuleList | nn.Sequential:
+        found = getattr(self.owner, self.name)
+        if not isinstance(found, nn.ModuleList | nn.Sequential):
+            raise TypeError(f"{self.name} is a {type(found).__name__}, not a list of blocks")
+        return found
+
+    def fixed(self) -> set[int]:
+        """Blocks (numbered in the model) that carry something the others need."""
+        kept = set()
+        for index, block in enumerate(self.blocks):
+            shortcut = getattr(block, "shortcut", None)
+            changes_shape = shortcut is not None and not isinstance(shortcut, nn.Identity)
+            if changes_shape or has(block, "layer.0.SelfAttention.relative_attention_bias"):
+                kept.add(self.first + index)
+        return kept
+
+
+def family(model: PreTrainedModel) -> Family:
+    """The row that describes this model; PlanError, naming the model, if none does."""
+    for row in FAMILIES:
+        if all(_fits(row, blocks) for blocks in _lists(model, row)) and _lists(model, row):
+            return row
+    raise PlanError(
+        f"{type(model).__name__} ({model.config.model_type}): no family in arch.py has its "
+        f"structure; known are {', '.join(row.name for row in FAMILIES)}"
+    )
+
+
+def _lists(model: PreTrainedModel, row: Family) -> list[nn.Module]:
+    root = model.base_model
+    return [
+        reach(owner, name)
+        for path, _ in row.stacks
+        for owner, name in _owners(root, path)
+        if has(owner, name)
+    ]
+
+
+def _fits(row: Family, blocks: nn.Module) -> bool:
+    if not isinstance(blocks, nn.ModuleList | nn.Sequential) or len(blocks) == 0:
+        return False
+    parts = [row.attention, row.attention_out, row.ffn, row.contract, *row.expand]
+    return all(has(blocks[0], part) for part in parts if part)
+
+
+def _owners(root: nn.Module, path: str) -> Iterator[tuple[nn.Module, str]]:
+    """(the module that holds the list, the list's name); `*` runs over a list's children."""
+    head, star, tail = path.partition(".*.")
+    if star and has(root, head):
+        for child in reach(root, head).children():
+            yield from _owners(child, tail)
+    elif not star:
+        parent, _, name = path.rpartition(".")
+        if has(root, parent):
+            yield reach(root, parent), name
+
+
+def stacks(model: PreTrainedModel) -> list[Stack]:
+    """The model's stacks of blocks, in order."""
+    found: list[Stack] = []
+    first = 0
+    for path, depth in family(model).stacks:
+        for stage, (owner, name) in enumerate(_owners(model.base_model, path)):
+            stack = Stack(owner, name, depth, stage if ".*." in path else None, first)
+            found.append(stack)
+            first += len(stack.blocks)
+    return found
+
+
+def blocks(model: PreTrainedModel) -> list[nn.Module]:
+    """All blocks, numbered as everywhere."""
+    return [block for stack in stacks(model) for block in stack.blocks]
+
+
+def fixed_blocks(model: PreTrainedModel) -> set[int]:
+    """Blocks that can never be removed: shape-changing (ResNet), owning the relative bias (T5)."""
+    return set().union(*(stack.fixed() for stack in stacks(model)))
+
+
+def remove_blocks(model: PreTrainedModel, which: Collection[int]) -> None:
+    """Take blocks out of the model and its config, so that what is saved loads as it is.
+
+    Every stack keeps at least one block. Raises PlanError on a block that is not there or must
+    stay. The config is edited in place: work on a fork.
+    """
+    count, gone = len(blocks(model)), set(which)
+    if unknown := sorted(gone - set(range(count))):
+        raise PlanError(f"no block {unknown}: the model has blocks 0 to {count - 1}")
+    if fixed := sorted(gone & fixed_blocks(model)):
+        raise PlanError(f"block {fixed} cannot be removed: it changes the shape or owns the bias")
+    if gone and getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
+        raise PlanError("scale_attn_by_inverse_layer_idx ties each block to its number")
+    for stack in stacks(model):
+        _cut(model.config, stack, {number - stack.first for number in gone})
+
+
+def _cut(config: PretrainedConfig, stack: Stack, gone: set[int]) -> None:
+    old = list(stack.blocks)
+    kept = [index for index in range(len(old)) if index not in gone]
+    if not kept:
+        raise PlanError(f"all {len(old)} blocks of {stack.name} would go; at least one must stay")
+    if len(kept) == len(old):
+        return
+    rest = [old[index] for index in kept]
+    is_list = isinstance(stack.blocks, nn.ModuleList)
+    setattr(stack.owner, stack.name, nn.ModuleList(rest) if is_list else nn.Sequential(*rest))
+    for index, block in enumerate(stack.blocks):
+        _renumber(block, index)
+    _set_depth(config, stack, len(kept))
+    for field in _PER_BLOCK if stack.stage is None else ():
+        values = getattr(config, field, None)
+        if isinstance(values, list | tuple) and len(values) == len(old):
+            setattr(config, field, [values[i] for i in kept])
+
+
+def _renumber(block: nn.Module, index: int) -> None:
+    for module in block.modules():
+        if isinstance(getattr(module, "layer_idx", None), int):
+            module.layer_idx = index  # type: ignore[assignment]
+
+
+def _set_depth(config: PretrainedConfig, stack: Stack, depth: int) -> None:
+    if stack.stage is None:
+        setattr(config, stack.depth, depth)
+    else:
+        depths = list(getattr(config, stack.depth))
+        depths[stack.stage] = depth
+        setattr(config, stack.depth, depths)
+
+
+Linear: TypeAlias = nn.Linear | nn.Conv2d | Conv1D
+
+
+def linears(model: PreTrainedModel) -> dict[str, Linear]:
+    """The weight matrices inside the blocks, by name in the model; never embeddings or heads."""
+    names = {module: name for name, module in model.named_modules()}
+    return {
+        names[module]: module
+        for block in blocks(model)
+        for module in block.modules()
+        if isinstance(module, nn.Linear | Conv1D | nn.Conv2d)
+    }
+
+
+def rows(layer: Linear) -> torch.Tensor:
+    """The weight as (outputs, inputs), whatever way the layer stores it."""
+    weight: torch.Tensor = layer.weight
+    return weight.T if isinstance(layer, Conv1D) else weight.flatten(1)
+
+
+def unrows(layer: Linear, weight: torch.Tensor) -> torch.Tensor:
+    """The inverse of `rows`."""
+    if isinstance(layer, Conv1D):
+        return weight.T.contiguous()
+    return weight.reshape(layer.weight.shape)

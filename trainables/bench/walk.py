@@ -1,0 +1,104 @@
+"""Running a model block by block, for any family whose blocks hand on one hidden state.
+
+The model's own forward prepares the masks, positions and embeddings and applies the final norm
+and the head; only the loop over the blocks is ours. No part of a family is written again here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trainables.bench.arch import stacks
+from trainables.bench.fork import fork
+from trainables.bench.stage import Batch, PlanError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where the walk of one batch begins: the state before block 0, and each block's arguments."""
+
+    hidden: Tensor  # (batch, tokens, width)
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]]  # per block: what follows the hidden state
+
+
+class _Tap(nn.Module):
+    """Stands in for a block: notes what it was called with and hands a state on."""
+
+    def __init__(self, block: nn.Module, walk: "Walk", index: int) -> None:
+        super().__init__()
+        object.__setattr__(self, "block", block)  # not registered: the tap owns no weights
+        object.__setattr__(self, "walk", walk)
+        self.index = index
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "block"), name)
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        walk: Walk = object.__getattribute__(self, "walk")
+        if walk.noted is not None:
+            walk.noted.append((hidden, args, kwargs))
+        return hidden if walk.injected is None else walk.injected
+
+
+@dataclass
+class Walk:
+    """A model opened up at its blocks. The model itself is not changed."""
+
+    model: PreTrainedModel
+    blocks: Sequence[nn.Module] = field(init=False)
+    injected: Tensor | None = field(default=None, init=False)
+    noted: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] | None = field(
+        default=None, init=False
+    )
+
+    def __post_init__(self) -> None:
+        found = stacks(self.model)
+        if len(found) != 1:
+            raise PlanError(
+                f"{type(self.model).__name__} has {len(found)} stacks; a walk needs one"
+            )
+        self.blocks = list(found[0].blocks)
+        self._shell = fork(self.model)
+        shell = stacks(self._shell)[0]
+        taps = [_Tap(block, self, index) for index, block in enumerate(self.blocks)]
+        setattr(shell.owner, shell.name, nn.ModuleList(taps))
+
+    @torch.no_grad()
+    def enter(self, batch: Batch) -> Entry:
+        """Embed the batch and note each block's arguments; no block runs."""
+        self.noted, self.injected = [], None
+        try:
+            self._shell.base_model(**_inputs(batch))
+            noted = self.noted
+        finally:
+            self.noted = None
+        return Entry(noted[0][0], [(args, kwargs) for _, args, kwargs in noted])
+
+    def step(self, entry: Entry, index: int, hidden: Tensor) -> Tensor:
+        """The state after block `index`."""
+        args, kwargs = entry.calls[index]
+        after = self.blocks[index](hidden, *args, **kwargs)
+        state: Tensor = after[0] if isinstance(after, tuple) else after
+        return state
+
+    @torch.no_grad()
+    def leave(self, batch: Batch, hidden: Tensor, **options: Any) -> Any:
+        """The model's output for a state after the last block: final norm and head.
+
+        Args:
+            options: handed to the model's forward, such as `logits_to_keep`.
+        """
+        self.injected = hidden
+        try:
+            return self._shell(**_inputs(batch), **options)
+        finally:
+            self.injected = None
+
+
+def _inputs(batch: Batch) -> dict[str, Any]:
+    kept = {name: value for name, value in batch.items() if name != "labels"}
+    return {**kept, "use_cache": False} if "input_ids" in kept else kept
