@@ -1,0 +1,202 @@
+"""What a study file's tables say together: names that exist, limits that can be met.
+
+Every check returns what it found, so that one message lists it all. Nothing here imports torch.
+"""
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, get_args
+
+from search.constraints import Constraint, parse_constraint
+from search.errors import UserError, did_you_mean
+from search.samplers import sampler_problems
+from search.schedulers import scheduler_problems
+from search.storage import database_problems
+from search.tables import Study
+from trainables.bench.spec import Task
+
+SPACES = Path(__file__).parent.parent / "spaces"
+DATA_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"}
+
+
+@dataclass(frozen=True)
+class MetricFact:
+    """What is known of a metric before anything is measured."""
+
+    tasks: tuple[str, ...]
+    low: float = -math.inf
+    high: float = math.inf
+
+
+def problems(study: Study) -> list[UserError]:
+    """Everything that is wrong between the tables."""
+    found = [
+        *_budget(study),
+        *_space(study.space.name),
+        *_source("model.id", study.model.id),
+        *_source("data.dataset", study.data.dataset),
+        *_metrics(study),
+        *_constraints(study),
+        *sampler_problems(study.sampler),
+        *scheduler_problems(study.scheduler, study.objectives),
+        *_first(study),
+        *database_problems(study.storage.database),
+    ]
+    return found
+
+
+def _budget(study: Study) -> Iterator[UserError]:
+    if study.budget.trials is None and study.budget.hours is None:
+        yield UserError("budget: empty", allowed="trials = 40 and/or hours = 8")
+
+
+def _space(name: str) -> Iterator[UserError]:
+    head = name.replace(":", ".").split(".")[0]
+    if head != name:
+        if not head.isidentifier() or importlib.util.find_spec(head) is None:
+            yield UserError(
+                "space: no such package",
+                got=name,
+                do=f"run from the folder that holds {head}/ or {head}.py, or install it",
+            )
+        return
+    names = sorted(path.stem for path in SPACES.glob("*.py") if path.stem != "__init__")
+    if name not in names:
+        allowed = f'{", ".join(names)}, or "package.module:function"'
+        yield UserError("space", got=name, allowed=allowed, do=did_you_mean(name, names))
+
+
+def _source(key: str, name: str) -> Iterator[UserError]:
+    kind, _, rest = name.partition(":")
+    if kind == "asset":
+        known = asset_names()
+        if known and rest not in known:
+            allowed = ", ".join(f"asset:{asset}" for asset in known)
+            yield UserError(key, got=name, allowed=allowed, do=did_you_mean(rest, known))
+    elif looks_local(name) and not Path(name).expanduser().exists():
+        path = Path(name).expanduser().absolute()
+        yield UserError(f"{key}: no such path", got=name, do=f"looked at {path}")
+
+
+def looks_local(name: str) -> bool:
+    """Whether a name is a path rather than a hub id."""
+    return (
+        name.startswith((".", "/", "~"))
+        or name.count("/") > 1
+        or Path(name).suffix.lower() in DATA_FILES
+    )
+
+
+def asset_names() -> tuple[str, ...]:
+    """The packaged models and data sets; a new asset needs no change here."""
+    if importlib.util.find_spec("trainables.bench.assets") is None:
+        return ()
+    return tuple(importlib.import_module("trainables.bench.assets").ASSETS)
+
+
+def metric_facts() -> Mapping[str, MetricFact]:
+    """The metrics there are, by name."""
+    if importlib.util.find_spec("trainables.bench.metric_names") is None:
+        return {}
+    return {}
+
+
+def _metrics(study: Study) -> Iterator[UserError]:
+    known = metric_facts()
+    for name in study.metrics:
+        if name in known:
+            yield UserError(f"metrics.{name}: there is a metric of this name", do="rename yours")
+    if not known:
+        return
+    fitting = [name for name, fact in known.items() if study.data.task in fact.tasks]
+    names = [*study.metrics, *fitting]
+    for table in ("objectives", "constraints"):
+        for name in getattr(study, table):
+            if name not in names:
+                yield _unfit(f"{table}.{name}", name, names, known, study.data.task)
+
+
+def _unfit(
+    key: str, name: str, names: list[str], known: Mapping[str, MetricFact], task: Task
+) -> UserError:
+    allowed = f"{', '.join(names)}, or one of your own in [metrics]"
+    if name not in known:
+        return UserError(f"{key}: unknown metric", allowed=allowed, do=did_you_mean(name, names))
+    tasks = [task for task in get_args(Task) if task in known[name].tasks]
+    return UserError(
+        f"{key}: not measured when data.task is {task}",
+        allowed=allowed,
+        do=f"it fits {', '.join(tasks)}",
+    )
+
+
+def _constraints(study: Study) -> Iterator[UserError]:
+    facts = metric_facts()
+    for metric, texts in study.constraints.items():
+        limits = []
+        for text in texts:
+            try:
+                limits.append(parse_constraint(metric, text))
+            except UserError as error:
+                yield UserError(
+                    f"constraints.{metric}", got=text, allowed=error.allowed, do=error.do
+                )
+        fact = facts.get(metric, MetricFact(()))
+        yield from (found for limit in limits if (found := _out_of_range(limit, fact)))
+        for one, other in combinations(limits, 2):
+            if _contradict(one, other):
+                yield UserError(
+                    f'constraints.{metric}: no value meets both "{one.text}" and "{other.text}"'
+                )
+
+
+def _out_of_range(limit: Constraint, fact: MetricFact) -> UserError | None:
+    if limit.relative:
+        return None
+    number = limit.limit(None)
+    unreachable = number < fact.low if limit.at_most else number > fact.high
+    if not unreachable:
+        return None
+    return UserError(
+        f"constraints.{limit.metric}: can never be met",
+        got=limit.text,
+        allowed=f"{limit.metric} lies between {fact.low:g} and {fact.high:g}",
+    )
+
+
+def _contradict(one: Constraint, other: Constraint) -> bool:
+    """Whether no baseline above zero leaves room between the two limits."""
+    if one.at_most == other.at_most:
+        return False
+    upper, lower = (one, other) if one.at_most else (other, one)
+    return (
+        lower.factor >= upper.factor
+        and lower.offset >= upper.offset
+        and (lower.factor, lower.offset) != (upper.factor, upper.offset)
+    )
+
+
+def _first(study: Study) -> Iterator[UserError]:
+    for index, point in enumerate(study.first):
+        for key, value in point.items():
+            if isinstance(value, Mapping):
+                inner = next(iter(_flat(value)), "...")
+                yield UserError(
+                    f"first[{index}].{key}: a table",
+                    allowed="numbers, text, true or false, lists of them",
+                    do=f'put dotted names in quotes: "{key}.{inner}" = ...',
+                )
+
+
+def _flat(table: Mapping[str, Any]) -> list[str]:
+    """The dotted names in a nested table."""
+    return [
+        name if not inner else f"{name}.{inner}"
+        for name, value in table.items()
+        for inner in (_flat(value) if isinstance(value, Mapping) else [""])
+    ]

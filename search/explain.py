@@ -1,0 +1,89 @@
+"""Turns pydantic's findings into our errors: the key, what was given, what is allowed."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from search.errors import UserError, did_you_mean, quoted
+
+ALLOWED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a number that is not infinite",
+    "string_type": "text in quotes",
+    "bool_type": "true or false",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "literal_error": "{expected}",
+    "value_error": "{error}",
+}
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[UserError]:
+    """One message per finding."""
+    return [_explained(details, model, prefix) for details in error.errors()]
+
+
+def _explained(details: ErrorDetails, model: type[BaseModel], prefix: str) -> UserError:
+    location = tuple(part for part in details["loc"] if part != "[key]")
+    key = prefix + dotted(location)
+    kind = details["type"]
+    if kind == "extra_forbidden":
+        return _unknown_key(key, str(location[-1]), _fields(model, location[:-1]))
+    if kind == "missing":
+        return UserError(f"{key}: missing", allowed=_description(model, location))
+    context: Mapping[str, Any] = details.get("ctx", {})
+    allowed = ALLOWED.get(kind, details["msg"]).format(**context).replace("'", '"')
+    if kind == "too_short":
+        return UserError(f"{key}: empty", allowed=_description(model, location))
+    got = details["input"]
+    if kind == "literal_error" and isinstance(got, str):
+        return UserError(key, got=got, allowed=allowed, do=did_you_mean(got, allowed.split('"')))
+    return UserError(key, got=got, allowed=allowed)
+
+
+def _unknown_key(key: str, word: str, fields: Mapping[str, Any]) -> UserError:
+    names = ", ".join(
+        name
+        if info.is_required()
+        else f"{name} (default {quoted(info.get_default())})"
+        if isinstance(info.get_default(), str | int | float | tuple)
+        else name
+        for name, info in fields.items()
+    )
+    allowed = names or "no other key, as there is nothing to set"
+    return UserError(f"{key}: unknown key", allowed=allowed, do=did_you_mean(word, fields))
+
+
+def dotted(location: tuple[int | str, ...]) -> str:
+    """`("first", 0, "a")` as `first[0].a`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return text.removeprefix(".")
+
+
+def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> Mapping[str, Any]:
+    """The fields of the table at `location`."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        tables = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        inner = [t for t in tables if isinstance(t, type) and issubclass(t, BaseModel)]
+        if not inner:
+            return {}
+        model = inner[0]
+    return model.model_fields
+
+
+def _description(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    field = _fields(model, location[:-1]).get(str(location[-1]))
+    if field is None:
+        return ""
+    return field.description or f"{location[-1]} = ..., which has no default"

@@ -1,0 +1,283 @@
+"""Where a study lives: its folder, its journal in Optuna's storage, and the lock on it.
+
+    runs/<study>/study.db  study.toml  results/  lock  owner.json
+    runs/cache/  runs/mlflow.db  runs/mlartifacts/       shared by the studies of a folder
+
+The journal is SQLite by default (one writer) or PostgreSQL by URL.
+"""
+
+import contextlib
+import getpass
+import json
+import logging
+import os
+import socket
+import tomllib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+PATIENCE = 60  # seconds to wait while another process writes to the same SQLite file
+DRIVER = "postgresql+psycopg"
+NETWORK = ("nfs", "cifs", "smb", "fuse.sshfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs")
+
+
+@dataclass(frozen=True)
+class Store:
+    """One study's places. `database` is None where the journal is the folder's own SQLite file."""
+
+    folder: Path
+    study: str
+    database: str | None = None
+
+    @property
+    def root(self) -> Path:
+        """The study's own folder."""
+        return self.folder / self.study
+
+    @property
+    def journal(self) -> Path:
+        """The SQLite file; unused with a database."""
+        return self.root / "study.db"
+
+    @property
+    def url(self) -> str:
+        """What Optuna opens."""
+        return database_url(self.database) if self.database else f"sqlite:///{self.journal}"
+
+    @property
+    def toml(self) -> Path:
+        """The study as launched last."""
+        return self.root / "study.toml"
+
+    @property
+    def results(self) -> Path:
+        """One file per trial, written by its worker."""
+        return self.root / "results"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the driver."""
+        return self.root / "lock"
+
+    @property
+    def owner(self) -> Path:
+        """Who holds the lock."""
+        return self.root / "owner.json"
+
+    @property
+    def cache(self) -> Path:
+        """Statistics and recovered models, shared by all studies."""
+        return self.folder / "cache"
+
+    @property
+    def ledger(self) -> Path:
+        """MLflow's database."""
+        return self.folder / "mlflow.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's files."""
+        return self.folder / "mlartifacts"
+
+    def create(self) -> None:
+        """Make the folders."""
+        self.results.mkdir(parents=True, exist_ok=True)
+        self.cache.mkdir(parents=True, exist_ok=True)
+
+
+def find_store(folder: Path | str, study: str, database: str | None = None) -> Store:
+    """An existing study by name; its saved file says where its journal is."""
+    root = Path(folder).expanduser().absolute()
+    store = Store(root, study, database)
+    if database is None and store.toml.is_file():
+        saved = tomllib.loads(store.toml.read_text(encoding="utf-8"))
+        store = Store(root, study, saved.get("storage", {}).get("database"))
+    known = study_names(root, store.database)
+    if study in known:
+        return store
+    where = redacted(database) if database else str(root)
+    allowed = ", ".join(known) or "nothing yet: launch a study first"
+    hint = did_you_mean(study, known)
+    raise UserError(f"no such study in {where}", got=study, allowed=allowed, do=hint)
+
+
+def study_names(folder: Path | str, database: str | None = None) -> list[str]:
+    """The studies of a folder, or of a database."""
+    if database:
+        import optuna
+
+        return sorted(optuna.get_all_study_names(_open(database_url(database), database)))
+    found = [*Path(folder).glob("*/study.db"), *Path(folder).glob("*/study.toml")]
+    return sorted({path.parent.name for path in found})
+
+
+def open_storage(store: Store, *, create: bool = False) -> "RDBStorage":
+    """The study's journal. Without `create`, a study that does not exist is an error."""
+    if create:
+        store.create()
+    elif store.database is None and not store.journal.is_file():
+        find_store(store.folder, store.study)
+        raise UserError(f"study {store.study} has no journal yet", do="launch it first")
+    return _open(store.url, store.database)
+
+
+def _open(url: str, database: str | None) -> "RDBStorage":
+    import optuna
+    import sqlalchemy.exc
+
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sqlite = url.startswith("sqlite")
+    engine = {"connect_args": {"timeout": PATIENCE}} if sqlite else {"pool_pre_ping": True}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return optuna.storages.RDBStorage(url, engine_kwargs=engine)
+    except ImportError as error:
+        raise _no_driver() from error
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise _unreachable(database or url, error) from error
+
+
+def database_url(database: str) -> str:
+    """A PostgreSQL URL with variables such as $PGPASSWORD filled in and our driver named."""
+    url = os.path.expandvars(database)
+    for scheme in ("postgres://", "postgresql://"):
+        if url.startswith(scheme):
+            return f"{DRIVER}://{url.removeprefix(scheme)}"
+    return url
+
+
+def database_problems(database: str | None) -> list[UserError]:
+    """What is wrong with storage.database, without connecting."""
+    if database is None:
+        return []
+    allowed = '"postgresql://user:$PASSWORD@host/name"'
+    url = database_url(database)
+    if not url.startswith(f"{DRIVER}://"):
+        do = "leave it out for the folder's own SQLite file"
+        return [UserError("storage.database", got=redacted(database), allowed=allowed, do=do)]
+    if "$" in url:
+        do = "set the environment variable it names"
+        return [UserError("storage.database: a variable is not set", got=database, do=do)]
+    return []
+
+
+def redacted(url: str) -> str:
+    """A database URL without its password."""
+    scheme, separator, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}{credentials.partition(':')[0]}{at}{host}"
+
+
+def network_file_system(path: Path) -> str | None:
+    """The kind of network file system a path lies on, where SQLite's locks cannot be trusted."""
+    mounts = Path("/proc/mounts")
+    if not mounts.is_file():
+        return None
+    rows = [line.split() for line in mounts.read_text(encoding="utf-8").splitlines()]
+    here = path.expanduser().absolute()
+    above = [row for row in rows if here.is_relative_to(row[1].replace("\\040", " "))]
+    kind = max(above, key=lambda row: len(row[1]))[2] if above else ""
+    return kind if kind.startswith(NETWORK) else None
+
+
+@contextlib.contextmanager
+def study_lock(store: Store) -> Iterator[None]:
+    """Held while a study runs; the second launch is refused with the first one's name.
+
+    The operating system (or the database server) frees it when the process dies.
+    """
+    from filelock import FileLock, Timeout
+
+    store.root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(store.lock, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise _busy(store.study, _owner(store)) from None
+    try:
+        with _database_lock(store) if store.database else contextlib.nullcontext():
+            store.owner.write_text(json.dumps(_me()), encoding="utf-8")
+            yield
+    finally:
+        store.owner.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def _database_lock(store: Store) -> Iterator[None]:
+    """An advisory lock, for drivers on machines that share no folder."""
+    import sqlalchemy
+    import sqlalchemy.exc
+
+    me = _me()
+    name = f"rayduce {me['who']} since {me['since']}"[:63]  # PostgreSQL's longest
+    engine = sqlalchemy.create_engine(
+        store.url,
+        connect_args={"application_name": name},
+        isolation_level="AUTOCOMMIT",
+        poolclass=sqlalchemy.NullPool,
+    )
+    key = {"study": f"rayduce/{store.study}"}
+    try:
+        connection = engine.connect()
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise _unreachable(store.database or "", error) from error
+    with connection:
+        if not connection.scalar(sqlalchemy.text(TAKE), key):
+            raise _busy(store.study, connection.scalar(sqlalchemy.text(HOLDER), key))
+        yield
+
+
+TAKE = "select pg_try_advisory_lock(hashtext(:study), 20230)"
+HOLDER = """
+    select activity.application_name
+    from pg_locks lock join pg_stat_activity activity using (pid)
+    where lock.locktype = 'advisory' and lock.granted and lock.objsubid = 2
+      and lock.classid::bigint = (hashtext(:study)::bigint & 4294967295) and lock.objid = 20230
+"""
+
+
+def _me() -> dict[str, str]:
+    return {
+        "who": f"{getpass.getuser()}@{socket.gethostname()} pid {os.getpid()}",
+        "since": datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def _owner(store: Store) -> str | None:
+    try:
+        owner = json.loads(store.owner.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return f"{owner['who']} since {owner['since']}"
+
+
+def _busy(study: str, owner: str | None) -> UserError:
+    who = (owner or "another process").removeprefix("rayduce ")
+    return UserError(
+        f"study {study} is running already: {who}",
+        do=f"watch it with `rayduce status {study}`, or stop it first",
+    )
+
+
+def _no_driver() -> UserError:
+    return UserError(
+        "storage.database: the PostgreSQL driver is not installed",
+        do='pip install -e ".[postgres]"',
+    )
+
+
+def _unreachable(database: str, error: Exception) -> UserError:
+    reason = str(getattr(error, "orig", error)).splitlines()[0]
+    return UserError(f"cannot open the journal at {redacted(database)}: {reason}")

@@ -1,0 +1,153 @@
+"""Reads a study file: validates it, and says everything that is wrong with it in one message.
+
+`load_study(path)` needs neither torch nor ray. The space is loaded apart from it, by
+`search.space.load_space`, since spaces import the methods and the methods torch.
+"""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from search.checks import problems
+from search.constraints import Constraint, parse_constraint
+from search.errors import StudyError, UserError, did_you_mean
+from search.explain import explain
+from search.tables import Study
+from trainables.bench.spec import BenchSpec
+
+OVERRIDABLE = ("budget", "resources", "storage")
+MAY_DIFFER = (*OVERRIDABLE, "first")  # between two launches of one study
+
+Overrides = Mapping[str, Any]  # "budget.trials" -> 80; None leaves the file's value
+
+
+def load_study(path: Path | str, overrides: Overrides | None = None) -> Study:
+    """Read and check a study file."""
+    file = Path(path)
+    if not file.is_file():
+        near = did_you_mean(file.name, [other.name for other in file.parent.glob("*.toml")])
+        raise UserError("no such study file", got=str(path), do=near)
+    return parse_study(file.read_text(encoding="utf-8"), str(path), overrides)
+
+
+def parse_study(text: str, source: str, overrides: Overrides | None = None) -> Study:
+    """Check the text of a study file; `source` is what messages call it."""
+    tables = _overridden(_tables(text, source), overrides or {})
+    try:
+        study = Study.model_validate_json(json.dumps(tables, default=str), strict=True)
+    except ValidationError as error:
+        raise StudyError(source, explain(error, Study)) from None
+    found = problems(study)
+    if found:
+        raise StudyError(source, found)
+    return _absolute(study)
+
+
+def study_toml(study: Study) -> str:
+    """The study as a file of its own: overrides included, local paths absolute."""
+    return tomli_w.dumps(study.model_dump(mode="json", exclude_none=True))
+
+
+def limits(study: Study) -> tuple[Constraint, ...]:
+    """The study's constraints, in the file's order."""
+    return tuple(
+        parse_constraint(metric, text)
+        for metric, texts in study.constraints.items()
+        for text in texts
+    )
+
+
+def constraint_keys(constraints: tuple[Constraint, ...]) -> tuple[str, ...]:
+    """A unique key for each constraint, for a trial's row."""
+    return tuple(f"{limit.metric} {limit.text}" for limit in constraints)
+
+
+def measured(study: Study) -> tuple[str, ...]:
+    """Every metric a trial reports: objectives, constraints, the user's own."""
+    own = [study.scheduler.metric] if study.scheduler.metric in study.metrics else []
+    return tuple(dict.fromkeys([*study.objectives, *study.constraints, *study.metrics, *own]))
+
+
+def bench_spec(study: Study, cache: Path, *, naive: bool = False) -> BenchSpec:
+    """What the workers need: plain data only."""
+    return BenchSpec(
+        model=study.model,
+        data=study.data,
+        metrics=dict(study.metrics),
+        objectives=measured(study),
+        seed=study.seed,
+        cache=str(cache.absolute()),
+        cache_gb=study.storage.cache_gb,
+        device="cuda" if study.resources.gpus else "cpu",
+        threads=study.resources.cpus,
+        naive=naive,
+    )
+
+
+def compare(old: Study, new: Study) -> list[str]:
+    """What keeps `new` from continuing `old` under the same name, a line each."""
+    before, after = (dict(_leaves(study.model_dump(mode="json"))) for study in (old, new))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return [
+        f"{key}: was {json.dumps(before.get(key))}, now {json.dumps(after.get(key))}"
+        for key in keys
+        if key.split(".")[0] not in MAY_DIFFER
+    ]
+
+
+def storage_overrides(place: str | None) -> dict[str, str]:
+    """What `--storage` means: a database where it is a URL, else the folder of the results."""
+    if place is None:
+        return {}
+    return {"storage.database" if "://" in place else "storage.folder": place}
+
+
+def _tables(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        do = ""
+        if re.search(r"^\s*space\s*=", text, re.M) and re.search(r"^\s*\[space\]", text, re.M):
+            do = 'to override a space\'s ranges write its name inside: [space] name = "..."'
+        raise UserError(f"{source}: not valid TOML: {error}", do=do) from None
+
+
+def _overridden(tables: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+    """The file's tables with the command line's values in place."""
+    for key, value in overrides.items():
+        table, _, name = key.partition(".")
+        if table not in OVERRIDABLE or not name:
+            allowed = ", ".join(f"{table}.*" for table in OVERRIDABLE)
+            raise UserError("override", got=key, allowed=allowed, do="edit the study file")
+        if value is not None:
+            tables.setdefault(table, {})[name] = value
+    return tables
+
+
+def _absolute(study: Study) -> Study:
+    """Local paths made absolute, as workers run in other folders."""
+    model = study.model.model_copy(update={"id": _resolved(study.model.id)})
+    data = study.data.model_copy(update={"dataset": _resolved(study.data.dataset)})
+    folder = Path(os.path.expanduser(study.storage.folder)).absolute()
+    storage = study.storage.model_copy(update={"folder": str(folder)})
+    return study.model_copy(update={"model": model, "data": data, "storage": storage})
+
+
+def _resolved(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path.absolute()) if not name.startswith("asset:") and path.exists() else name
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

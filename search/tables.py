@@ -1,0 +1,136 @@
+"""The tables of a study file, as pydantic models.
+
+What they mean together is checked in checks.py.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
+
+from trainables.bench.spec import Count, DataSpec, ModelSpec, Spec
+
+Direction = Literal["min", "max"]
+SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+TAKEN = ("cache", "mlartifacts", "mlflow.db")  # names next to the studies' folders
+
+
+def _slug(name: str) -> str:
+    if not SLUG.fullmatch(name):
+        raise ValueError("up to 64 letters, digits, dots, - and _, as it becomes a folder")
+    if name in TAKEN:
+        raise ValueError(f"any name but {', '.join(TAKEN)}, which lie next to it")
+    return name
+
+
+def _function(name: str) -> str:
+    if not FUNCTION.fullmatch(name):
+        raise ValueError('an importable function, such as "my_package.scores:toxicity"')
+    return name
+
+
+def _whole_gpus(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("a share of one GPU, such as 0.5, or a whole number of GPUs")
+    return gpus
+
+
+def _listed(value: object) -> object:
+    """One text counts as a list of one."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Slug = Annotated[str, AfterValidator(_slug)]
+Function = Annotated[str, AfterValidator(_function)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Gpus = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_gpus)]
+
+
+class Named(Spec):
+    """A name with settings: the keys the table does not know belong to what is named."""
+
+    name: str
+    options: dict[str, Any] = Field(default={})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"name": value}
+        if not isinstance(value, dict):
+            return value
+        own = set(cls.model_fields) - {"options"}
+        rest = {key: item for key, item in value.items() if key not in own}
+        return {key: value[key] for key in value if key in own} | {"options": rest}
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        own = {key: getattr(self, key) for key in type(self).model_fields if key != "options"}
+        return {key: item for key, item in own.items() if item is not None} | self.options
+
+
+class SpaceSpec(Named):
+    """Which space; the other keys override its ranges."""
+
+
+class SamplerSpec(Named):
+    """Who proposes the points; the other keys are the sampler's own settings."""
+
+    name: str = "auto"
+
+
+class SchedulerSpec(Named):
+    """Who stops poor trials early; watches one metric."""
+
+    name: Literal["none", "asha", "median"] = "none"
+    metric: str | None = None
+    mode: Direction | None = None
+
+
+class Budget(Spec):
+    """When a study is done: whichever comes first."""
+
+    trials: Count | None = None
+    hours: Positive | None = None
+
+
+class Resources(Spec):
+    """What one trial gets, and how many may run at once."""
+
+    cpus: Count = 1
+    gpus: Gpus = 0.0
+    memory_gb: Positive | None = None
+    workers: Count | None = None
+
+
+class StorageSpec(Spec):
+    """Where results land; a PostgreSQL URL for drivers on several machines."""
+
+    folder: str = "runs"
+    database: str | None = None
+    cache_gb: Positive = 20.0
+
+
+class Study(Spec):
+    """A study file."""
+
+    name: Slug = Field(description='what the study is called, such as name = "depth"')
+    space: SpaceSpec = Field(description='what may vary, such as space = "omission"')
+    seed: int = Field(0, ge=0, lt=2**32)
+    model: ModelSpec = Field(description='a table [model] with id = "..."')
+    data: DataSpec = Field(description="a table [data] with dataset and task")
+    objectives: dict[str, Direction] = Field(
+        min_length=1, description='a table [objectives], such as accuracy = "max"'
+    )
+    constraints: dict[str, Texts] = Field(default={})
+    metrics: dict[str, Function] = Field(default={})
+    budget: Budget = Field(description="a table [budget] with trials and/or hours")
+    sampler: SamplerSpec = SamplerSpec()
+    scheduler: SchedulerSpec = SchedulerSpec()
+    resources: Resources = Resources()
+    storage: StorageSpec = StorageSpec()
+    first: tuple[dict[str, Any], ...] = ()
