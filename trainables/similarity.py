@@ -1,0 +1,214 @@
+"""Similarity pruning: blocks whose outputs are alike form a module, and a module keeps few of them.
+
+The similarity is linear CKA between block outputs, in percent; it is measured once per model and
+data, so that threshold, k and rule are free to vary. `Similarity` measures it over minibatches
+without bias; `SimilarityPerSample` per example and biased, as the published BERT and T5 tables do.
+Thresholds do not carry over between the two.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trainables.bench.arch import blocks, fixed_blocks, remove_blocks, stacks
+from trainables.bench.cka import SMALLEST, Minibatches, PerSample, gram
+from trainables.bench.stage import Batch, Method, PlanError, Stats, Summary
+
+log = logging.getLogger(__name__)
+Rule: TypeAlias = Literal["anchor", "adjacent"]
+
+
+def modules(
+    matrix: Float[Tensor, "blocks blocks"], threshold: float, rule: Rule = "anchor"
+) -> list[list[int]]:
+    """Contiguous runs of blocks alike to the run's first block, or each to its neighbour."""
+    found: list[list[int]] = []
+    for block in range(len(matrix)):
+        like = found[-1][0 if rule == "anchor" else -1] if found else None
+        if like is not None and float(matrix[like, block]) >= threshold:
+            found[-1].append(block)
+        else:
+            found.append([block])
+    return found
+
+
+def plan(found: Sequence[Sequence[int]], k: int, fixed: Collection[int] = ()) -> list[int]:
+    """The blocks that go: of each module every k-th after the first, but none that must stay."""
+    return sorted(block for module in found for block in module[1::k] if block not in fixed)
+
+
+def neighbours(kept: Sequence[int]) -> list[int]:
+    """Which of the kept blocks, numbered anew, stand next to a gap in their old numbers."""
+    gaps = [i for i in range(1, len(kept)) if kept[i] != kept[i - 1] + 1]
+    return sorted({i for gap in gaps for i in (gap - 1, gap)})
+
+
+def towers(model: PreTrainedModel) -> list[range]:
+    """The runs of blocks that are compared: all of a model, or encoder and decoder apart."""
+    found: list[range] = []
+    for _, group in groupby(stacks(model), key=lambda stack: stack.depth):
+        members = list(group)
+        found.append(range(members[0].first, members[-1].first + len(members[-1].blocks)))
+    return found
+
+
+@dataclass(frozen=True)
+class Similarity(Method):
+    """Remove blocks of modules of alike blocks; CKA over minibatches, unbiased."""
+
+    threshold: float = 99.0  # percent
+    k: int = 1  # of each module's blocks after the first, every k-th goes: 1 all, 2 half
+    rule: Rule = "anchor"
+
+    def __post_init__(self) -> None:
+        self.require("threshold", 0 <= self.threshold <= 100, "0 to 100, in percent")
+        self.require("k", isinstance(self.k, int) and self.k >= 1, "a whole number from 1 on")
+        self.require("rule", self.rule in get_args(Rule), " or ".join(get_args(Rule)))
+
+    @classmethod
+    def calibrate(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Stats:
+        """The CKA matrix of every tower."""
+        spans = towers(model)
+        sums = [Minibatches(len(span)) for span in spans]
+        for batch in batches:
+            masks = [_mask(batch, index) for index in range(len(spans))]
+            tower = [index for index, span in enumerate(spans) for _ in span]
+            grams = watch(model, batch, lambda i, out: gram(_flat(out, masks[tower[i]])))  # noqa: B023
+            for span, total in zip(spans, sums, strict=True):
+                total.add(torch.stack([grams[i] for i in span]))
+        return _stats(sums)
+
+    def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
+        """Take the blocks out that the modules can spare."""
+        spans, before = towers(model), _parameters(model)
+        found = [
+            [span[i] for i in module]
+            for index, span in enumerate(spans)
+            for module in modules(stats[f"matrix.{index}"], self.threshold, self.rule)
+        ]
+        gone = plan(found, self.k, fixed_blocks(model))
+        kept = [block for span in spans for block in span if block not in set(gone)]
+        remove_blocks(model, gone)
+        counts = {
+            "blocks": len(kept),
+            "modules": found,
+            "removed": gone,
+            "kept_per_stack": [len(stack.blocks) for stack in stacks(model)],
+            "neighbours": neighbours(kept),
+            "parameters": {"before": before, "after": _parameters(model)},
+            "matrix": [_listed(stats[f"matrix.{index}"]) for index in range(len(spans))],
+            "dropped_examples": int(stats["dropped"].sum()),
+        }
+        return Summary({"remove": gone} if gone else None, counts)
+
+
+@dataclass(frozen=True)
+class SimilarityPerSample(Similarity):
+    """The same with CKA per example, biased and averaged: the published BERT and T5 tables."""
+
+    @classmethod
+    def calibrate(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Stats:
+        """The CKA matrix of every tower."""
+        spans = towers(model)
+        sums = [PerSample(len(span)) for span in spans]
+        for batch in batches:
+            outputs = watch(model, batch, lambda _, out: _positions(out))
+            for index, (span, total) in enumerate(zip(spans, sums, strict=True)):
+                shapes = {outputs[i].shape[:2] for i in span}
+                if len(shapes) > 1:
+                    raise PlanError(
+                        f"{cls.__name__} needs blocks with equally many positions, got "
+                        f"{sorted(shape[1] for shape in shapes)}: use Similarity"
+                    )
+                mask = _mask(batch, index)
+                everything = torch.ones(shapes.pop(), dtype=torch.bool, device=outputs[0].device)
+                total.add([outputs[i] for i in span], everything if mask is None else mask)
+        return _stats(sums)
+
+
+@torch.no_grad()
+def watch(
+    model: PreTrainedModel, batch: Batch, reduce: Callable[[int, Tensor], Tensor]
+) -> list[Tensor]:
+    """What `reduce` makes of each block's number and output, in one forward."""
+    found: dict[int, Tensor] = {}
+
+    def note(number: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _args: object, output: Any) -> None:
+            found[number] = reduce(number, output[0] if isinstance(output, tuple) else output)
+
+        return hook
+
+    watched, training = blocks(model), model.training
+    handles = [block.register_forward_hook(note(i)) for i, block in enumerate(watched)]
+    model.eval()
+    try:
+        model(**_inputs(model, batch))
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    if missing := sorted(set(range(len(watched))) - set(found)):
+        raise PlanError(f"blocks {missing} of {type(model).__name__} never ran on a batch")
+    return [found[number] for number in range(len(watched))]
+
+
+def _inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
+    """The batch without targets, but for a decoder, which is shown them (teacher forcing)."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        if not {"labels", "decoder_input_ids"} & set(batch):
+            raise PlanError("the decoder's blocks are compared on targets: the data has no labels")
+        return {**batch, "use_cache": False}
+    return {name: value for name, value in batch.items() if name != "labels"}
+
+
+def _mask(batch: Batch, tower: int) -> Tensor | None:
+    """Which positions are real: of the input, or of the targets (the second tower)."""
+    if tower == 0:
+        mask = batch.get("attention_mask")
+        return None if mask is None else mask.bool()
+    if "decoder_attention_mask" in batch:
+        return batch["decoder_attention_mask"].bool()
+    return batch["labels"] != -100 if "labels" in batch else None
+
+
+def _flat(output: Tensor, mask: Tensor | None) -> Tensor:
+    """One row per example, with zeros at pads."""
+    if mask is not None:
+        output = torch.where(mask[..., None], output, 0.0)
+    return output.flatten(1)
+
+
+def _positions(output: Tensor) -> Tensor:
+    """(examples, positions, width), where images come as (examples, channels, height, width)."""
+    return output if output.dim() == 3 else output.flatten(2).transpose(1, 2)
+
+
+def _stats(sums: Sequence[Minibatches | PerSample]) -> Stats:
+    used = torch.tensor([total.used for total in sums])
+    dropped = torch.tensor([total.dropped for total in sums])
+    if int(used.min()) == 0:
+        raise PlanError(
+            f"similarity: none of {int(dropped.max())} examples could be used; a minibatch needs "
+            f"{SMALLEST} finite ones, an example two tokens"
+        )
+    if int(dropped.max()):
+        log.warning("similarity: %d examples left out, %d used", dropped.max(), used.min())
+    found: Stats = {f"matrix.{index}": total.matrix().cpu() for index, total in enumerate(sums)}
+    return found | {"used": used, "dropped": dropped}
+
+
+def _listed(matrix: Tensor) -> list[list[float | None]]:
+    """For records: two decimals, None for NaN."""
+    return [[round(v, 2) if v == v else None for v in row] for row in matrix.tolist()]
+
+
+def _parameters(model: PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
