@@ -18,6 +18,7 @@ from search.samplers import sampler_problems
 from search.schedulers import scheduler_problems
 from search.storage import database_problems
 from search.tables import Study
+from trainables.bench.asset_rows import ASSETS
 from trainables.bench.spec import Task
 
 SPACES = Path(__file__).parent.parent / "spaces"
@@ -38,8 +39,8 @@ def problems(study: Study) -> list[UserError]:
     found = [
         *_budget(study),
         *_space(study.space.name),
-        *_source("model.id", study.model.id),
-        *_source("data.dataset", study.data.dataset),
+        *_source("model.id", study.model.id, "model"),
+        *_source("data.dataset", study.data.dataset, "data"),
         *_metrics(study),
         *_constraints(study),
         *sampler_problems(study.sampler),
@@ -71,10 +72,10 @@ def _space(name: str) -> Iterator[UserError]:
         yield UserError("space", got=name, allowed=allowed, do=did_you_mean(name, names))
 
 
-def _source(key: str, name: str) -> Iterator[UserError]:
-    kind, _, rest = name.partition(":")
-    if kind == "asset":
-        known = asset_names()
+def _source(key: str, name: str, kind: str) -> Iterator[UserError]:
+    scheme, _, rest = name.partition(":")
+    if scheme == "asset":
+        known = asset_names(kind)
         if known and rest not in known:
             allowed = ", ".join(f"asset:{asset}" for asset in known)
             yield UserError(key, got=name, allowed=allowed, do=did_you_mean(rest, known))
@@ -92,11 +93,9 @@ def looks_local(name: str) -> bool:
     )
 
 
-def asset_names() -> tuple[str, ...]:
-    """The packaged models and data sets; a new asset needs no change here."""
-    if importlib.util.find_spec("trainables.bench.assets") is None:
-        return ()
-    return tuple(importlib.import_module("trainables.bench.assets").ASSETS)
+def asset_names(kind: str) -> tuple[str, ...]:
+    """The packaged models or data sets."""
+    return tuple(name for name, asset in ASSETS.items() if asset.kind == kind)
 
 
 def metric_facts() -> Mapping[str, MetricFact]:

@@ -261,7 +261,7 @@ def _genetic(
 def _users_own(spec: SamplerSpec, seed: int) -> BaseSampler:
     """A user's factory: `make(*, seed, ...) -> optuna.samplers.BaseSampler`."""
     factory = find_function(spec.name, "sampler")
-    sampler = bind(factory, {**spec.options, "seed": seed}, f"sampler {spec.name}")()
+    sampler = bind(factory, {**spec.options, "seed": seed}, "sampler", spec.name)()
     if not isinstance(sampler, BaseSampler):
         raise UserError(
             f"sampler {spec.name}",

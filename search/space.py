@@ -27,7 +27,7 @@ def load_space(spec: SpaceSpec) -> Space:
     """The space's function with the study's overrides bound."""
     bare = "." not in spec.name and ":" not in spec.name
     function = find_function(f"spaces.{spec.name}" if bare else spec.name, "space")
-    return bind(function, spec.options, f"space {spec.name}")
+    return bind(function, spec.options, "space", spec.name)
 
 
 def find_function(name: str, default: str) -> Callable[..., Any]:
@@ -53,13 +53,18 @@ def find_function(name: str, default: str) -> Callable[..., Any]:
     )
 
 
-def bind(function: Callable[..., Any], options: Mapping[str, Any], what: str) -> Callable[..., Any]:
-    """The function with its keyword-only parameters set, each checked against its annotation."""
+def bind(
+    function: Callable[..., Any], options: Mapping[str, Any], table: str, name: str
+) -> Callable[..., Any]:
+    """The function with its keyword-only parameters set, each checked against its annotation.
+
+    `table` is where a study file sets them.
+    """
     model = _model(function)
     try:
         checked = model.model_validate_json(json.dumps(dict(options), default=str), strict=True)
     except ValidationError as error:
-        raise StudyError(what, explain(error, model, "space.")) from None
+        raise StudyError(f"{table} {name}", explain(error, model, f"{table}.")) from None
     given = {name: getattr(checked, name) for name in checked.model_fields_set}
     return functools.partial(function, **given)
 

@@ -90,8 +90,12 @@ class Store:
 
     def create(self) -> None:
         """Make the folders."""
-        self.results.mkdir(parents=True, exist_ok=True)
-        self.cache.mkdir(parents=True, exist_ok=True)
+        for folder in (self.results, self.cache):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                do = "choose another folder with --storage"
+                raise UserError(f"cannot write to {folder}: {error.strerror}", do=do) from error
 
 
 def find_store(folder: Path | str, study: str, database: str | None = None) -> Store:
@@ -115,7 +119,10 @@ def study_names(folder: Path | str, database: str | None = None) -> list[str]:
     if database:
         import optuna
 
-        return sorted(optuna.get_all_study_names(_open(database_url(database), database)))
+        storage = _open(database_url(database), database)
+        names = sorted(optuna.get_all_study_names(storage))
+        storage.engine.dispose()
+        return names
     found = [*Path(folder).glob("*/study.db"), *Path(folder).glob("*/study.toml")]
     return sorted({path.parent.name for path in found})
 
@@ -144,8 +151,8 @@ def _open(url: str, database: str | None) -> "RDBStorage":
             return optuna.storages.RDBStorage(url, engine_kwargs=engine)
     except ImportError as error:
         raise _no_driver() from error
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        raise _unreachable(database or url, error) from error
+    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
+        raise _unreachable(database or url, error) from error  # RuntimeError: another schema
 
 
 def database_url(database: str) -> str:
@@ -199,7 +206,7 @@ def study_lock(store: Store) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    store.root.mkdir(parents=True, exist_ok=True)
+    store.create()
     lock = FileLock(store.lock, timeout=0, thread_local=False)
     try:
         lock.acquire()

@@ -51,7 +51,7 @@ Gpus = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_
 
 
 class Named(Spec):
-    """A name with settings: the keys the table does not know belong to what is named."""
+    """A name with settings: the keys this table does not know belong to what is named."""
 
     name: str
     options: dict[str, Any] = Field(default={})
@@ -61,11 +61,11 @@ class Named(Spec):
     def _gather(cls, value: object) -> object:
         if isinstance(value, str):
             return {"name": value}
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or not isinstance(value.get("options", {}), dict):
             return value
-        own = set(cls.model_fields) - {"options"}
-        rest = {key: item for key, item in value.items() if key not in own}
-        return {key: value[key] for key in value if key in own} | {"options": rest}
+        own = {key: item for key, item in value.items() if key in cls.model_fields}
+        rest = {key: item for key, item in value.items() if key not in cls.model_fields}
+        return own | {"options": own.get("options", {}) | rest}
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
