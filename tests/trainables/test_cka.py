@@ -13,7 +13,7 @@ def hsic(k: np.ndarray, other: np.ndarray) -> np.floating:
     k, other = k - np.diag(np.diag(k)), other - np.diag(np.diag(other))
     one = np.ones(n, dtype=k.dtype)
     cross = (one @ k @ one) * (one @ other @ one) / ((n - 1) * (n - 2))
-    return np.trace(k @ other) + cross - 2 / (n - 2) * (one @ k @ other @ one)
+    return np.trace(k @ other) + cross - 2 * (one @ k @ other @ one) / (n - 2)
 
 
 def reference(batches: list[list[np.ndarray]]) -> np.ndarray:
