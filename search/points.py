@@ -1,0 +1,92 @@
+"""Points given by hand or by a space, turned into the parameters the space asks for.
+
+A point names parameters (`"wanda.percent" = 30`), and sets by their members
+(`"omission.skip" = [20, 21]` for the 0/1 parameters `omission.skip.NN`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from search.errors import UserError, did_you_mean
+
+Point = Mapping[str, Any]
+
+
+class _Reader:
+    """Stands in for a trial: answers from the point, and notes what it was asked."""
+
+    def __init__(self, point: Point, what: str) -> None:
+        self.point, self.what = point, what
+        self.params: dict[str, Any] = {}
+        self.asked: list[str] = []
+        self.used: set[str] = set()
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> Any:
+        ok = lambda v: type(v) is int and low <= v <= high and (v - low) % step == 0  # noqa: E731
+        steps = f" in steps of {step}" if step != 1 else ""
+        return self._answer(name, low, ok, f"a whole number from {low} to {high}{steps}")
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> Any:
+        ok = lambda v: isinstance(v, int | float) and low <= v <= high  # noqa: E731
+        return self._answer(name, low, ok, f"a number from {low:g} to {high:g}")
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self._answer(name, choices[0], lambda v: v in choices, ", ".join(map(str, choices)))
+
+    def _answer(self, name: str, default: Any, ok: Callable[[Any], bool], allowed: str) -> Any:
+        self.asked.append(name)
+        found, value = self._look_up(name)
+        if not found:
+            return default
+        if not ok(value):
+            raise UserError(f"{self.what}: {name}", got=value, allowed=allowed)
+        self.params[name] = value
+        return value
+
+    def _look_up(self, name: str) -> tuple[bool, Any]:
+        if name in self.point:
+            self.used.add(name)
+            return True, self.point[name]
+        parent, _, member = name.rpartition(".")
+        if isinstance(self.point.get(parent), list | tuple) and member.isdigit():
+            self.used.add(parent)
+            return True, int(int(member) in self.point[parent])
+        return False, None
+
+
+def read_point(point: Point, ask: Callable[[Any], object], what: str) -> dict[str, Any]:
+    """The parameters a point fixes; what it leaves open is for the sampler.
+
+    Args:
+        ask: runs the space on a trial.
+        what: what messages call the point, such as `first[0]`.
+
+    Raises:
+        UserError: a name the space does not ask for, or a value out of its range.
+    """
+    reader = _Reader(point, what)
+    ask(reader)
+    for name, value in point.items():
+        if name not in reader.used:
+            allowed = ", ".join(dict.fromkeys(_short(asked) for asked in reader.asked))
+            hint = did_you_mean(name, map(_short, reader.asked))
+            raise UserError(f"{what}: the space has no {name}", allowed=allowed, do=hint)
+        if isinstance(value, list | tuple):
+            _check_members(name, value, reader.asked, what)
+    return reader.params
+
+
+def _check_members(name: str, value: Any, asked: list[str], what: str) -> None:
+    members = [int(a.rpartition(".")[2]) for a in asked if a.rpartition(".")[0] == name]
+    if unknown := [v for v in value if v not in members]:
+        allowed = f"members from {min(members)} to {max(members)}"
+        raise UserError(f"{what}: {name}", got=unknown, allowed=allowed)
+
+
+def _short(name: str) -> str:
+    parent, _, member = name.rpartition(".")
+    return parent if member.isdigit() else name

@@ -1,0 +1,169 @@
+"""What trials share on disk: calibration stats, recovered models, metrics.
+
+Every entry is one file, written under a temporary name and renamed, so that a reader sees all of
+it or nothing; a lock beside it lets one worker compute what others wait for. A process holds a
+shared lock on each entry it uses until `release`, and eviction passes over held entries.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+KEEP = frozenset({"checkpoints"})  # kinds that eviction never touches: unfinished work
+
+
+def digest(*parts: object) -> str:
+    """16 hex digits that identify plain data."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """16 hex digits that identify named tensors by their bytes."""
+    seen = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        seen.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        seen.update(value.flatten().view(dtype=_bytes()).numpy().tobytes())
+    return seen.hexdigest()[:16]
+
+
+def _bytes() -> Any:
+    import torch
+
+    return torch.uint8
+
+
+class Cache:
+    """A folder of entries, `<kind>/<key>.<suffix>`, kept under a size limit.
+
+    Args:
+        folder: shared by all workers where possible.
+        limit_gb: least recently used entries beyond this many gigabytes are deleted.
+    """
+
+    def __init__(self, folder: Path, limit_gb: float = 20.0) -> None:
+        self.folder = folder
+        self.limit = int(limit_gb * 1e9)
+        self._held: dict[Path, int] = {}
+        self._recent: dict[Path, dict[str, Tensor]] = {}
+
+    def path(self, kind: str, key: str, suffix: str) -> Path:
+        """Where an entry lives; its folder exists."""
+        folder = self.folder / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{key}{suffix}"
+
+    def tensors(
+        self, kind: str, key: str, make: Callable[[], Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Named tensors, computed by `make` the first time; memory-mapped, never write in them."""
+        path = self.path(kind, key, ".safetensors")
+
+        def write(target: Path) -> None:
+            made = {name: value.detach().cpu().contiguous() for name, value in make().items()}
+            save_file(made, target)
+
+        self._ensure(path, write)
+        if kind == "stats":
+            if path not in self._recent:
+                self._recent[path] = load_file(path)
+            return self._recent[path]
+        return load_file(path)
+
+    def json(self, kind: str, key: str, make: Callable[[], Any]) -> Any:
+        """Plain data, computed by `make` the first time."""
+        path = self.path(kind, key, ".json")
+        self._ensure(path, lambda target: _write_text(target, json.dumps(make())))
+        return json.loads(path.read_text())
+
+    def find(self, kind: str, key: str) -> Any | None:
+        """A json entry, or None."""
+        path = self.path(kind, key, ".json")
+        if not path.exists():
+            return None
+        os.utime(path)
+        return json.loads(path.read_text())
+
+    def store(self, kind: str, key: str, value: Any) -> None:
+        """Write a json entry, replacing an older one."""
+        write_durably(self.path(kind, key, ".json"), json.dumps(value))
+
+    def release(self) -> None:
+        """Let go of the entries held since the last call: the trial that used them is over."""
+        for descriptor in self._held.values():
+            os.close(descriptor)
+        self._held.clear()
+        self._recent.clear()
+
+    def _ensure(self, path: Path, write: Callable[[Path], None]) -> None:
+        self._hold(path, exclusive=not path.exists())
+        if not path.exists():
+            temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+            try:
+                write(temporary)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            self._evict()
+        fcntl.flock(self._held[path], fcntl.LOCK_SH)
+        os.utime(path)
+
+    def _hold(self, path: Path, *, exclusive: bool) -> None:
+        if path not in self._held:
+            lock = path.with_name(f".{path.name}.lock")
+            self._held[path] = os.open(lock, os.O_CREAT | os.O_RDWR)
+        fcntl.flock(self._held[path], fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+
+    def _evict(self) -> None:
+        entries = [
+            (entry.stat().st_mtime, entry.stat().st_size, entry)
+            for entry in self.folder.glob("*/*")
+            if entry.parent.name not in KEEP and not entry.name.endswith((".lock", ".tmp"))
+        ]
+        excess = sum(size for _, size, _ in entries) - self.limit
+        for _, size, entry in sorted(entries):
+            if excess <= 0:
+                return
+            if entry not in self._held and _delete_unheld(entry):
+                excess -= size
+
+
+def _delete_unheld(entry: Path) -> bool:
+    lock = entry.with_name(f".{entry.name}.lock")
+    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        entry.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a file so that after a crash it is there whole, or as it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    _write_text(temporary, text)
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,92 @@
+"""Loading what a study names: a hub id, a local folder or a packaged asset."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+
+from trainables.bench.spec import ModelSpec, Task
+from trainables.bench.stage import PlanError
+
+HEADS: dict[Task, Any] = {
+    "language-modelling": AutoModelForCausalLM,
+    "multiple-choice": AutoModelForCausalLM,
+    "classification": AutoModelForSequenceClassification,
+    "image-classification": AutoModelForImageClassification,
+    "generation": AutoModelForSeq2SeqLM,
+}
+
+
+def locate(spec: ModelSpec) -> Path:
+    """The local folder that holds the model; a hub id is downloaded once.
+
+    Raises PlanError if there is no such folder or hub id.
+    """
+    if spec.id.startswith("asset:"):
+        from trainables.bench.assets import fetch
+
+        return fetch(spec.id.removeprefix("asset:"))
+    folder = Path(spec.id).expanduser()
+    if (folder / "config.json").exists():
+        return folder.resolve()
+    if folder.is_absolute() or spec.id.startswith("."):
+        raise PlanError(f"model {spec.id!r}: no config.json in that folder")
+    return _download(spec)
+
+
+def _download(spec: ModelSpec) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            spec.id,
+            revision=spec.revision,
+            allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
+        )
+    except Exception as error:  # the hub raises many kinds; the user needs one message
+        raise PlanError(
+            f"model {spec.id!r}: not a local folder, and the hub says {type(error).__name__}: "
+            f"{str(error).splitlines()[0]}; give a folder, a hub id you can reach, or asset:NAME"
+        ) from error
+    return Path(found)
+
+
+def load_processor(folder: Path, task: Task) -> Any | None:
+    """The tokenizer, or for images the processor; None where an image model brings none."""
+    if task != "image-classification":
+        return AutoTokenizer.from_pretrained(folder)
+    if not (folder / "preprocessor_config.json").exists():
+        return None
+    return AutoImageProcessor.from_pretrained(folder)
+
+
+def load_model(folder: Path, spec: ModelSpec, task: Task, labels: tuple[str, ...]) -> Any:
+    """The model in evaluation mode on the CPU, weights memory-mapped where its dtype allows.
+
+    A head the folder does not hold is initialised for `labels` from a fixed seed.
+    """
+    options: dict[str, Any] = {"dtype": getattr(torch, spec.dtype)}
+    if labels and "classification" in task:
+        names = dict(enumerate(labels))
+        options |= {"id2label": names, "label2id": {name: i for i, name in names.items()}}
+    if os.environ.get("HF_HUB_OFFLINE") is None:
+        options["local_files_only"] = True
+    torch.manual_seed(0)
+    model: PreTrainedModel = HEADS[task].from_pretrained(folder, **options)
+    return model.eval()
+
+
+def family_of(folder: Path) -> str:
+    """The model type a folder's config names."""
+    return str(AutoConfig.from_pretrained(folder).model_type)

@@ -1,0 +1,120 @@
+"""Omission sets: transformer blocks that are skipped, identity on the residual stream.
+
+A set is applied by taking the blocks out of the model, so what remains is a smaller model of the
+same family. Single units, the attention or the FFN of a block, are silenced by zeroing the linear
+that writes them to the residual stream: exact, but nothing gets smaller.
+
+Source: "SLEB", Song et al., ICML 2024; "Prompt-based Depth Pruning of LLMs", Wee et al., ICML 2025
+(arXiv 2502.04348); block influence: "ShortGPT", Men et al., 2024 (arXiv 2403.03853).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trainables.bench.arch import blocks, family, reach, remove_blocks, stacks
+from trainables.bench.fork import put
+from trainables.bench.stage import Batch, Method, PlanError, Stats, Summary
+
+
+@dataclass(frozen=True)
+class Omission(Method):
+    """Skip whole blocks, or only their attention or FFN.
+
+    Attributes:
+        skip: block numbers, 0-based in the model as the stage finds it, in any order.
+        attention: blocks of which only the attention is skipped (pre-norm families).
+        ffn: blocks of which only the FFN is skipped (pre-norm families).
+    """
+
+    skip: tuple[int, ...] = ()
+    attention: tuple[int, ...] = ()
+    ffn: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("skip", "attention", "ffn"):
+            value = tuple(getattr(self, name))
+            object.__setattr__(self, name, value)
+            ok = all(type(n) is int and n >= 0 for n in value) and len(set(value)) == len(value)
+            self.require(name, ok, "block numbers from 0, each once")
+
+    @classmethod
+    def calibrate(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Stats:
+        """Block influence, 1 - E cos(state before, state after): how much a block changes things.
+
+        Returns:
+            influence: (blocks,) float64, over all tokens that are not padding. For information
+            (a space may rank blocks by it); `apply` does not need it.
+        """
+        return {"influence": _influence(model, batches)}
+
+    def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
+        count = len(blocks(model))
+        for kind, numbers in (("attention", self.attention), ("ffn", self.ffn)):
+            _silence(model, kind, numbers)
+        remove_blocks(model, self.skip)
+        done = {
+            name: sorted(getattr(self, name))
+            for name in ("skip", "attention", "ffn")
+            if getattr(self, name)
+        }
+        counts = {"removed": len(self.skip), "blocks": count - len(self.skip)}
+        return Summary({"omission": done} if done else None, counts)
+
+
+def block_influence(
+    before: Float[Tensor, "tokens width"], after: Float[Tensor, "tokens width"]
+) -> Float[Tensor, ""]:
+    """Sum over tokens of 1 - cos, in float64."""
+    one, other = before.double(), after.double()
+    return (1 - torch.nn.functional.cosine_similarity(one, other, dim=-1)).sum()
+
+
+@torch.no_grad()
+def _influence(model: PreTrainedModel, batches: Iterable[Batch]) -> Float[Tensor, " blocks"]:
+    modules = blocks(model)
+    total = torch.zeros(len(modules), dtype=torch.float64)
+    tokens, keep = 0, torch.empty(0)
+
+    def note(index: int) -> object:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], out: object):  # type: ignore[no-untyped-def]
+            before = args[0] if args else kwargs["hidden_states"]
+            after = out[0] if isinstance(out, tuple) else out
+            total[index] += block_influence(before[keep], after[keep]).cpu()  # type: ignore[index]
+
+        return hook
+
+    handles = [m.register_forward_hook(note(i), with_kwargs=True) for i, m in enumerate(modules)]  # type: ignore[arg-type]
+    try:
+        for batch in batches:
+            mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
+            keep = mask.bool()
+            tokens += int(keep.sum())
+            model(**{name: value for name, value in batch.items() if name != "labels"})
+    finally:
+        for handle in handles:
+            handle.remove()
+    if tokens == 0:
+        raise PlanError("block influence needs calibration data, and there is none")
+    return total / tokens
+
+
+def _silence(model: PreTrainedModel, kind: str, numbers: tuple[int, ...]) -> None:
+    if not numbers:
+        return
+    row = family(model)
+    if not row.pre_norm or len(stacks(model)) != 1:
+        raise PlanError(f"{row.name}: skipping only the {kind} needs a pre-norm single stack")
+    everything = blocks(model)
+    path = row.attention_out if kind == "attention" else row.contract
+    for number in numbers:
+        if number >= len(everything):
+            raise PlanError(f"no block {number}: the model has 0 to {len(everything) - 1}")
+        linear = reach(everything[number], path)
+        put(linear, "weight", torch.zeros_like(linear.weight))
+        if linear.bias is not None:
+            put(linear, "bias", torch.zeros_like(linear.bias))

@@ -1,0 +1,158 @@
+"""The Ray Tune trainable: one trial, from the proposed parameters to a durable result.
+
+A worker opens its bench once and is then reused for trial after trial. Each `step` runs to the
+next progress report of a stage, so a scheduler can stop a long trial in between. Nothing that goes
+wrong in a trial is raised: it becomes a failed result with a reason.
+"""
+
+import json
+import math
+import time
+import traceback
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from ray import tune
+
+from trainables.bench.bench import Bench, hardware, open_bench
+from trainables.bench.cache import write_durably
+from trainables.bench.facts import Facts, gather
+from trainables.bench.spec import BenchSpec
+from trainables.bench.stage import Progress, Stage
+
+Space = Callable[[Any, Facts], list[Stage]]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One trial as the driver hands it out."""
+
+    number: int
+    uid: str
+    params: dict[str, Any]
+
+
+class Trial(tune.Trainable):  # type: ignore[misc]
+    """A warm worker: `setup` once, then `reset_config` and `step` for every trial."""
+
+    def setup(
+        self, config: dict[str, Any], spec: BenchSpec, space: Space, study: str, results: Path
+    ) -> None:
+        """Open the bench. What fails here is every trial's reason, reported by `step`."""
+        self.space, self.study, self.results = space, study, results
+        self.broken: str | None = None
+        self.opened = time.perf_counter()
+        try:
+            self.bench = open_bench(spec)
+        except Exception as error:  # any failure to load is the study's, with its own message
+            self.broken = reason(error)
+        self.opened = time.perf_counter() - self.opened
+        self.reset_config(config)
+
+    def reset_config(self, config: dict[str, Any]) -> bool:
+        """Take the next trial; the bench stays."""
+        self.assignment = Assignment(config["number"], config["uid"], config["params"])
+        self.facts = Facts(**config["facts"]) if config["facts"] else None
+        self.running = self._run()
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Run to the next report; the last one carries the record."""
+        try:
+            return {**next(self.running), "done": False}
+        except StopIteration as end:
+            write_durably(self.results / f"{self.assignment.uid}.json", json.dumps(end.value))
+            return {"record": end.value, "done": True}
+
+    def _run(self) -> Generator[Progress, None, dict[str, Any]]:
+        head = asdict(self.assignment)
+        if self.broken is not None:
+            return head | {"state": "broken", "reason": self.broken, "metrics": {}}
+        bench = self.bench.fork()
+        by = f"{self.study}/{self.assignment.number}"
+        try:
+            stages = self._stages()
+            record = yield from run_stages(bench, stages, by)
+            if self.assignment.number == 0:
+                record["facts"] = asdict(gather(bench, self.space))
+            return head | record | {"state": "complete", "reason": None, "opened": self.opened}
+        except Exception as error:  # a failed candidate is a failed trial, never a failed study
+            return head | {"state": "fail", "reason": reason(error), "metrics": {}}
+        finally:
+            bench.cache.release()
+            if bench.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _stages(self) -> list[Stage]:
+        if self.assignment.number == 0 or self.facts is None:
+            return []
+        return self.space(optuna.trial.FixedTrial(self.assignment.params), self.facts)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: stages keep their own checkpoints in the cache, by lineage."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: see `save_checkpoint`."""
+
+
+def run_stages(
+    bench: Bench, stages: list[Stage], by: str
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Do the stages to the bench's fork, then measure; yields what long stages report."""
+    began = time.perf_counter()
+    done, progress = [], []
+    for stage in stages:
+        started = time.perf_counter()
+        running = stage.on(bench)
+        while True:
+            try:
+                step = next(running)
+            except StopIteration as end:
+                summary = end.value
+                break
+            progress.append(step)
+            yield step
+        bench.advance(stage, summary)
+        seconds = time.perf_counter() - started
+        done.append(
+            {
+                "stage": type(stage).__name__,
+                "settings": stage.settings(),
+                "effect": summary.effect,
+                "counts": dict(summary.counts),
+                "seconds": seconds,
+            }
+        )
+    staged = time.perf_counter()
+    metrics, same_as = bench.measure(bench.spec.objectives, by)
+    check_finite(metrics)
+    ended = time.perf_counter()
+    return {
+        "metrics": metrics,
+        "stages": done,
+        "lineage": bench.lineage.key,
+        "same_as": same_as,
+        "seconds": {"stages": staged - began, "evaluate": ended - staged, "total": ended - began},
+        "progress": progress,
+        "hardware": hardware(bench),
+        "data": {role: bench.data.fingerprint(role) for role in ("calibration", bench.role)},
+    }
+
+
+def check_finite(metrics: dict[str, float]) -> None:
+    """Raise ValueError naming the first metric that is NaN or infinite."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}: the model broke; nothing was reported for it")
+
+
+def reason(error: BaseException) -> str:
+    """One line for people, with the place where it happened."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"out of memory: {str(error).splitlines()[0]}"
+    return f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"

@@ -1,0 +1,192 @@
+"""Wanda: zero the weights with the smallest |W| * ||X||, compared within each output row.
+
+Source: "A Simple and Effective Pruning Approach for Large Language Models", Sun et al., ICLR 2024
+(arXiv 2306.11695). Masks equal the published algorithm's bit for bit: its running mean of squared
+input norms, its stable sort, one sample after the other.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trainables.bench.arch import Linear, linears, rows, unrows
+from trainables.bench.cache import digest_tensors
+from trainables.bench.fork import put
+from trainables.bench.stage import Batch, Method, PlanError, Progress, Stats, Summary
+from trainables.bench.walk import Entry, Walk
+
+if TYPE_CHECKING:
+    from trainables.bench.bench import Bench
+
+
+@dataclass(frozen=True)
+class Wanda(Method):
+    """Set a share of every linear inside the blocks to zero; embeddings and heads stay.
+
+    Attributes:
+        sparsity: share of each output row that becomes zero, in [0, 1); `int(s * inputs)` weights.
+        pattern: (N, M) keeps N of every M consecutive inputs instead; `sparsity` must then be
+            1 - N/M or left at 0.
+        sequential: prune block by block, each calibrated on the outputs of the pruned ones before
+            it, as published; False calibrates once on the dense model, which all trials share.
+    """
+
+    sparsity: float = 0.0
+    pattern: tuple[int, int] | None = None
+    sequential: bool = False
+
+    def __post_init__(self) -> None:
+        self.require("sparsity", 0 <= self.sparsity < 1, "0 <= sparsity < 1")
+        if self.pattern is not None:
+            keep, of = self.pattern
+            self.require("pattern", 0 < keep < of, "(N, M) with 0 < N < M: keeps N of every M")
+            given = self.sparsity in (0, 1 - keep / of)
+            self.require("sparsity", given, f"{1 - keep / of:g}, what pattern {keep}:{of} gives")
+
+    @classmethod
+    def calibrate(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Stats:
+        """Mean squared input norm of every linear.
+
+        Returns:
+            name of the linear in the model -> (inputs,) float32.
+        """
+        with _listening(linears(model)) as norms:
+            for sample in _samples(batches):
+                model(**sample)
+        return norms
+
+    def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
+        zeros = 0
+        layers = linears(model)
+        for name, layer in layers.items():
+            zeros += self._prune(layer, stats[name])
+        if zeros == 0:
+            return Summary(None, {"zeros": 0})
+        effect = {"stats": digest_tensors({name: stats[name] for name in layers})}
+        return Summary({"wanda": self._rule() | effect}, {"zeros": zeros})
+
+    def on(self, bench: "Bench") -> Generator[Progress, None, Summary]:
+        if not self.sequential or self._rule() == {"sparsity": 0.0}:
+            return (yield from super().on(bench))
+        zeros = yield from self._sequentially(bench.model, list(bench.batches("calibration")))
+        effect = self._rule() | {"sequential": bench.data.fingerprint("calibration")}
+        return Summary({"wanda": effect}, {"zeros": zeros})
+
+    def _rule(self) -> dict[str, object]:
+        if self.pattern is not None:
+            return {"pattern": list(self.pattern)}
+        return {"sparsity": self.sparsity}
+
+    def _prune(self, layer: Linear, norms: Float[Tensor, " inputs"]) -> int:
+        weight = rows(layer)
+        drop = prune_mask(weight, norms.to(weight.device), self.sparsity, self.pattern)
+        put(layer, "weight", unrows(layer, weight.masked_fill(drop, 0)))
+        return int(drop.sum())
+
+    @torch.no_grad()
+    def _sequentially(
+        self, model: PreTrainedModel, batches: list[Batch]
+    ) -> Generator[Progress, None, int]:
+        walk = Walk(model)
+        names = {layer: name for name, layer in linears(model).items()}
+        entries: list[Entry] = [walk.enter(sample) for sample in _samples(batches)]
+        states = [entry.hidden for entry in entries]
+        zeros = 0
+        for index, block in enumerate(walk.blocks):
+            inside = {names[m]: m for m in block.modules() if m in names}
+            with _listening(inside) as norms:  # type: ignore[arg-type]
+                for entry, state in zip(entries, states, strict=True):
+                    walk.step(entry, index, state)
+            zeros += sum(self._prune(layer, norms[n]) for n, layer in inside.items())  # type: ignore[arg-type]
+            states = [walk.step(e, index, s) for e, s in zip(entries, states, strict=True)]
+            yield {"block": float(index + 1), "blocks": float(len(walk.blocks))}
+        return zeros
+
+
+def prune_mask(
+    weight: Float[Tensor, "outputs inputs"],
+    norms: Float[Tensor, " inputs"],
+    sparsity: float,
+    pattern: tuple[int, int] | None = None,
+) -> Bool[Tensor, "outputs inputs"]:
+    """True where a weight goes: the smallest |weight| * sqrt(norms) of each row, or of each M.
+
+    Args:
+        norms: mean squared norm of each input over the calibration samples.
+    """
+    score = weight.abs() * norms.sqrt()
+    drop = torch.zeros_like(score, dtype=torch.bool)
+    if pattern is None:
+        order = torch.sort(score, dim=-1, stable=True).indices
+        return drop.scatter_(1, order[:, : int(weight.shape[1] * sparsity)], True)
+    keep, of = pattern
+    if weight.shape[1] % of:
+        raise PlanError(f"pattern {keep}:{of}: a row of {weight.shape[1]} inputs is no multiple")
+    grouped = score.float().unflatten(1, (-1, of))
+    lowest = grouped.topk(of - keep, dim=-1, largest=False).indices
+    return drop.unflatten(1, (-1, of)).scatter_(2, lowest, True).flatten(1)
+
+
+@contextmanager
+def _listening(layers: dict[str, Linear]) -> Iterator[Stats]:
+    """While open, fills {name: mean squared input norm} as the layers run, a call per sample."""
+    norms: Stats = {}
+    seen = dict.fromkeys(layers, 0)
+
+    def hook(name: str) -> Callable[..., None]:
+        def note(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs = _features(layer, args[0]).float()
+            squared = torch.norm(inputs.t(), p=2, dim=1) ** 2
+            count = seen[name]
+            norms[name] = norms.get(name, torch.zeros_like(squared)) * (count / (count + 1))
+            norms[name] += squared / (count + 1)
+            seen[name] = count + 1
+
+        return note
+
+    handles = [layer.register_forward_pre_hook(hook(n)) for n, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            yield norms
+    finally:
+        for handle in handles:
+            handle.remove()
+    if silent := [name for name, count in seen.items() if count == 0]:
+        raise PlanError(f"Wanda: {silent[0]} did not run on the calibration data")
+
+
+def _features(layer: nn.Module, inputs: Tensor) -> Float[Tensor, "positions inputs"]:
+    if isinstance(layer, nn.Conv2d):
+        patches = torch.nn.functional.unfold(
+            inputs,
+            layer.kernel_size,
+            layer.dilation,
+            layer.padding,
+            layer.stride,  # type: ignore[arg-type]
+        )
+        return patches.transpose(1, 2).flatten(0, 1)
+    return inputs.flatten(0, -2)
+
+
+def _samples(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """One sample at a time, its padding cut off."""
+    for batch in batches:
+        for index in range(len(next(iter(batch.values())))):
+            yield _trim({n: v[index : index + 1] for n, v in batch.items() if n != "labels"})
+
+
+def _trim(sample: Batch) -> Batch:
+    mask = sample.get("attention_mask")
+    if mask is None or bool(mask.all()):
+        return sample
+    kept = mask[0].bool()
+    return {n: v[:, kept] if n in _PADDED else v for n, v in sample.items()}
+
+
+_PADDED = ("input_ids", "attention_mask", "token_type_ids")
