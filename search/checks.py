@@ -66,10 +66,15 @@ def _space(name: str) -> Iterator[UserError]:
                 do=f"run from the folder that holds {head}/ or {head}.py, or install it",
             )
         return
-    names = sorted(path.stem for path in SPACES.glob("*.py") if path.stem != "__init__")
+    names = space_names()
     if name not in names:
         allowed = f'{", ".join(names)}, or "package.module:function"'
         yield UserError("space", got=name, allowed=allowed, do=did_you_mean(name, names))
+
+
+def space_names() -> list[str]:
+    """Our own spaces, found without importing them."""
+    return sorted(p.stem for p in SPACES.glob("*.py") if "def space(" in p.read_text("utf-8"))
 
 
 def _source(key: str, name: str, kind: str) -> Iterator[UserError]:

@@ -1,7 +1,7 @@
 """Turns pydantic's findings into our errors: the key, what was given, what is allowed."""
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -26,6 +26,9 @@ ALLOWED = {
     "literal_error": "{expected}",
     "value_error": "{error}",
 }
+WHOLE = ("dict_type", "model_type", "list_type", "tuple_type")  # described as a whole
+
+Location: TypeAlias = tuple[int | str, ...]
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[UserError]:
@@ -41,14 +44,20 @@ def _explained(details: ErrorDetails, model: type[BaseModel], prefix: str) -> Us
         return _unknown_key(key, str(location[-1]), _fields(model, location[:-1]))
     if kind == "missing":
         return UserError(f"{key}: missing", allowed=_description(model, location))
-    context: Mapping[str, Any] = details.get("ctx", {})
-    allowed = ALLOWED.get(kind, details["msg"]).format(**context).replace("'", '"')
     if kind == "too_short":
         return UserError(f"{key}: empty", allowed=_description(model, location))
-    got = details["input"]
+    got, allowed = details["input"], _allowed(details, model, location)
     if kind == "literal_error" and isinstance(got, str):
         return UserError(key, got=got, allowed=allowed, do=did_you_mean(got, allowed.split('"')))
     return UserError(key, got=got, allowed=allowed)
+
+
+def _allowed(details: ErrorDetails, model: type[BaseModel], location: Location) -> str:
+    kind = details["type"]
+    if kind in WHOLE and (field := _fields(model, location[:-1]).get(str(location[-1]))):
+        return field.description or ALLOWED[kind]
+    text = ALLOWED.get(kind, details["msg"])
+    return text.format(**details.get("ctx", {})).replace("'", '"')
 
 
 def _unknown_key(key: str, word: str, fields: Mapping[str, Any]) -> UserError:
@@ -64,13 +73,13 @@ def _unknown_key(key: str, word: str, fields: Mapping[str, Any]) -> UserError:
     return UserError(f"{key}: unknown key", allowed=allowed, do=did_you_mean(word, fields))
 
 
-def dotted(location: tuple[int | str, ...]) -> str:
+def dotted(location: Location) -> str:
     """`("first", 0, "a")` as `first[0].a`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return text.removeprefix(".")
 
 
-def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> Mapping[str, Any]:
+def _fields(model: type[BaseModel], location: Location) -> Mapping[str, Any]:
     """The fields of the table at `location`."""
     for part in location:
         field = model.model_fields.get(str(part))
@@ -82,8 +91,10 @@ def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> Mapping[
     return model.model_fields
 
 
-def _description(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+def _description(model: type[BaseModel], location: Location) -> str:
     field = _fields(model, location[:-1]).get(str(location[-1]))
     if field is None:
         return ""
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(f'"{option}"' for option in get_args(field.annotation))
     return field.description or f"{location[-1]} = ..., which has no default"

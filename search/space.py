@@ -45,7 +45,8 @@ def find_function(name: str, default: str) -> Callable[..., Any]:
     found = getattr(module, attribute or default, None)
     if callable(found):
         return found  # type: ignore[no-any-return]
-    names = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+    functions = inspect.getmembers(module, inspect.isfunction)
+    names = [key for key, value in functions if value.__module__ == module_name]
     raise UserError(
         f"{default}: {module_name} has no function {attribute or default}",
         allowed=", ".join(name for name in names if not name.startswith("_")),

@@ -95,6 +95,9 @@ def compare(old: Study, new: Study) -> list[str]:
     """What keeps `new` from continuing `old` under the same name, a line each."""
     before, after = (dict(_leaves(study.model_dump(mode="json"))) for study in (old, new))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    orders = [", ".join(study.objectives) for study in (old, new)]
+    if set(old.objectives) == set(new.objectives) and orders[0] != orders[1]:
+        return [f"objectives: was {orders[0]}, now {orders[1]}"]
     return [
         f"{key}: was {json.dumps(before.get(key))}, now {json.dumps(after.get(key))}"
         for key in keys

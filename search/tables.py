@@ -40,7 +40,9 @@ def _listed(value: object) -> object:
     """One text counts as a list of one."""
     if isinstance(value, str):
         return (value,)
-    return tuple(value) if isinstance(value, list) else value
+    if not isinstance(value, list | tuple):
+        raise ValueError('a limit in quotes, such as "<= 5", or a list of them')
+    return tuple(value)
 
 
 Slug = Annotated[str, AfterValidator(_slug)]
@@ -133,4 +135,6 @@ class Study(Spec):
     scheduler: SchedulerSpec = SchedulerSpec()
     resources: Resources = Resources()
     storage: StorageSpec = StorageSpec()
-    first: tuple[dict[str, Any], ...] = ()
+    first: tuple[dict[str, Any], ...] = Field(
+        (), description="a list of tables, each begun with [[first]]"
+    )
