@@ -1,0 +1,256 @@
+"""What an item of each task is, and how items become the batches a model takes.
+
+Every batch is right-padded to its own longest row and has an attention mask. `labels` are what
+`model(**batch)` computes a loss from: -100 where nothing is to be predicted.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, ClassVar, Generic, TypeVar
+
+import datasets
+import torch
+
+from trainables.bench.columns import Columns, Row, label_names
+from trainables.bench.encode import (
+    IGNORED,
+    Ids,
+    continued,
+    opening,
+    pad,
+    plain_ids,
+    question_ids,
+    stack,
+)
+from trainables.bench.prompts import PAIRS, QUESTIONS, Pair, Question, choose, classify
+from trainables.bench.spec import DataSpec, Role
+from trainables.bench.stage import Batch
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Window:
+    """`max_length` tokens of running text, from one or more documents of one role."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text, or a pair of texts, and its class."""
+
+    text: str
+    second: str | None
+    label: int
+
+
+class Form(ABC, Generic[Item]):
+    """One task on one data set: how rows become items, and items a batch."""
+
+    words: ClassVar[dict[str, tuple[str, ...]]]  # the task's words, and other names they go by
+    keeps_order: ClassVar[bool] = False  # where a role has a split of its own
+    labels: tuple[str, ...] = ()  # class names
+    encoder_decoder: bool = False  # whether the model reads and writes apart
+
+    def __init__(self, spec: DataSpec, processor: Any, tables: Sequence[datasets.Dataset]) -> None:
+        self.spec, self.processor = spec, processor
+        self.columns = Columns(spec, tables[0], self.words)
+
+    @abstractmethod
+    def key(self, row: Row) -> bytes:
+        """What makes a row the same as another, whatever its label."""
+
+    @abstractmethod
+    def item(self, row: Row) -> Item:
+        """The row as an item of the task."""
+
+    @abstractmethod
+    def batch(self, items: Sequence[Item], role: Role) -> Batch:
+        """Tensors for `model(**batch)`."""
+
+    def usable(self, row: Row) -> bool:
+        """Whether the row can be used at all."""
+        return True
+
+    def items(self, rows: Iterator[Row], count: int) -> list[Item]:
+        """Draw `count` items from the rows, or as many as there are."""
+        return [self.item(row) for row in islice(rows, count)]
+
+
+class LanguageModelling(Form[Window]):
+    """Documents one after another, cut into windows.
+
+    A role with a split of its own reads it in order, as published perplexities do. What a role
+    leaves of a document is dropped, so that no document serves two roles.
+    """
+
+    keeps_order = True
+
+    words: ClassVar[dict[str, tuple[str, ...]]] = {
+        "text": ("content", "document", "article", "sentence")
+    }
+
+    def key(self, row: Row) -> bytes:
+        return folded(str(row[self.columns.name("text")]))
+
+    def item(self, row: Row) -> Window:
+        return Window(tuple(self._ids(row)))
+
+    def _ids(self, row: Row) -> Ids:
+        text = str(row[self.columns.name("text")]).strip()
+        ids: Ids = self.processor(f"{text}\n\n", add_special_tokens=False)["input_ids"]
+        return ids
+
+    def usable(self, row: Row) -> bool:
+        return bool(str(row[self.columns.name("text")]).strip())
+
+    def items(self, rows: Iterator[Row], count: int) -> list[Window]:
+        """Each window opens with what the tokenizer puts before a text (Gemma needs its BOS)."""
+        start = opening(self.processor)
+        length = self.spec.max_length - len(start)
+        found: list[Window] = []
+        left: Ids = []
+        while len(found) < count:
+            while len(left) < length and (row := next(rows, None)) is not None:
+                left += self._ids(row)
+            if len(left) < length:
+                break
+            found.append(Window((*start, *left[:length])))
+            left = left[length:]
+        return found
+
+    def batch(self, items: Sequence[Window], role: Role) -> Batch:
+        ids = torch.tensor([item.ids for item in items])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
+
+
+class Classification(Form[Labelled]):
+    """A text, or two, and a label that is a class name or number."""
+
+    words: ClassVar[dict[str, tuple[str, ...]]] = {
+        "text": ("sentence", "content", "sentence1", "premise", "question1"),
+        "text_b": ("sentence2", "hypothesis", "question2"),
+        "label": ("labels", "class", "category"),
+    }
+
+    def __init__(self, spec: DataSpec, processor: Any, tables: Sequence[datasets.Dataset]) -> None:
+        super().__init__(spec, processor, tables)
+        self.labels, self._number = label_names(tables, self.columns.name("label"))
+
+    def key(self, row: Row) -> bytes:
+        names = [self.columns.name(w) for w in ("text", "text_b") if w in self.columns]
+        return folded("\n".join(str(row[name]) for name in names))
+
+    def usable(self, row: Row) -> bool:
+        return row[self.columns.name("label")] in self._number
+
+    def item(self, row: Row) -> Labelled:
+        seen = self.columns.view(row)
+        second = str(seen["text_b"]) if "text_b" in self.columns else None
+        return Labelled(str(seen["text"]), second, self._number[seen["label"]])
+
+    def batch(self, items: Sequence[Labelled], role: Role) -> Batch:
+        second = [item.second for item in items] if items[0].second is not None else None
+        cut = {"truncation": True, "max_length": self.spec.max_length}
+        encoded = self.processor([item.text for item in items], second, **cut)
+        batch = pad(self.processor, encoded)
+        return {**batch, "labels": torch.tensor([item.label for item in items])}
+
+
+class MultipleChoice(Form[Question]):
+    """One row of tokens per choice: the prompt, then the choice, whose tokens are the labels.
+
+    For search and held_out a batch holds every choice of its questions, in order. For calibration
+    and train it holds the right choices only: what a model should find likely.
+    """
+
+    words: ClassVar[dict[str, tuple[str, ...]]] = {
+        **{name: () for template in QUESTIONS for name in sorted(template.columns)},
+        "text": (),
+    }
+
+    def __init__(self, spec: DataSpec, processor: Any, tables: Sequence[datasets.Dataset]) -> None:
+        super().__init__(spec, processor, tables)
+        there = [*self.columns.names, *(word for word in self.words if word in self.columns)]
+        self._classes = {"text", "label"} <= set(there) and not any(
+            template.columns <= set(there) for template in QUESTIONS
+        )
+        if self._classes:
+            self.labels, self._number = label_names(tables, self.columns.name("label"))
+        else:
+            self._template = choose(QUESTIONS, there)
+
+    def key(self, row: Row) -> bytes:
+        item = self.item(row)
+        return folded("\n".join((item.prompt, *sorted(item.choices))))
+
+    def usable(self, row: Row) -> bool:
+        return not self._classes or row[self.columns.name("label")] in self._number
+
+    def item(self, row: Row) -> Question:
+        seen = self.columns.view(row)
+        if self._classes:
+            return classify(str(seen["text"]), self.labels, self._number[seen["label"]])
+        question: Question = self._template.read(seen)
+        return question
+
+    def batch(self, items: Sequence[Question], role: Role) -> Batch:
+        rows: list[tuple[Ids, Ids]] = []
+        for item in items:
+            start, choices = question_ids(self.processor, item, self.spec.max_length)
+            scored = role in ("search", "held_out")
+            rows += [(start, choice) for choice in (choices if scored else [choices[item.answer]])]
+        return continued(self.processor, rows)
+
+
+class Generation(Form[Pair]):
+    """A source and the text to write for it.
+
+    An encoder-decoder reads the one and is trained on the other; a decoder reads both in a row.
+    """
+
+    words: ClassVar[dict[str, tuple[str, ...]]] = {
+        **{name: () for template in PAIRS for name in sorted(template.columns)},
+        "source": ("input", "document", "article", "dialogue"),
+        "target": ("output", "summary", "highlights"),
+    }
+
+    def __init__(self, spec: DataSpec, processor: Any, tables: Sequence[datasets.Dataset]) -> None:
+        super().__init__(spec, processor, tables)
+        there = [*self.columns.names, *(word for word in self.words if word in self.columns)]
+        self._template = choose(PAIRS, there)
+
+    def key(self, row: Row) -> bytes:
+        return folded(self.item(row).source)
+
+    def item(self, row: Row) -> Pair:
+        pair: Pair = self._template.read(self.columns.view(row))
+        return pair
+
+    def batch(self, items: Sequence[Pair], role: Role) -> Batch:
+        most = self.spec.max_length
+        if not self.encoder_decoder:
+            return continued(self.processor, [self._joined(item) for item in items])
+        cut = {"truncation": True, "max_length": most}
+        read = pad(self.processor, self.processor([item.source for item in items], **cut))
+        written = self.processor(text_target=[item.target for item in items], **cut)
+        return {**read, "labels": stack(written["input_ids"], IGNORED)}
+
+    def _joined(self, item: Pair) -> tuple[Ids, Ids]:
+        end = self.processor.eos_token_id
+        target = plain_ids(self.processor, f" {item.target}") + ([] if end is None else [end])
+        return self.prompt_ids(item, self.spec.max_length - len(target)), target
+
+    def prompt_ids(self, item: Pair, most: int) -> Ids:
+        """What a decoder is given to go on from."""
+        start = opening(self.processor)
+        ids = plain_ids(self.processor, item.source)
+        return [*start, *ids[: max(most - len(start), 1)]]
+
+
+def folded(text: str) -> bytes:
+    """The text without regard to case and spacing, to tell repeated rows."""
+    return " ".join(text.split()).casefold().encode()
