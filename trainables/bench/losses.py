@@ -1,0 +1,224 @@
+"""What an omission set is judged by: which predictions of which batches, and how they add up.
+
+- `ppl`: mean negative log-likelihood of the next token (SLEB).
+- `kl`: mean divergence from the dense model's next-token distribution (EvoPress).
+- `tl`: minus the sum over items of the right answer's mean log-likelihood per token (PuDDing).
+- `tld`: minus the sum over items of (C-1) times that, less the sum over the wrong answers.
+
+All four are one weighted sum over groups of predictions (rows of text, or answers), so one
+evaluator serves them all, and only predictions that count go through the model's head.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+from trainables.bench.cache import digest_tensors
+from trainables.bench.stage import Batch, PlanError
+
+
+class Asked(Protocol):
+    """A multiple-choice item."""
+
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def choices(self) -> Sequence[str]: ...
+    @property
+    def answer(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One batch and the predictions of it that count."""
+
+    batch: Batch
+    rows: Int[Tensor, " scored"]
+    columns: Int[Tensor, " scored"]
+    targets: Int[Tensor, " scored"]  # the token to be predicted at (row, column)
+    owners: Int[Tensor, " scored"]  # the group the prediction belongs to, counted over all sheets
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Sheets, and the weight of each group's mean score in the total."""
+
+    name: str
+    sheets: tuple[Sheet, ...]
+    weights: Float[Tensor, " groups"]
+    against_dense: bool = False  # the score is a divergence, not a log-likelihood
+
+    def total(self, means: Float[Tensor, " groups"]) -> float:
+        """The loss, from the mean score of every group."""
+        return float((means * self.weights).sum())
+
+    def fingerprint(self) -> str:
+        """Identifies the loss and its calibration, down to how rows are batched."""
+        tensors = {"weights": self.weights}
+        for index, sheet in enumerate(self.sheets):
+            parts = {**sheet.batch, "rows": sheet.rows, "columns": sheet.columns}
+            parts |= {"targets": sheet.targets, "owners": sheet.owners}
+            tensors |= {f"{index}.{name}": value for name, value in parts.items()}
+        return f"{self.name}-{digest_tensors(tensors)}"
+
+    def group_means(self, scores: Sequence[Float[Tensor, " scored"]]) -> Float[Tensor, " groups"]:
+        """The mean of each group's scores, from the scores of every sheet."""
+        owners = torch.cat([sheet.owners for sheet in self.sheets])
+        sums = torch.zeros(len(self.weights), dtype=torch.float64)
+        sums.index_add_(0, owners, torch.cat(list(scores)).double().cpu())
+        return sums / torch.bincount(owners, minlength=len(self.weights))
+
+
+def log_likelihood(
+    logits: Float[Tensor, "scored vocabulary"], targets: Int[Tensor, " scored"]
+) -> Float[Tensor, " scored"]:
+    """The log-probability of each target, in float32."""
+    return -functional.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def divergence(
+    logits: Float[Tensor, "scored vocabulary"], dense: Float[Tensor, "scored vocabulary"]
+) -> Float[Tensor, " scored"]:
+    """KL(dense, candidate) of each prediction, in float32."""
+    mine, wanted = (torch.log_softmax(one.float(), -1) for one in (logits, dense))
+    return functional.kl_div(mine, wanted, log_target=True, reduction="none").sum(-1)
+
+
+def ppl(batches: Iterable[Batch]) -> Loss:
+    """Mean next-token negative log-likelihood of running text."""
+    return _text("ppl", batches, sign=-1.0)
+
+
+def kl(batches: Iterable[Batch]) -> Loss:
+    """Mean divergence from the dense model on running text."""
+    return _text("kl", batches, sign=1.0)
+
+
+def _text(name: str, batches: Iterable[Batch], sign: float) -> Loss:
+    sheets, rows = [], 0
+    for batch in batches:
+        sheets.append(_every_token(batch, rows))
+        rows += len(batch["input_ids"])
+    if not sheets:
+        raise PlanError(f"{name}: no calibration batches")
+    counts = torch.bincount(torch.cat([sheet.owners for sheet in sheets]), minlength=rows)
+    weights = sign * counts.double() / counts.sum()
+    return Loss(name, tuple(sheets), weights, against_dense=name == "kl")
+
+
+def _every_token(batch: Batch, first: int) -> Sheet:
+    tokens = batch["input_ids"].cpu()
+    real = batch.get("attention_mask", torch.ones_like(tokens)).cpu().bool()
+    inputs = {"input_ids": tokens}
+    if not real.all():
+        inputs["attention_mask"] = real.long()
+    rows, columns = (real[:, 1:] & real[:, :-1]).nonzero(as_tuple=True)
+    return Sheet(inputs, rows, columns, tokens[rows, columns + 1], rows + first)
+
+
+Tokens: TypeAlias = list[int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tokens that go through the model together: a question and answers that do not see each
+    other, each given as (its group, its tokens)."""
+
+    question: Tokens
+    answers: tuple[tuple[int, Tokens], ...]
+
+    def inputs(self) -> list[int]:
+        """The question, then every answer but its last token, from which nothing is predicted."""
+        return self.question + [t for _, answer in self.answers for t in answer[:-1]]
+
+
+def tokenise(item: Asked, tokenizer: PreTrainedTokenizerBase) -> tuple[Tokens, list[Tokens]]:
+    """The question's tokens and each choice's, as they stand after the question."""
+    question: Tokens = tokenizer(item.prompt)["input_ids"]
+    found = []
+    for choice in item.choices:
+        tail = choice if choice[:1].isspace() else f" {choice}"
+        whole: Tokens = tokenizer(item.prompt + tail)["input_ids"]
+        if whole[: len(question)] != question or len(whole) == len(question):
+            whole = question + tokenizer(tail, add_special_tokens=False)["input_ids"]
+        found.append(whole[len(question) :])
+    return question, found
+
+
+def answers(
+    name: str,
+    items: Sequence[Asked],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    packed: bool = False,
+    batch_size: int = 16,
+) -> Loss:
+    """`tl` or `tld` of multiple-choice items; the groups are the answers, item by item.
+
+    Args:
+        name: `tl` looks at right answers only, `tld` at all.
+        packed: one row per item, its choices sharing the question; differs from one row per
+            choice by float rounding only.
+    """
+    if not items:
+        raise PlanError(f"{name}: no calibration items")
+    rows: list[Row] = []
+    weights: list[float] = []
+    for item in items:
+        question, choices = tokenise(item, tokenizer)
+        right = range(item.answer, item.answer + 1) if name == "tl" else range(len(choices))
+        numbered = [(len(weights) + i, choices[number]) for i, number in enumerate(right)]
+        rest = 1.0 if name == "tl" else len(choices) - 1.0
+        weights += [-rest if number == item.answer else 1.0 for number in right]
+        split = [tuple(numbered)] if packed else [(one,) for one in numbered]
+        rows += [Row(question, part) for part in split]
+    sheets = tuple(_batched(rows, batch_size))
+    return Loss(name, sheets, torch.tensor(weights, dtype=torch.float64))
+
+
+def _batched(rows: Sequence[Row], size: int) -> Iterator[Sheet]:
+    """Rows of similar length together."""
+    ordered = sorted(rows, key=lambda row: len(row.inputs()))
+    for start in range(0, len(ordered), size):
+        yield sheet_of(ordered[start : start + size])
+
+
+def sheet_of(rows: Sequence[Row]) -> Sheet:
+    """One batch of rows; what is padded on the right is not seen by anything that counts."""
+    length = max(len(row.inputs()) for row in rows)
+    tokens = torch.zeros(len(rows), length, dtype=torch.long)
+    scored: list[tuple[int, int, int, int]] = []
+    for index, row in enumerate(rows):
+        inputs = row.inputs()
+        tokens[index, : len(inputs)] = torch.tensor(inputs)
+        start = len(row.question)
+        for group, answer in row.answers:
+            columns = [len(row.question) - 1, *range(start, start + len(answer) - 1)]
+            scored += [(index, c, t, group) for c, t in zip(columns, answer, strict=True)]
+            start += len(answer) - 1
+    batch = {"input_ids": tokens}
+    if any(sum(len(a) > 1 for _, a in row.answers) > 1 for row in rows):
+        batch |= _blocked(rows, length)
+    return Sheet(batch, *torch.tensor(scored).T)
+
+
+def _blocked(rows: Sequence[Row], length: int) -> Batch:
+    """Positions and mask of packed rows: an answer sees its question and itself."""
+    positions = torch.zeros(len(rows), length, dtype=torch.long)
+    seen = torch.ones(length, length, dtype=torch.bool).tril().repeat(len(rows), 1, 1)
+    for index, row in enumerate(rows):
+        first = len(row.question)
+        positions[index, :first] = torch.arange(first)
+        start = first
+        for _, answer in row.answers:
+            end = start + len(answer) - 1
+            positions[index, start:end] = torch.arange(first, first + end - start)
+            seen[index, start:end, first:start] = False
+            start = end
+    return {"position_ids": positions, "attention_mask": seen[:, None]}

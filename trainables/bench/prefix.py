@@ -1,0 +1,276 @@
+"""Evaluates omission sets together: candidates that agree so far share their hidden states.
+
+The sets become paths through a trie of kept blocks, walked depth first; every common prefix runs
+once, and only the states on the current path are kept. Nothing is approximated: `alone` runs each
+candidate as a model of its own, on the same batches, and gives the same bits. (Other batches give
+other float rounding: 1e-6 relative in float32, 1e-2 in bfloat16.)
+"""
+
+import copy
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trainables.bench import arch
+from trainables.bench.fork import fork, put
+from trainables.bench.losses import Loss, Row, Sheet, divergence, log_likelihood, sheet_of
+from trainables.bench.memo import Key, Memo
+from trainables.bench.stage import Batch, PlanError
+from trainables.bench.walk import Entry, Walk
+
+Unit: TypeAlias = Literal["block", "attention", "mlp", "both"]
+Part: TypeAlias = Literal["block", "attention", "mlp"]
+Step: TypeAlias = tuple[int, Part]  # run this block, or only this part of it
+Path: TypeAlias = tuple[Step, ...]
+
+CHUNK = 512  # predictions that go through the head at once: bounds the memory for logits
+
+
+def path(omit: Collection[int], blocks: int, unit: Unit = "block") -> Path:
+    """What is left to run. Units are numbered like blocks; with `both`, attention of block b is
+    2b and its MLP 2b + 1."""
+    size = 2 * blocks if unit == "both" else blocks
+    if unknown := sorted(set(omit) - set(range(size))):
+        raise PlanError(f"no {unit} {unknown}: the model has 0 to {size - 1}")
+    steps: list[Step] = []
+    for block in range(blocks):
+        parts = _parts(block, omit, unit)
+        if len(parts) == 2:
+            steps.append((block, "block"))
+        elif parts:
+            steps.append((block, parts[0]))
+    return tuple(steps)
+
+
+def _parts(block: int, omit: Collection[int], unit: Unit) -> list[Part]:
+    gone = {
+        "block": (block in omit, block in omit),
+        "attention": (block in omit, False),
+        "mlp": (False, block in omit),
+        "both": (2 * block in omit, 2 * block + 1 in omit),
+    }[unit]
+    names: tuple[Part, Part] = ("attention", "mlp")
+    return [name for name, is_gone in zip(names, gone, strict=True) if not is_gone]
+
+
+def naive_forwards(paths: Iterable[Path]) -> int:
+    """Block-forwards when every candidate runs by itself."""
+    return sum(map(len, paths))
+
+
+def shared_forwards(paths: Iterable[Path]) -> int:
+    """Block-forwards when common prefixes run once: the nodes of the trie."""
+    return len({steps[:end] for steps in paths for end in range(1, len(steps) + 1)})
+
+
+@torch.no_grad()
+def can_pack(model: PreTrainedModel) -> bool:
+    """Whether a row may hold several answers that do not see each other: tried on two."""
+    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"} or getattr(model.config, "sliding_window", None):
+        return False
+    row = Row([1, 2], ((0, [3, 1, 2]), (1, [2, 3, 1])))
+    parts = [Row(row.question, (answer,)) for answer in row.answers]
+    try:
+        packed, split = (
+            PrefixEvaluator(model, Loss("tl", (sheet_of(rows),), torch.ones(2))).means([()])
+            for rows in ([row], parts)
+        )
+    except (ValueError, TypeError, RuntimeError, IndexError):
+        return False
+    return torch.allclose(packed, split, rtol=0.02 if model.dtype.itemsize < 4 else 1e-4)
+
+
+class PrefixEvaluator:
+    """Omission sets in, losses out. The model is not changed.
+
+    Args:
+        unit: what the numbers in a set stand for.
+        memo: losses measured before; new ones are added.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, loss: Loss, *, unit: Unit = "block", memo: Memo | None = None
+    ) -> None:
+        if unit != "block" and not arch.family(model).pre_norm:
+            raise PlanError(f"unit {unit}: {type(model).__name__} can only omit whole blocks")
+        self.walk, self.loss, self.unit, self.memo = Walk(model), loss, unit, memo
+        self.count = len(self.walk.blocks) * (2 if unit == "both" else 1)
+        self._sheet_forwards = 0
+        self._dense: list[Tensor] = []
+        self._partial: dict[Step, nn.Module] = {}
+
+    @property
+    def forwards(self) -> int:
+        """Block-forwards of the whole calibration set so far; half a block counts as one."""
+        return self._sheet_forwards // len(self.loss.sheets)
+
+    def __call__(self, sets: Sequence[Collection[int]]) -> list[float]:
+        """The loss of every set, in the order given."""
+        keys: list[Key] = [tuple(sorted(omit)) for omit in sets]
+        known = self.memo.known if self.memo else {}
+        new = list(dict.fromkeys(key for key in keys if key not in known))
+        means = self.means(new)
+        found = {key: self.loss.total(row) for key, row in zip(new, means, strict=True)}
+        if self.memo and found:
+            self.memo.add(found)
+        found = {**known, **found}
+        return [found[key] for key in keys]
+
+    @torch.no_grad()
+    def means(self, sets: Sequence[Collection[int]]) -> Float[Tensor, "sets groups"]:
+        """The mean score of every group of the loss, for every set."""
+        paths = [path(omit, len(self.walk.blocks), self.unit) for omit in sets]
+        scores: list[list[Tensor]] = [[] for _ in sets]
+        for index in range(len(self.loss.sheets) if sets else 0):
+            for number, score in self._sheet(index, paths):
+                scores[number].append(score)
+        rows = [self.loss.group_means(score) for score in scores]
+        return torch.stack(rows) if rows else torch.empty(0, len(self.loss.weights))
+
+    def _sheet(self, index: int, paths: Sequence[Path]) -> Iterator[tuple[int, Tensor]]:
+        sheet = self.loss.sheets[index]
+        batch = self._inputs(sheet.batch)
+        entry = self.walk.enter(batch)
+        dense = self._dense_logits(index, entry) if self.loss.against_dense else None
+        todo = list(enumerate(paths))
+        for numbers, hidden in self._leaves(entry, entry.hidden, todo, 0):
+            score = self._score(sheet, hidden, dense)
+            yield from ((number, score) for number in numbers)
+
+    def _inputs(self, batch: Batch) -> Batch:
+        """On the model's device; a packed mask in the form every attention takes."""
+        model = self.walk.model
+        moved = {name: value.to(model.device) for name, value in batch.items()}
+        mask = moved.get("attention_mask")
+        if mask is not None and mask.dim() == 4:
+            lowest = torch.finfo(model.dtype).min
+            moved["attention_mask"] = torch.zeros_like(mask, dtype=model.dtype).masked_fill(
+                ~mask, lowest
+            )
+        return moved
+
+    def _leaves(
+        self, entry: Entry, hidden: Tensor, todo: list[tuple[int, Path]], depth: int
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """(the candidates that end here, their last state), depth first."""
+        while True:
+            if ended := [number for number, steps in todo if len(steps) == depth]:
+                yield ended, hidden
+            branches: dict[Step, list[tuple[int, Path]]] = {}
+            for number, steps in todo:
+                if len(steps) > depth:
+                    branches.setdefault(steps[depth], []).append((number, steps))
+            if len(branches) != 1:
+                break
+            [(step, todo)] = branches.items()
+            hidden, depth = self._step(entry, step, hidden), depth + 1
+        for step, below in branches.items():
+            yield from self._leaves(entry, self._step(entry, step, hidden), below, depth + 1)
+
+    def _step(self, entry: Entry, step: Step, hidden: Tensor) -> Tensor:
+        self._sheet_forwards += 1
+        index, part = step
+        if part == "block":
+            return self.walk.step(entry, index, hidden)
+        if step not in self._partial:
+            row = arch.family(self.walk.model)
+            silent = row.attention if part == "mlp" else row.ffn
+            self._partial[step] = _without(self.walk.blocks[index], silent, entry, index)
+        args, kwargs = entry.calls[index]
+        after = self._partial[step](hidden, *args, **kwargs)
+        state: Tensor = after[0] if isinstance(after, tuple) else after
+        return state
+
+    def _score(self, sheet: Sheet, hidden: Tensor, dense: Sequence[Tensor] | None) -> Tensor:
+        scores = []
+        for index, logits in enumerate(self._logits(sheet, hidden)):
+            if dense is None:
+                start = index * CHUNK
+                targets = sheet.targets[start : start + CHUNK].to(logits.device)
+                scores.append(log_likelihood(logits, targets))
+            else:
+                scores.append(divergence(logits, dense[index]))
+        return torch.cat(scores).cpu()
+
+    def _logits(self, sheet: Sheet, hidden: Tensor) -> Iterator[Tensor]:
+        """The head on the predictions that count, as rows of one token each: the final norm and
+        the head act on each position by itself."""
+        picked = hidden[sheet.rows.to(hidden.device), sheet.columns.to(hidden.device)]
+        for part in torch.split(picked, CHUNK):
+            rows = {"input_ids": torch.zeros(len(part), 1, dtype=torch.long, device=part.device)}
+            yield self.walk.leave(rows, part[:, None]).logits[:, 0]
+
+    def _dense_logits(self, index: int, entry: Entry) -> list[Tensor]:
+        """What the untouched model predicts; its last states are computed once."""
+        sheet = self.loss.sheets[index]
+        if index == len(self._dense):
+            everything = path((), len(self.walk.blocks))
+            [(_, hidden)] = self._leaves(entry, entry.hidden, [(0, everything)], 0)
+            self._dense.append(hidden)
+        return list(self._logits(sheet, self._dense[index]))
+
+
+class _Silent(nn.Module):
+    """Stands in for a part of a block that contributes nothing to the residual stream."""
+
+    def __init__(self, shape: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.shape(args[0] if args else kwargs["hidden_states"])
+
+
+def _without(block: nn.Module, name: str, entry: Entry, index: int) -> nn.Module:
+    """The block with one of its parts silent; all its tensors shared."""
+    seen: list[Any] = []
+    hook = arch.reach(block, name).register_forward_hook(lambda *call: seen.append(call[-1]))
+    try:
+        args, kwargs = entry.calls[index]
+        block(entry.hidden, *args, **kwargs)
+    finally:
+        hook.remove()
+    extra = len(seen[0]) - 1 if isinstance(seen[0], tuple) else None
+
+    def shape(hidden: Tensor) -> Any:
+        zeros = torch.zeros_like(hidden)
+        return zeros if extra is None else (zeros, *[None] * extra)
+
+    changed = copy.copy(block)
+    changed._modules = {**block._modules, name: _Silent(shape)}
+    return changed
+
+
+@torch.no_grad()
+def alone(
+    model: PreTrainedModel, loss: Loss, sets: Sequence[Collection[int]], unit: Unit = "block"
+) -> list[float]:
+    """The naive twin: every candidate is built as a model of its own and run by itself."""
+    found = []
+    for omit in sets:
+        dense = PrefixEvaluator(model, loss)
+        if loss.against_dense:
+            dense.means([()])
+        rebuilt = PrefixEvaluator(rebuild(model, omit, unit), loss)
+        rebuilt._dense = dense._dense
+        found += rebuilt([()])
+    return found
+
+
+def rebuild(model: PreTrainedModel, omit: Collection[int], unit: Unit = "block") -> PreTrainedModel:
+    """A fork without the units: blocks are taken out, parts get all-zero output weights."""
+    changed, row = fork(model), arch.family(model)
+    steps = dict(path(omit, len(arch.blocks(model)), unit))
+    for index, block in enumerate(arch.blocks(changed)):
+        silent = {"attention": row.contract, "mlp": row.attention_out}.get(steps.get(index, ""))
+        if silent:
+            linear = arch.reach(block, silent)
+            for name, value in list(linear.named_parameters()):
+                put(linear, name, torch.zeros_like(value))
+    arch.remove_blocks(changed, set(range(len(arch.blocks(model)))) - set(steps))
+    return changed
