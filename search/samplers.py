@@ -1,13 +1,14 @@
 """Who proposes the points: names of a study file -> Optuna's samplers, and an exhaustive grid."""
 
 import contextlib
+import math
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
@@ -19,7 +20,7 @@ from search.space import bind, find_function
 from search.tables import SamplerSpec
 from trainables.bench.spec import Count, Spec
 
-Ask: TypeAlias = Callable[[optuna.Trial], object]  # runs the space on a trial
+Ask: TypeAlias = Callable[[Any], object]  # runs the space on a trial, or on what stands in for one
 Point: TypeAlias = dict[str, Any]
 
 MANY = 1000  # trials from which NSGA-II's cheap proposals pay
@@ -104,24 +105,24 @@ def fresh_seed(seed: int, existing: int) -> int:
 
 def grid_points(ask: Ask) -> list[Point]:
     """Every point of a space, conditional branches included."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     odometer = _Odometer()
-    storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(storage=storage, sampler=odometer)
     points = []
-    while not odometer.done:
-        trial = study.ask()
+    while odometer.turn():
         # A combination the space refuses is a point too: a failed trial, with its reason.
         with contextlib.suppress(ValueError, optuna.TrialPruned):
-            ask(trial)
-        points.append(dict(trial.params))
+            ask(odometer)
+        points.append(odometer.params)
         if len(points) > MOST_POINTS:
             raise UserError(
                 f"sampler grid: more than {MOST_POINTS:,} points",
                 do='narrow the space under [space], or use sampler.name = "tpe"',
             )
-        odometer.turn()
     return points
+
+
+def exhausted(study: optuna.Study) -> bool:
+    """Whether the study's sampler has nothing more to propose."""
+    return isinstance(study.sampler, GridSampler) and not study.sampler.left(study)
 
 
 class GridSampler(BaseSampler):
@@ -160,67 +161,68 @@ class GridSampler(BaseSampler):
     ) -> Any:
         # A point given by hand may leave some parameters open, even those of another branch.
         chosen = self._chosen.get(trial.number, {})
-        return chosen.get(param_name, _choices(param_name, param_distribution)[0])
+        if param_name in chosen:
+            return chosen[param_name]
+        if isinstance(param_distribution, CategoricalDistribution):
+            return param_distribution.choices[0]
+        return param_distribution.low  # type: ignore[attr-defined]
 
 
-class _Odometer(BaseSampler):
-    """Walks through a space's points: the last parameter turns fastest."""
+class _Odometer:
+    """Stands in for a trial and walks through all points: the last parameter turns fastest."""
 
     def __init__(self) -> None:
-        self.done = False
-        self._digits: list[int] = []
-        self._sizes: list[int] = []
+        self.params: Point = {}
+        self._choices: list[Sequence[Any]] = []  # of the parameters asked for, in order
+        self._digits: list[int] | None = None  # which of them is taken; None before the first
 
-    def turn(self) -> None:
-        """On to the next point."""
-        digits = self._digits[: len(self._sizes)]
-        while digits and digits[-1] + 1 == self._sizes[len(digits) - 1]:
-            digits.pop()
-        self.done = not digits
-        if digits:
+    def turn(self) -> bool:
+        """On to the next point, if there is one."""
+        digits = self._digits
+        if digits is None:
+            digits = []
+        else:
+            while digits and digits[-1] + 1 == len(self._choices[len(digits) - 1]):
+                digits.pop()
+            if not digits:
+                return False
             digits[-1] += 1
-        self._digits, self._sizes = digits, []
+        self.params, self._choices, self._digits = {}, [], digits
+        return True
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> Any:
-        choices = _choices(param_name, param_distribution)
-        position = len(self._sizes)
-        self._sizes.append(len(choices))
-        if position == len(self._digits):
+        return self._suggest(name, range(low, high + 1, step))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._suggest(name, choices)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> Any:
+        if step is None:
+            raise UserError(
+                f"sampler grid: {name} is continuous, between {low:g} and {high:g}",
+                allowed="integers, choices, and numbers with a step",
+                do='use sampler.name = "tpe", or a space that gives it a step',
+            )
+        count = math.floor((high - low) / step + 1e-9) + 1
+        # Rounded, as 0.1 * 3 is 0.30000000000000004.
+        return self._suggest(name, [round(low + step * index, 12) for index in range(count)])
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Nothing: no trial is kept."""
+
+    def _suggest(self, name: str, choices: Sequence[Any]) -> Any:
+        if name in self.params:
+            return self.params[name]
+        assert self._digits is not None, "turn() comes first"
+        if len(self._choices) == len(self._digits):
             self._digits.append(0)
-        return choices[self._digits[position]]
-
-
-def _choices(name: str, distribution: BaseDistribution) -> Sequence[Any]:
-    """The values a parameter may take, in order."""
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
-    low, high, step = distribution.low, distribution.high, distribution.step  # type: ignore[attr-defined]
-    if isinstance(distribution, IntDistribution):
-        return range(low, high + 1, step)
-    if step is None:
-        raise UserError(
-            f"sampler grid: {name} is continuous, between {low:g} and {high:g}",
-            allowed="integers, choices, and numbers with a step",
-            do='use sampler.name = "tpe", or a space that gives it a step',
-        )
-    # Rounded, as 0.1 * 3 is 0.30000000000000004.
-    return [round(low + step * index, 12) for index in range(round((high - low) / step) + 1)]
+        self.params[name] = choices[self._digits[len(self._choices)]]
+        self._choices.append(choices)
+        return self.params[name]
 
 
 def _key(params: Point) -> tuple[tuple[str, str], ...]:

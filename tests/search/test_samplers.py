@@ -9,7 +9,7 @@ from optuna.distributions import IntDistribution
 from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from search.errors import UserError
-from search.samplers import GridSampler, grid_points, make_sampler, sampler_problems
+from search.samplers import exhausted, grid_points, make_sampler, sampler_problems
 from search.schedulers import make_scheduler, watched
 from search.tables import SamplerSpec, SchedulerSpec
 
@@ -144,12 +144,12 @@ def test_grid_sampler_tries_everything_once_across_a_resume() -> None:
                 SamplerSpec(name="grid"), seed=1, existing=5, trials=9, ask=branches
             )
             study = optuna.load_study(storage=storage, study_name="s", sampler=again)
+        assert not exhausted(study)
         trial = study.ask()
         branches(trial)
         study.tell(trial, float(number))
     assert len({str(sorted(trial.params.items())) for trial in study.trials}) == 9
-    assert isinstance(study.sampler, GridSampler)
-    assert study.sampler.left(study) == []
+    assert exhausted(study)
     branches(study.ask())  # beyond the end: a point again, not an error
 
 
@@ -171,6 +171,8 @@ def test_a_users_own_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_points_fit_their_distributions() -> None:
     study = optuna.create_study(sampler=sampler("grid"))
+    assert not exhausted(study)
+    assert not exhausted(optuna.create_study(sampler=sampler("random")))
     trial = study.ask({f"skip.{block}": IntDistribution(0, 1) for block in range(12)})
     assert set(trial.params.values()) <= {0, 1}
 

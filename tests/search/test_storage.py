@@ -150,8 +150,9 @@ def test_a_lock_may_be_released_elsewhere(store: Store) -> None:
     thread = threading.Thread(target=lock.__exit__, args=(None, None, None))
     thread.start()
     thread.join()
+    assert not store.owner.exists()
     with study_lock(store):
-        pass
+        assert store.owner.exists()
 
 
 def test_database_urls(monkeypatch: pytest.MonkeyPatch) -> None:
