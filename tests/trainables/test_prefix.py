@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +20,27 @@ from transformers import (
 )
 
 from trainables.bench import losses, prefix
+from trainables.bench.encode import question_ids
 from trainables.bench.memo import Memo
 from trainables.bench.prefix import PrefixEvaluator, alone, naive_forwards, path, shared_forwards
+from trainables.bench.prompts import Question
 from trainables.bench.stage import PlanError
 from trainables.depth import PUBLISHED, greedy
 
 
-@dataclass(frozen=True)
-class Item:
-    prompt: str
-    choices: tuple[str, ...]
-    answer: int
-
-
 class Words:
     """A tokenizer: one token per word."""
+
+    bos_token_id = eos_token_id = None
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [1 + sum(map(ord, word)) % 90 for word in text.split()]}
 
 
 ITEMS = [
-    Item("what is it that you see", ("one two", "three", "four five six"), 1),
-    Item("who goes there", ("me", "you and us"), 0),
-    Item("it is a long and winding road", ("to go", "no way at all"), 1),
+    Question("what is it that you see", ("one two", "three", "four five six"), 1),
+    Question("who goes there", ("me", "you and us"), 0),
+    Question("it is a long and winding road", ("to go", "no way at all"), 1),
 ]
 SMALL: dict[str, Any] = {"vocab_size": 100, "hidden_size": 32, "num_attention_heads": 2}
 SETS = [(1,), (2,), (1, 2), (), (0, 3), (3,), (1,)]
@@ -131,9 +127,9 @@ def test_perplexity_is_what_the_model_itself_computes(small: PreTrainedModel) ->
     assert PrefixEvaluator(small, loss)([(1, 2)])[0] == pytest.approx(wanted, rel=1e-6)
 
 
-def mean_log_likelihoods(model: PreTrainedModel, item: Item) -> list[float]:
+def mean_log_likelihoods(model: PreTrainedModel, item: Question) -> list[float]:
     """The published loop: one choice at a time, all logits."""
-    question, choices = losses.tokenise(item, Words())  # type: ignore[arg-type]
+    question, choices = question_ids(Words(), item, 99)
     found = []
     for choice in choices:
         tokens = torch.tensor([question + choice])
