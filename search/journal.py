@@ -112,11 +112,14 @@ class Journal:
 
     # -- handing out -------------------------------------------------------------------------
 
-    def hand_out(self, ask: Callable[[optuna.Trial], object] | None) -> Handout:
+    def hand_out(self, ask: Callable[[optuna.Trial], object] | None) -> Handout | None:
         """The next trial: one owed, else the baseline, else what the sampler proposes.
 
         Args:
             ask: runs the space on a trial; None while there is no baseline.
+
+        Returns:
+            None where the space refused the proposal, which is told as a failed trial.
         """
         if self.owed:
             row = self.owed.pop(0)
@@ -127,18 +130,24 @@ class Journal:
             return self._open({}, {}, {}, {})
         return self._propose(ask)
 
-    def _propose(self, ask: Callable[[optuna.Trial], object]) -> Handout:
+    def _propose(self, ask: Callable[[optuna.Trial], object]) -> Handout | None:
         assert self.copy is not None, "begin() comes before the first proposal"
         attrs: dict[str, Any] = {}
         if self.points:
             attrs["start"], point = self.points.pop(0)
             self.copy.enqueue_trial(point)
-        trial = self.copy.ask()
-        ask(trial)
+        trial, refused = self.copy.ask(), None
+        try:
+            ask(trial)
+        except Exception as error:  # a space may refuse a combination; a mistake in it shows here
+            refused = f"the space refused: {type(error).__name__}: {error}"
         frozen = self.copy._storage.get_trial(trial._trial_id)
         found = self._open(frozen.params, frozen.distributions, attrs, frozen.system_attrs)
         self.asked[found.number] = trial
-        return found
+        if refused is None:
+            return found
+        self.fail(found.number, refused)
+        return None
 
     def _open(
         self,

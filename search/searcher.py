@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from ray.tune.search import Searcher
 
+from search.errors import UserError
 from search.journal import Handout, Journal, Record
 
 Ask = Callable[[optuna.Trial], object]
@@ -28,7 +29,11 @@ class Plan:
     on_change: Callable[[], None]  # something to show
     ask: Ask | None = None
     live: dict[str, Handout] = field(default_factory=dict)  # by Tune's trial id
-    broken: str | None = None  # why no trial of this study can run
+    error: UserError | None = None  # why no trial of this study can run
+
+    def broken(self, why: object) -> None:
+        """Note that no trial can run."""
+        self.error = UserError(f"study {self.journal.name}: no trial can run: {why}")
 
 
 class JournalSearcher(Searcher):  # type: ignore[misc]
@@ -40,14 +45,14 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         plan = self.plan
-        if plan.broken is not None:
+        if plan.error is not None:
             return str(Searcher.FINISHED)
         waiting = len(plan.live) >= (plan.workers if plan.ask else 1)
         if waiting:
             return None
-        if not plan.journal.owed and (self._spent() or time.time() > plan.until):
+        handout = self._next()
+        if handout is None:
             return str(Searcher.FINISHED)
-        handout = plan.journal.hand_out(plan.ask)
         plan.live[trial_id] = handout
         plan.on_change()
         facts = plan.journal.noted("facts") if handout.number else None
@@ -57,6 +62,14 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
             "params": handout.params,
             "facts": facts,
         }
+
+    def _next(self) -> Handout | None:
+        """The next trial the space accepts, while the budget lasts."""
+        journal = self.plan.journal
+        while journal.owed or not (self._spent() or time.time() > self.plan.until):
+            if (handout := journal.hand_out(self.plan.ask)) is not None:
+                return handout
+        return None
 
     def _spent(self) -> bool:
         wanted = self.plan.trials
@@ -73,7 +86,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
             return
         record = (result or {}).get("record")
         if record is not None and record["state"] == "broken":
-            self.plan.broken = record["reason"]
+            self.plan.broken(record["reason"])
         elif record is not None:
             self._settled(handout, record)
         elif error or result is None:
@@ -84,15 +97,21 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
 
     def _settled(self, handout: Handout, record: Record) -> None:
         if handout.number == 0 and record["state"] != "complete":
-            self.plan.broken = str(record["reason"])
+            self.plan.broken(record["reason"])
             return
         self.plan.journal.settle(handout.number, record)
         if handout.number == 0:
-            self.plan.ask = self.plan.on_facts(record["facts"])
+            self._ready(record["facts"])
+
+    def _ready(self, facts: dict[str, Any]) -> None:
+        try:
+            self.plan.ask = self.plan.on_facts(facts)
+        except UserError as error:  # Tune would bury it in a traceback of its own
+            self.plan.error = error
 
     def _died(self, handout: Handout) -> None:
         if handout.number == 0:
-            self.plan.broken = "the worker died while it measured the baseline (out of memory?)"
+            self.plan.broken("the worker died while it measured the baseline (out of memory?)")
         else:
             reason = "the worker died again and again (out of memory?)"
             self.plan.journal.fail(handout.number, reason)

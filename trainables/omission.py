@@ -8,8 +8,9 @@ Source: "SLEB", Song et al., ICML 2024; "Prompt-based Depth Pruning of LLMs", We
 (arXiv 2502.04348); block influence: "ShortGPT", Men et al., 2024 (arXiv 2403.03853).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -67,40 +68,42 @@ class Omission(Method):
 
 
 def block_influence(
-    before: Float[Tensor, "tokens width"], after: Float[Tensor, "tokens width"]
-) -> Float[Tensor, ""]:
-    """Sum over tokens of 1 - cos, in float64."""
-    one, other = before.double(), after.double()
-    return (1 - torch.nn.functional.cosine_similarity(one, other, dim=-1)).sum()
+    before: Float[Tensor, "*positions width"], after: Float[Tensor, "*positions width"]
+) -> Float[Tensor, "*positions"]:
+    """1 - cos of the states before and after a block, in float64."""
+    return 1 - torch.nn.functional.cosine_similarity(before.double(), after.double(), dim=-1)
 
 
 @torch.no_grad()
 def _influence(model: PreTrainedModel, batches: Iterable[Batch]) -> Float[Tensor, " blocks"]:
     modules = blocks(model)
-    total = torch.zeros(len(modules), dtype=torch.float64)
-    tokens, keep = 0, torch.empty(0)
+    total, counted = torch.zeros(2, len(modules), dtype=torch.float64)
+    masks: list[Tensor | None] = [None]
 
-    def note(index: int) -> object:
-        def hook(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], out: object):  # type: ignore[no-untyped-def]
+    def listen(index: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
             before = args[0] if args else kwargs["hidden_states"]
-            after = out[0] if isinstance(out, tuple) else out
-            total[index] += block_influence(before[keep], after[keep]).cpu()  # type: ignore[index]
+            changed = block_influence(before, out[0] if isinstance(out, tuple) else out)
+            mask = masks[0]
+            if mask is not None and mask.shape == changed.shape:
+                changed = changed[mask]
+            total[index] += changed.sum().cpu()
+            counted[index] += changed.numel()
 
         return hook
 
-    handles = [m.register_forward_hook(note(i), with_kwargs=True) for i, m in enumerate(modules)]  # type: ignore[arg-type]
+    handles = [m.register_forward_hook(listen(i), with_kwargs=True) for i, m in enumerate(modules)]
     try:
         for batch in batches:
-            mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
-            keep = mask.bool()
-            tokens += int(keep.sum())
+            mask = batch.get("attention_mask")
+            masks[0] = None if mask is None else mask.bool()
             model(**{name: value for name, value in batch.items() if name != "labels"})
     finally:
         for handle in handles:
             handle.remove()
-    if tokens == 0:
-        raise PlanError("block influence needs calibration data, and there is none")
-    return total / tokens
+    if not counted.all():
+        raise PlanError("block influence: the calibration data did not reach every block")
+    return total / counted
 
 
 def _silence(model: PreTrainedModel, kind: str, numbers: tuple[int, ...]) -> None:

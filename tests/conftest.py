@@ -1,0 +1,38 @@
+"""Set before anything else is imported: quiet, offline, one thread, shapes checked."""
+
+import os
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MPLBACKEND"] = "agg"
+
+from jaxtyping import install_import_hook
+
+# The modules of pure tensor functions: every call's shapes and types are checked.
+install_import_hook(
+    ["trainables.wanda", "trainables.omission", "trainables.bench.cka"], "beartype.beartype"
+)
+
+import pytest
+import torch
+from transformers.utils import logging as transformers_logging
+
+torch.set_num_threads(1)
+transformers_logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def _own_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test writes to the user's folders or is steered by the user's environment."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,14 @@
+"""The methods the contract test holds: one line each."""
+
+from families import DECODERS, FAMILIES
+from trainables.bench.stage import Method
+from trainables.omission import Omission
+from trainables.wanda import Wanda
+
+# (method, families, a field out of range)
+METHODS: list[tuple[Method, list[str], dict[str, object]]] = [
+    (Omission(skip=(1,)), [n for n in FAMILIES if n != "resnet"], {"skip": (-1,)}),
+    (Omission(attention=(1,), ffn=(2,)), list(DECODERS), {"ffn": (0, 0)}),
+    (Wanda(0.5), list(FAMILIES), {"sparsity": 1.0}),
+    (Wanda(pattern=(2, 4)), [n for n in FAMILIES if n != "resnet"], {"pattern": (4, 4)}),
+]
