@@ -3,35 +3,28 @@
 Every check returns what it found, so that one message lists it all. Nothing here imports torch.
 """
 
-import importlib
 import importlib.util
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from search.constraints import Constraint, parse_constraint
 from search.errors import UserError, did_you_mean
 from search.samplers import sampler_problems
 from search.schedulers import scheduler_problems
 from search.storage import database_problems
-from search.tables import Study
+from search.tables import Direction, Study
 from trainables.bench.asset_rows import ASSETS
+from trainables.bench.metric_names import METRIC_FACTS
 from trainables.bench.spec import Task
 
 SPACES = Path(__file__).parent.parent / "spaces"
 DATA_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"}
 
 
-@dataclass(frozen=True)
-class MetricFact:
-    """What is known of a metric before anything is measured."""
-
-    tasks: tuple[str, ...]
-    low: float = -math.inf
-    high: float = math.inf
+HIGHEST = {"share": 1.0, "of 100": 100.0}  # by unit; every metric of ours starts at 0
 
 
 def problems(study: Study) -> list[UserError]:
@@ -103,44 +96,39 @@ def asset_names(kind: str) -> tuple[str, ...]:
     return tuple(name for name, asset in ASSETS.items() if asset.kind == kind)
 
 
-def metric_facts() -> Mapping[str, MetricFact]:
-    """The metrics there are, by name."""
-    if importlib.util.find_spec("trainables.bench.metric_names") is None:
-        return {}
-    return {}
-
-
 def _metrics(study: Study) -> Iterator[UserError]:
-    known = metric_facts()
-    for name in study.metrics:
-        if name in known:
-            yield UserError(f"metrics.{name}: there is a metric of this name", do="rename yours")
-    if not known:
-        return
-    fitting = [name for name, fact in known.items() if study.data.task in fact.tasks]
+    task = study.data.task
+    fitting = [name for name, facts in METRIC_FACTS.items() if task in facts.tasks]
     names = [*study.metrics, *fitting]
+    for name in set(study.metrics) & set(METRIC_FACTS):
+        yield UserError(f"metrics.{name}: there is a metric of this name", do="rename yours")
     for table in ("objectives", "constraints"):
         for name in getattr(study, table):
             if name not in names:
-                yield _unfit(f"{table}.{name}", name, names, known, study.data.task)
+                yield _unfit(f"{table}.{name}", name, names, task)
+    for name, direction in study.objectives.items():
+        if name in fitting and name not in study.metrics:
+            yield from _backwards(name, direction)
 
 
-def _unfit(
-    key: str, name: str, names: list[str], known: Mapping[str, MetricFact], task: Task
-) -> UserError:
+def _unfit(key: str, name: str, names: list[str], task: Task) -> UserError:
     allowed = f"{', '.join(names)}, or one of your own in [metrics]"
-    if name not in known:
+    if name not in METRIC_FACTS:
         return UserError(f"{key}: unknown metric", allowed=allowed, do=did_you_mean(name, names))
-    tasks = [task for task in get_args(Task) if task in known[name].tasks]
-    return UserError(
-        f"{key}: not measured when data.task is {task}",
-        allowed=allowed,
-        do=f"it fits {', '.join(tasks)}",
-    )
+    fits = " and ".join(sorted(METRIC_FACTS[name].tasks))
+    what = f"{key}: not measured when data.task is {task}"
+    return UserError(what, allowed=allowed, do=f"{name} is for {fits}")
+
+
+def _backwards(name: str, direction: Direction) -> Iterator[UserError]:
+    better = METRIC_FACTS[name].direction
+    if direction != better:
+        worst = "highest" if better == "min" else "lowest"
+        do = f"this would look for the {worst} {name}"
+        yield UserError(f"objectives.{name}", got=direction, allowed=f'"{better}"', do=do)
 
 
 def _constraints(study: Study) -> Iterator[UserError]:
-    facts = metric_facts()
     for metric, texts in study.constraints.items():
         limits = []
         for text in texts:
@@ -150,8 +138,9 @@ def _constraints(study: Study) -> Iterator[UserError]:
                 yield UserError(
                     f"constraints.{metric}", got=text, allowed=error.allowed, do=error.do
                 )
-        fact = facts.get(metric, MetricFact(()))
-        yield from (found for limit in limits if (found := _out_of_range(limit, fact)))
+        if metric in METRIC_FACTS and metric not in study.metrics:
+            for limit in limits:
+                yield from _out_of_range(limit, HIGHEST.get(METRIC_FACTS[metric].unit, math.inf))
         for one, other in combinations(limits, 2):
             if _contradict(one, other):
                 yield UserError(
@@ -159,18 +148,17 @@ def _constraints(study: Study) -> Iterator[UserError]:
                 )
 
 
-def _out_of_range(limit: Constraint, fact: MetricFact) -> UserError | None:
+def _out_of_range(limit: Constraint, highest: float) -> Iterator[UserError]:
     if limit.relative:
-        return None
+        return
     number = limit.limit(None)
-    unreachable = number < fact.low if limit.at_most else number > fact.high
-    if not unreachable:
-        return None
-    return UserError(
-        f"constraints.{limit.metric}: can never be met",
-        got=limit.text,
-        allowed=f"{limit.metric} lies between {fact.low:g} and {fact.high:g}",
-    )
+    if number < 0 if limit.at_most else number > highest:
+        allowed = f"{limit.metric} is never below 0"
+        if highest < math.inf:
+            allowed = f"{limit.metric} lies between 0 and {highest:g}"
+        yield UserError(
+            f"constraints.{limit.metric}: can never be met", got=limit.text, allowed=allowed
+        )
 
 
 def _contradict(one: Constraint, other: Constraint) -> bool:

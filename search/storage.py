@@ -211,7 +211,7 @@ def study_lock(store: Store) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise _busy(store.study, _owner(store)) from None
+        raise _busy(store.study, owner_name(store)) from None
     try:
         with _database_lock(store) if store.database else contextlib.nullcontext():
             store.owner.write_text(json.dumps(_me()), encoding="utf-8")
@@ -262,7 +262,7 @@ def _me() -> dict[str, str]:
     }
 
 
-def _owner(store: Store) -> str | None:
+def owner_name(store: Store) -> str | None:
     try:
         owner = json.loads(store.owner.read_text(encoding="utf-8"))
     except (OSError, ValueError):

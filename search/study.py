@@ -34,7 +34,11 @@ def load_study(path: Path | str, overrides: Overrides | None = None) -> Study:
     if not file.is_file():
         near = did_you_mean(file.name, [other.name for other in file.parent.glob("*.toml")])
         raise UserError("no such study file", got=str(path), do=near)
-    return parse_study(file.read_text(encoding="utf-8"), str(path), overrides)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}", do="save it as UTF-8 text") from error
+    return parse_study(text, str(path), overrides)
 
 
 def parse_study(text: str, source: str, overrides: Overrides | None = None) -> Study:
@@ -129,8 +133,8 @@ def _overridden(tables: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
         if table not in OVERRIDABLE or not name:
             allowed = ", ".join(f"{table}.*" for table in OVERRIDABLE)
             raise UserError("override", got=key, allowed=allowed, do="edit the study file")
-        if value is not None:
-            tables.setdefault(table, {})[name] = value
+        if value is not None and isinstance(tables.setdefault(table, {}), dict):
+            tables[table][name] = value
     return tables
 
 

@@ -215,6 +215,53 @@ TABLE: list[tuple[str, Edits, list[str]]] = [
         ['no value meets both "<= 90% of baseline" and ">= baseline"'],
     ),
     (
+        "limit below what is possible",
+        [('"<= 130% of baseline"', '"<= -1"')],
+        ['constraints.perplexity: can never be met: got "<= -1"', "never below 0"],
+    ),
+    (
+        "limit above what is possible",
+        [
+            ('task = "language-modelling"', 'task = "classification"'),
+            ('perplexity = "min"', 'accuracy = "max"'),
+            ('perplexity = "<= 130% of baseline"', 'accuracy = ">= 1.2"'),
+        ],
+        ["constraints.accuracy: can never be met", "accuracy lies between 0 and 1"],
+    ),
+    (
+        "objective misspelt",
+        [('perplexity = "min"', 'perplexty = "min"')],
+        [
+            "objectives.perplexty: unknown metric",
+            "allowed: toxicity, perplexity, loss,",
+            "or one of your own in [metrics]",
+            'did you mean "perplexity"?',
+        ],
+    ),
+    (
+        "objective of another task",
+        [('perplexity = "min"', 'accuracy = "max"')],
+        [
+            "objectives.accuracy: not measured when data.task is language-modelling",
+            "accuracy is for classification and image-classification and multiple-choice",
+        ],
+    ),
+    (
+        "objective backwards",
+        [('parameters = "min"', 'parameters = "max"')],
+        ['objectives.parameters: got "max"; allowed: "min"', "the highest parameters"],
+    ),
+    (
+        "constraint on a metric that is not there",
+        [('perplexity = "<= 130% of baseline"', 'size = "<= 5"')],
+        ["constraints.size: unknown metric", "parameters"],
+    ),
+    (
+        "metric of a name that is taken",
+        [('toxicity = "my_package', 'loss = "my_package')],
+        ["metrics.loss: there is a metric of this name", "rename yours"],
+    ),
+    (
         "sampler misspelt",
         [('name = "tpe"', 'name = "tpee"')],
         ['sampler.name: got "tpee"', "nsga2, nsga3, random, grid", 'did you mean "tpe"?'],

@@ -9,7 +9,8 @@ from optuna.distributions import IntDistribution
 from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from search.errors import UserError
-from search.samplers import exhausted, grid_points, make_sampler, sampler_problems
+from search.grid import exhausted, grid_points
+from search.samplers import make_sampler, sampler_problems
 from search.schedulers import make_scheduler, watched
 from search.tables import SamplerSpec, SchedulerSpec
 
