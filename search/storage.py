@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 PATIENCE = 60  # seconds to wait while another process writes to the same SQLite file
+GLANCE = 0.5  # seconds: `status` takes the lock for a moment to see whether it is held
 DRIVER = "postgresql+psycopg"
 NETWORK = ("nfs", "cifs", "smb", "fuse.sshfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs")
 
@@ -207,7 +208,7 @@ def study_lock(store: Store) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     store.create()
-    lock = FileLock(store.lock, timeout=0, thread_local=False)
+    lock = FileLock(store.lock, timeout=GLANCE, thread_local=False)
     try:
         lock.acquire()
     except Timeout:
