@@ -1,0 +1,144 @@
+"""The metrics of a bench, by name.
+
+A user's own metric is a function of the bench, named by where it is to be imported from.
+"""
+
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from trainables.bench import measure, text_scores
+from trainables.bench.errors import MetricError, near
+from trainables.bench.metric_names import METRIC_FACTS
+from trainables.bench.passes import Evaluation, finite
+
+Own: TypeAlias = Callable[[Any], float]  # a user's metric, of the bench
+Metric: TypeAlias = Callable[[Evaluation], float]
+
+
+def _loss(made: Evaluation) -> float:
+    if made.data.task in ("classification", "image-classification"):
+        return made.decisions.loss / len(made.decisions.wanted)
+    total, count = made.token_losses
+    return total / max(count, 1)
+
+
+def _perplexity(made: Evaluation) -> float:
+    loss = _loss(made)
+    return math.exp(loss) if loss < 700 else math.inf  # exp would raise
+
+
+def _accuracy(made: Evaluation) -> float:
+    if made.data.task == "multiple-choice":
+        return _right(made, lambda item: 1.0)
+    found = made.decisions
+    return float((found.predicted == found.wanted).double().mean())
+
+
+def _accuracy_norm(made: Evaluation) -> float:
+    """As the common evaluation harness has it: by characters, the space in front left out."""
+    return _right(made, lambda choice: float(len(choice.strip())))
+
+
+def _right(made: Evaluation, length: Callable[[str], float]) -> float:
+    items = made.data.items(made.bench.role)
+    hits = 0
+    for item, scores in zip(items, made.choices, strict=True):
+        lengths = torch.tensor([max(length(choice), 1.0) for choice in item.choices])
+        hits += int((scores / lengths).argmax()) == item.answer
+    return hits / len(items)
+
+
+def _macro_f1(made: Evaluation) -> float:
+    """Mean F1 over the classes that occur, in the data or in what was predicted."""
+    found = made.decisions
+    scores = []
+    for label in torch.unique(torch.cat((found.predicted, found.wanted))):
+        said, right = found.predicted == label, found.wanted == label
+        scores.append(2 * int((said & right).sum()) / int(said.sum() + right.sum()))
+    return sum(scores) / len(scores)
+
+
+def _text_score(score: Callable[[Sequence[str], Sequence[str]], float]) -> Metric:
+    return lambda made: score(made.texts, made.references)
+
+
+_PASSES = {
+    "language-modelling": "token_losses",
+    "classification": "decisions",
+    "image-classification": "decisions",
+    "multiple-choice": "choices",
+    "generation": "texts",
+}
+
+
+def _seconds(made: Evaluation) -> float:
+    getattr(made, _PASSES[made.data.task])
+    return made.seconds
+
+
+METRICS: dict[str, Metric] = {
+    "perplexity": _perplexity,
+    "loss": _loss,
+    "accuracy": _accuracy,
+    "accuracy_norm": _accuracy_norm,
+    "macro_f1": _macro_f1,
+    "bleu": _text_score(text_scores.bleu),
+    "rouge_l": _text_score(text_scores.rouge_l),
+    "meteor": _text_score(text_scores.meteor),
+    "exact_match": _text_score(text_scores.exact_match),
+    "parameters": lambda made: measure.count_parameters(made.model),
+    "nonzero_parameters": lambda made: measure.count_nonzero(made.model),
+    "bytes": lambda made: measure.saved_bytes(made.model),
+    "latency_ms": lambda made: 1000 * made.pace.seconds,
+    "tokens_per_second": lambda made: made.pace.tokens / made.pace.seconds,
+    "peak_memory": lambda made: measure.peak_memory(made.model, made.data.batches("search")[0]),
+    "evaluation_seconds": _seconds,
+}
+
+
+def measure_all(bench: Any, names: Sequence[str]) -> dict[str, float]:
+    """The named metrics of the bench's model on `bench.role`.
+
+    Raises:
+        MetricError: a metric is unknown, does not fit the task, or is no finite number.
+    """
+    made, own = Evaluation(bench), bench.spec.metrics
+    # evaluation_seconds last: what it times is made for the others
+    order = sorted(names, key=lambda name: name == "evaluation_seconds")
+    found = {name: finite(name, _measure(name, bench, made, own)) for name in order}
+    return {name: found[name] for name in names}
+
+
+def _measure(name: str, bench: Any, made: Evaluation, own: Mapping[str, str]) -> float:
+    if name in own:
+        return float(load_metric(own[name])(bench))
+    if name not in METRICS:
+        known = (*METRICS, *own)
+        raise MetricError(
+            f'no metric "{name}"{near(name, known)}; there are {", ".join(known)}, and your own '
+            'in [metrics] NAME = "package.module:function"'
+        )
+    tasks = METRIC_FACTS[name].tasks
+    if made.data.task not in tasks:
+        raise MetricError(f"{name} is for {', '.join(sorted(tasks))}, not for {made.data.task}")
+    return float(METRICS[name](made))
+
+
+def load_metric(where: str) -> Own:
+    """A user's metric by `package.module:function`."""
+    module, _, name = where.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise MetricError(
+            f'metric "{where}" could not be imported: {error}. It must read '
+            '"package.module:function", importable where the study runs'
+        ) from error
+    if not callable(found):
+        raise MetricError(f'metric "{where}" is a {type(found).__name__}, not a function')
+    function: Own = found
+    return function

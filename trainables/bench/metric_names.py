@@ -1,0 +1,79 @@
+"""The metrics a study can name, as plain data: read to check study files, so without torch."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from trainables.bench.spec import Task
+
+Direction = Literal["min", "max"]
+_EVERY: frozenset[Task] = frozenset(get_args(Task))
+_CHOOSING: frozenset[Task] = frozenset(("classification", "image-classification"))
+_WRITING: frozenset[Task] = frozenset(("generation",))
+_TOKENS: frozenset[Task] = frozenset(("language-modelling", "generation"))
+
+
+@dataclass(frozen=True)
+class MetricFacts:
+    """What a study and a report need to know of a metric."""
+
+    direction: Direction  # which way is better
+    unit: str
+    tasks: frozenset[Task]
+    meaning: str
+    low: float = 0.0
+    high: float = math.inf
+    timed: bool = False  # differs between two runs of the same model
+
+
+METRIC_FACTS: dict[str, MetricFacts] = {
+    "perplexity": MetricFacts(
+        "min", "", _TOKENS, "exp of the mean negative log-likelihood per predicted token", low=1.0
+    ),
+    "loss": MetricFacts(
+        "min", "nats", _TOKENS | _CHOOSING, "mean cross-entropy per predicted token or item"
+    ),
+    "accuracy": MetricFacts(
+        "max",
+        "share",
+        _CHOOSING | {"multiple-choice"},
+        "share of items whose right class, or right choice by summed log-likelihood, scores best",
+        high=1.0,
+    ),
+    "accuracy_norm": MetricFacts(
+        "max",
+        "share",
+        frozenset(("multiple-choice",)),
+        "accuracy with each choice's log-likelihood divided by its characters",
+        high=1.0,
+    ),
+    "macro_f1": MetricFacts(
+        "max", "share", _CHOOSING, "mean F1 of the classes, each weighing the same", high=1.0
+    ),
+    "bleu": MetricFacts("max", "of 100", _WRITING, "corpus BLEU of the generated text", high=100.0),
+    "rouge_l": MetricFacts("max", "share", _WRITING, "mean ROUGE-L F1 of the texts", high=1.0),
+    "meteor": MetricFacts("max", "share", _WRITING, "mean METEOR of the texts", high=1.0),
+    "exact_match": MetricFacts(
+        "max", "share", _WRITING, "share of texts generated word for word", high=1.0
+    ),
+    "parameters": MetricFacts("min", "", _EVERY, "weights and biases, tied ones once"),
+    "nonzero_parameters": MetricFacts("min", "", _EVERY, "parameters that are not zero"),
+    "bytes": MetricFacts("min", "B", _EVERY, "size of the safetensors file that saving writes"),
+    "latency_ms": MetricFacts(
+        "min", "ms", _EVERY, "median time of a forward pass on one search batch", timed=True
+    ),
+    "tokens_per_second": MetricFacts(
+        "max", "1/s", _EVERY - {"image-classification"}, "that batch's tokens by time", timed=True
+    ),
+    "peak_memory": MetricFacts(
+        "min", "B", _EVERY, "memory a forward pass on that batch takes, at most", timed=True
+    ),
+    "evaluation_seconds": MetricFacts(
+        "min", "s", _EVERY, "time of the passes over the data for the task's metrics", timed=True
+    ),
+}
+
+
+def known_metrics() -> tuple[str, ...]:
+    """The names of all built-in metrics."""
+    return tuple(METRIC_FACTS)

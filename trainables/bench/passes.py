@@ -1,0 +1,177 @@
+"""The passes over a role's data that metrics need, each made once however many need it.
+
+Log-likelihoods are taken in float32 from logits of the model's own dtype, a slice at a time, and
+summed in float64.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainables.bench import measure
+from trainables.bench.data import Data
+from trainables.bench.encode import IGNORED
+from trainables.bench.errors import MetricError
+from trainables.bench.spec import Role
+from trainables.bench.stage import Batch
+
+_SLICE = 1024  # positions whose logits are float32 at one time
+
+
+class Measured(Protocol):
+    """What a metric needs of a bench."""
+
+    @property
+    def model(self) -> Any: ...
+    @property
+    def processor(self) -> Any: ...
+    @property
+    def data(self) -> Data: ...
+    @property
+    def role(self) -> Role: ...
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a classifier said about each item."""
+
+    predicted: Tensor
+    wanted: Tensor
+    loss: float  # summed over items
+
+
+class Evaluation:
+    """The passes over one role's data that metrics share; each is made when first needed."""
+
+    def __init__(self, bench: Measured) -> None:
+        self.bench, self.model, self.data = bench, bench.model, bench.data
+        self.seconds = 0.0  # spent in passes so far
+
+    @cached_property
+    def token_losses(self) -> tuple[float, int]:
+        """Summed negative log-likelihood of the labelled tokens, and their number."""
+        total, count = 0.0, 0
+        with self._passing() as batches:
+            for batch in batches:
+                losses, counted = token_losses(self.model, batch)
+                total, count = total + float(losses.sum()), count + int(counted.sum())
+        return total, count
+
+    @cached_property
+    def decisions(self) -> Decisions:
+        """The class with the highest logit for each item."""
+        logits, wanted = [], []
+        with self._passing() as batches:
+            for batch in batches:
+                found = self.model(**measure.forward_inputs(self.model, batch)).logits
+                logits.append(found.float().cpu())
+                wanted.append(batch["labels"])
+        scores, labels = torch.cat(logits), torch.cat(wanted)
+        loss = F.cross_entropy(scores.double(), labels, reduction="sum")
+        return Decisions(scores.argmax(-1), labels, finite("loss", float(loss)))
+
+    @cached_property
+    def choices(self) -> list[Tensor]:
+        """For each question, the log-likelihood of each choice."""
+        scores = []
+        with self._passing() as batches:
+            for batch in batches:
+                scores.append(-token_losses(self.model, batch)[0])
+        flat = torch.cat(scores)
+        finite("log-likelihood", float(flat.sum()))
+        counts = [len(item.choices) for item in self.data.items(self.bench.role)]
+        return list(torch.split(flat, counts))
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """What the model writes for each source, always taking the likeliest token."""
+        found: list[str] = []
+        with self._passing() as batches:
+            longest = max(int((batch["labels"] != IGNORED).sum(1).max()) for batch in batches)
+            for batch in batches:
+                found += _write(self.bench, batch, longest + 1)
+        return found
+
+    @cached_property
+    def references(self) -> list[str]:
+        return [item.target for item in self.data.items(self.bench.role)]
+
+    @cached_property
+    def pace(self) -> measure.Pace:
+        return measure.pace(self.model, self.data.batches("search")[0])
+
+    @contextmanager
+    def _passing(self) -> Iterator[list[Batch]]:
+        batches = self.data.batches(self.bench.role)
+        started, training = time.perf_counter(), self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            yield batches
+        self.model.train(training)
+        self.seconds += time.perf_counter() - started
+
+
+def token_losses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Per row, on the CPU: the labelled tokens' summed negative log-likelihood, their number."""
+    labels = batch["labels"]
+    apart = bool(getattr(model.config, "is_encoder_decoder", False))
+    inputs = measure.forward_inputs(model, batch)
+    if apart:
+        logits = model(**inputs).logits
+    else:
+        labels = labels[:, 1:]
+        logits = model(**inputs).logits[:, :-1]
+    losses = torch.zeros(labels.shape, dtype=torch.float64)
+    for row, wanted, out in zip(logits, labels, losses, strict=True):
+        for start in range(0, len(wanted), _SLICE):
+            part = slice(start, start + _SLICE)
+            found = F.cross_entropy(
+                row[part].float(),
+                wanted[part].to(row.device),
+                ignore_index=IGNORED,
+                reduction="none",
+            )
+            out[part] = found.double().cpu()
+    return losses.sum(1), (labels != IGNORED).sum(1)
+
+
+def _write(bench: Measured, batch: Batch, longest: int) -> list[str]:
+    model, tokenizer = bench.model, bench.processor
+    prompts = _prompts(model, batch, tokenizer)
+    inputs = measure.forward_inputs(model, prompts)
+    inputs.pop("labels", None)
+    ids = model.generate(**inputs, max_new_tokens=longest, do_sample=False, num_beams=1)
+    if not model.config.is_encoder_decoder:
+        ids = ids[:, inputs["input_ids"].shape[1] :]
+    texts: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return texts
+
+
+def _prompts(model: Any, batch: Batch, tokenizer: Any) -> Batch:
+    """What to go on from; a decoder's rows without their targets, filled up on the left."""
+    if model.config.is_encoder_decoder:
+        return batch
+    given = (batch["labels"] == IGNORED) & (batch["attention_mask"] == 1)
+    most = int(given.sum(1).max())
+    ids = torch.full((len(given), most), int(batch["input_ids"][0, 0]))
+    mask = torch.zeros_like(ids)
+    for row, (kept, source) in enumerate(zip(given, batch["input_ids"], strict=True)):
+        length = int(kept.sum())
+        ids[row, most - length :] = source[kept]
+        mask[row, most - length :] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def finite(name: str, value: float) -> float:
+    """The value, if it is a number to compare with."""
+    if not math.isfinite(value):
+        raise MetricError(f"{name} is {value}: the model no longer gives numbers that can be used")
+    return value
