@@ -9,7 +9,6 @@ Thresholds do not carry over between the two.
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 
 from trainables.bench.arch import blocks, fixed_blocks, remove_blocks, stacks
 from trainables.bench.cka import SMALLEST, Minibatches, PerSample, gram
+from trainables.bench.freeze import neighbours, towers
 from trainables.bench.stage import Batch, Method, PlanError, Stats, Summary
 
 log = logging.getLogger(__name__)
@@ -42,21 +42,6 @@ def modules(
 def plan(found: Sequence[Sequence[int]], k: int, fixed: Collection[int] = ()) -> list[int]:
     """The blocks that go: of each module every k-th after the first, but none that must stay."""
     return sorted(block for module in found for block in module[1::k] if block not in fixed)
-
-
-def neighbours(kept: Sequence[int]) -> list[int]:
-    """Which of the kept blocks, numbered anew, stand next to a gap in their old numbers."""
-    gaps = [i for i in range(1, len(kept)) if kept[i] != kept[i - 1] + 1]
-    return sorted({i for gap in gaps for i in (gap - 1, gap)})
-
-
-def towers(model: PreTrainedModel) -> list[range]:
-    """The runs of blocks that are compared: all of a model, or encoder and decoder apart."""
-    found: list[range] = []
-    for _, group in groupby(stacks(model), key=lambda stack: stack.depth):
-        members = list(group)
-        found.append(range(members[0].first, members[-1].first + len(members[-1].blocks)))
-    return found
 
 
 @dataclass(frozen=True)
@@ -101,7 +86,7 @@ class Similarity(Method):
             "modules": found,
             "removed": gone,
             "kept_per_stack": [len(stack.blocks) for stack in stacks(model)],
-            "neighbours": neighbours(kept),
+            "neighbours": neighbours([b for span in spans for b in span], set(kept), spans),
             "parameters": {"before": before, "after": _parameters(model)},
             "matrix": [_listed(stats[f"matrix.{index}"]) for index in range(len(spans))],
             "dropped_examples": int(stats["dropped"].sum()),

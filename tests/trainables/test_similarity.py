@@ -11,14 +11,13 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from trainables.bench.arch import blocks
 from trainables.bench.fork import fork, same_tensors
+from trainables.bench.freeze import towers
 from trainables.bench.stage import Batch, FieldError, PlanError
 from trainables.similarity import (
     Similarity,
     SimilarityPerSample,
     modules,
-    neighbours,
     plan,
-    towers,
     watch,
 )
 
@@ -64,11 +63,6 @@ def test_a_block_without_similarity_stands_alone() -> None:
 )
 def test_plan(k: int, fixed: tuple[int, ...], gone: list[int]) -> None:
     assert plan([[0, 1, 2, 3], [4, 5, 6], [7, 8]], k, fixed) == gone
-
-
-def test_neighbours_of_cuts_are_numbered_in_what_is_left() -> None:
-    assert neighbours([0, 1, 2, 5, 6, 9]) == [2, 3, 4, 5]
-    assert neighbours([0, 1, 2]) == []
 
 
 def test_fields_say_what_is_allowed() -> None:

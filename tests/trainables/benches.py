@@ -1,0 +1,83 @@
+"""A real bench around a tiny model and tensors made up on the spot: no files, no tokenizer."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from planted import batch_for
+from transformers import PreTrainedModel
+
+from trainables.bench.bench import Bench
+from trainables.bench.cache import Cache, digest, digest_tensors
+from trainables.bench.lineage import Lineage
+from trainables.bench.spec import BenchSpec, DataSpec, ModelSpec, Role
+from trainables.bench.stage import Batch, Stage, Summary
+
+_SEEDS = {"calibration": 1, "train": 2, "search": 3, "held_out": 4}
+
+
+@dataclass
+class TinyData:
+    """Batches of one model's kind for every role; `per_role` of them."""
+
+    model: PreTrainedModel
+    per_role: int = 3
+    labels: tuple[str, ...] = ("a", "b", "c")
+    made: dict[str, list[Batch]] = field(default_factory=dict)
+
+    def batches(self, role: Role) -> list[Batch]:
+        if role not in self.made:
+            seeds = [100 * _SEEDS[role] + number for number in range(self.per_role)]
+            self.made[role] = [_easy(batch_for(self.model, seed=seed)) for seed in seeds]
+        return self.made[role]
+
+    def fingerprint(self, role: Role) -> str:
+        return digest([digest_tensors(batch) for batch in self.batches(role)])
+
+
+def _easy(batch: Batch) -> Batch:
+    """Labels that can be learned: they follow from the input."""
+    if "pixel_values" in batch:
+        bright = batch["pixel_values"].mean((1, 2, 3)).argsort().argsort()
+        return {**batch, "labels": (bright * 3 // len(bright)).long()}
+    if batch["labels"].dim() == 1:
+        return {**batch, "labels": batch["input_ids"][:, 0] % 3}
+    return batch
+
+
+def tiny_bench(
+    folder: Path, model: PreTrainedModel, *, naive: bool = False, seed: int = 0
+) -> Bench:
+    """A bench whose cache lies in `folder`."""
+    task = (
+        "image-classification"
+        if model.config.model_type in ("vit", "resnet")
+        else ("generation" if model.config.is_encoder_decoder else "classification")
+    )
+    spec = BenchSpec(
+        model=ModelSpec(id="tiny"),
+        data=DataSpec(dataset="tiny", task=task),
+        objectives=("accuracy",),
+        seed=seed,
+        cache=str(folder),
+        naive=naive,
+    )
+    base = Lineage(digest_tensors(model.state_dict()))
+    data = TinyData(model)
+    return Bench(spec, model, None, data, torch.device("cpu"), Cache(folder), base)
+
+
+def do(bench: Bench, *stages: Stage) -> list[Summary]:
+    """Run stages to their ends, as a trial does."""
+    found = []
+    for stage in stages:
+        running = stage.on(bench)
+        while True:
+            try:
+                next(running)
+            except StopIteration as end:
+                summary = end.value
+                break
+        bench.advance(stage, summary)
+        found.append(summary)
+    return found
