@@ -1,0 +1,141 @@
+"""Level-switch evolution as an Optuna sampler (EvoPress): some omitted units come back, as many
+others go.
+
+A unit is a 0/1 parameter named `<group>.<number>`, such as `omission.skip.07`. Each offspring of
+the best trial so far switches one to three pairs of every group, so that as many units are omitted
+as before. In a study file:
+
+    [sampler]
+    name = "search.levelswitch:make"
+    drop = 6        # how many units to omit
+    offspring = 16
+"""
+
+from collections.abc import Mapping
+from random import Random
+from typing import Any, TypeAlias
+
+import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from trainables.depth import switch, switches
+
+Groups: TypeAlias = dict[str, list[str]]  # group -> its parameters, in order
+TRIES = 50  # to find an offspring that was not tried before
+
+
+def make(*, seed: int, drop: int | None = None, offspring: int = 16) -> "LevelSwitchSampler":
+    """The sampler, for a study file."""
+    return LevelSwitchSampler(seed, drop=drop, offspring=offspring)
+
+
+class LevelSwitchSampler(BaseSampler):
+    """(1 + offspring) evolution over sets of a fixed size.
+
+    What it proposes depends on the seed, the trial's number and the finished trials, and on
+    nothing it keeps: it can be resumed at any point. Parameters that are no 0/1 units are drawn
+    at random.
+
+    Args:
+        drop: how many units of each group to omit; by default as many as the parent does.
+        offspring: trials between two choices of the parent.
+    """
+
+    def __init__(self, seed: int = 0, *, drop: int | None = None, offspring: int = 16) -> None:
+        if offspring < 1 or (drop is not None and drop < 1):
+            raise ValueError(f"drop = {drop}, offspring = {offspring}: allowed is 1 or more")
+        self.seed, self.drop, self.offspring = seed, drop, offspring
+        self._random = RandomSampler(seed=seed)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The units, by the names of any earlier trial."""
+        for earlier in reversed(study.get_trials(deepcopy=False)):
+            units = {name: d for name, d in earlier.distributions.items() if _is_unit(name, d)}
+            if units:
+                return dict(sorted(units.items()))
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if not search_space:
+            return {}
+        rng = Random(f"{self.seed}/{trial.number}")
+        groups = _groups(search_space)
+        tried = {_chosen(other.params) for other in study.get_trials(deepcopy=False)}
+        parent = self._parent(study, trial, groups)
+        for _ in range(TRIES):
+            child = {name for names in groups.values() for name in self._child(names, parent, rng)}
+            if frozenset(child) not in tried:
+                break
+        return {name: int(name in child) for name in search_space}
+
+    def _child(self, names: list[str], parent: FrozenTrial | None, rng: Random) -> list[str]:
+        """The units of one group to omit."""
+        if parent is None:
+            return rng.sample(names, min(self.drop or len(names) // 5, len(names)))
+        gone = [index for index, name in enumerate(names) if parent.params.get(name)]
+        return [names[i] for i in switch(gone, range(len(names)), rng, switches(rng))]
+
+    def _parent(
+        self, study: optuna.Study, trial: FrozenTrial, groups: Groups
+    ) -> FrozenTrial | None:
+        """The best of the generations before, of those that keep to the constraints and to size."""
+        before = trial.number - trial.number % self.offspring
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        right = [one for one in finished if self._right_size(one, groups) and _feasible(one)]
+        old = [one for one in right if one.number < before] or right
+        return min(old, key=lambda one: _order(study, one), default=None)
+
+    def _right_size(self, trial: FrozenTrial, groups: Groups) -> bool:
+        sizes = [sum(trial.params.get(name, 0) for name in names) for names in groups.values()]
+        return all(size == self.drop if self.drop else size > 0 for size in sizes)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """The first trial's units, whose number is not known yet, and all other parameters."""
+        if _is_unit(param_name, param_distribution):
+            return int(Random(f"{self.seed}/{trial.number}/{param_name}").random() < 0.2)
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        self._random.reseed_rng()
+
+
+def _is_unit(name: str, distribution: BaseDistribution) -> bool:
+    is_integer = isinstance(distribution, IntDistribution)
+    is_bit = is_integer and (distribution.low, distribution.high) == (0, 1)
+    return is_bit and name.rpartition(".")[2].isdigit()
+
+
+def _groups(space: Mapping[str, BaseDistribution]) -> Groups:
+    groups: Groups = {}
+    for name in space:
+        groups.setdefault(name.rpartition(".")[0], []).append(name)
+    return groups
+
+
+def _chosen(params: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(n for n, value in params.items() if value == 1 and n[-1:].isdigit())
+
+
+def _feasible(trial: FrozenTrial) -> bool:
+    constraints = getattr(trial, "constraints", None) or {}
+    values = constraints.values() if isinstance(constraints, Mapping) else constraints
+    return all(value <= 0 for value in values)
+
+
+def _order(study: optuna.Study, trial: FrozenTrial) -> tuple[float, ...]:
+    """Smaller is better; with several objectives the first counts most."""
+    signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in study.directions]
+    return tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
