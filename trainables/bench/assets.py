@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, TypeAlias
 
@@ -134,26 +134,25 @@ def download(file: File, folder: Path, report: Report) -> Path:
 def _run(command: list[str], folder: Path, log: IO[str], file: File, report: Report) -> int:
     """Run pip with its temporary files in our folder, whose growth is the progress."""
     settings = {**os.environ, "TMPDIR": str(folder)}
-    total = int(file.megabytes * _MEGABYTE)
+    total, done = int(file.megabytes * _MEGABYTE), 0
     with subprocess.Popen(command, stdout=log, stderr=log, env=settings) as process:
         try:
             while True:
                 try:
                     return process.wait(0.2)
                 except subprocess.TimeoutExpired:
-                    report(file.name, min(_size(folder), total), total)
+                    done = max(done, min(_size(folder), total))
+                    report(file.name, done, total)
         finally:
             process.kill()
 
 
 def _size(folder: Path) -> int:
-    sizes = 0
-    for path in folder.rglob("*"):
-        try:
-            sizes += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # pip moved it in between
-            continue
-    return sizes
+    size = 0
+    with suppress(FileNotFoundError):  # pip moves and removes files meanwhile
+        for path in folder.glob("*/*"):
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 def _refused(file: File, said: str) -> AssetError:

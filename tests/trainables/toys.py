@@ -1,0 +1,69 @@
+"""Toy tokenizers and data files; nothing is downloaded."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from trainables.bench.data import Data
+
+WORDS = (
+    "a b c d e the cat dog sat ran on mat good bad film was not who is it red blue green one two "
+    "three answer question label yes no : ? . context x0 x1 x2 x3 x4 x5 x6 x7 x8 x9 new news"
+)
+
+
+def bytes_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
+    """Every byte is a token, and text comes back as it was."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2}
+    vocabulary |= {letter: 3 + number for number, letter in enumerate(alphabet)}
+    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    return _wrapped(raw, "<s> $A" if bos else "$A")
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """A token per word, an end after a text, and a kind for each of two texts."""
+    names = ["<pad>", "<s>", "</s>", "<unk>", *WORDS.split()]
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(names)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _wrapped(raw, "<s> $A </s>", "<s> $A </s> $B:1 </s>:1")
+
+
+def _wrapped(raw: Tokenizer, single: str, pair: str | None = None) -> PreTrainedTokenizerFast:
+    marks = [(mark, raw.token_to_id(mark)) for mark in ("<s>", "</s>")]
+    raw.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair or "$A $B:1", special_tokens=marks
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> str:
+    """Rows as a file, and its name."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def bench(model: Any, data: Data, processor: Any = None, **metrics: str) -> SimpleNamespace:
+    """As much of a bench as a metric needs."""
+    return SimpleNamespace(
+        model=model,
+        processor=processor,
+        data=data,
+        device=torch.device("cpu"),
+        role="search",
+        spec=SimpleNamespace(metrics=metrics),
+    )
