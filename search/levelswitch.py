@@ -113,9 +113,9 @@ class LevelSwitchSampler(BaseSampler):
 
 
 def _is_unit(name: str, distribution: BaseDistribution) -> bool:
-    is_integer = isinstance(distribution, IntDistribution)
-    is_bit = is_integer and (distribution.low, distribution.high) == (0, 1)
-    return is_bit and name.rpartition(".")[2].isdigit()
+    if not isinstance(distribution, IntDistribution) or not name.rpartition(".")[2].isdigit():
+        return False
+    return (distribution.low, distribution.high) == (0, 1)
 
 
 def _groups(space: Mapping[str, BaseDistribution]) -> Groups:
