@@ -139,7 +139,7 @@ def build(name: str) -> PreTrainedModel:
     return model
 
 
-def batches(name: str, count: int = 2, size: int = 2) -> list[Batch]:
+def batches(name: str, count: int = 2, size: int = 4) -> list[Batch]:
     """Batches the model takes; one row of each text batch is padded."""
     generator = torch.Generator().manual_seed(7)
     if name in ("vit", "resnet"):

@@ -84,7 +84,7 @@ class Similarity(Method):
         counts = {
             "blocks": len(kept),
             "modules": found,
-            "removed": gone,
+            "removed": len(gone),
             "kept_per_stack": [len(stack.blocks) for stack in stacks(model)],
             "neighbours": neighbours([b for span in spans for b in span], set(kept), spans),
             "parameters": {"before": before, "after": _parameters(model)},

@@ -10,7 +10,7 @@ from torch import Tensor, nan
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from trainables.bench.arch import blocks
-from trainables.bench.fork import fork, same_tensors
+from trainables.bench.fork import fork, own, same_tensors
 from trainables.bench.freeze import towers
 from trainables.bench.stage import Batch, FieldError, PlanError
 from trainables.similarity import (
@@ -89,11 +89,8 @@ def test_planted_modules_are_found(name: str, method: type[Similarity]) -> None:
     trial = fork(model)
     summary = method(threshold=99.9).apply(trial, stats)
     assert summary.effect == {"remove": [2, 5] if name == "resnet" else [2, 3, 5]}
-    assert (
-        summary.counts["blocks"]
-        == len(blocks(trial))
-        == len(blocks(model)) - len(summary.counts["removed"])
-    )
+    left = len(blocks(model)) - summary.counts["removed"]
+    assert summary.counts["blocks"] == len(blocks(trial)) == left
     after = sum(parameter.numel() for parameter in trial.parameters())
     assert summary.counts["parameters"]["after"] == after
     assert len(summary.counts["matrix"]) == len(towers(model))
@@ -113,6 +110,7 @@ def test_what_is_left_is_a_sound_model(name: str, tmp_path: Path) -> None:
     again = type(model).from_pretrained(tmp_path).eval()
     assert len(blocks(again)) == len(blocks(trial)) < len(blocks(model))
     assert same_tensors(again, trial)
+    own(again)  # memory-mapped weights are aligned otherwise, which convolutions round by
     assert torch.equal(again(**batch).logits, trial(**batch).logits)
 
 
@@ -162,7 +160,7 @@ def test_all_different_means_the_original() -> None:
         model, Similarity.calibrate(model, [batch_for(model)])
     )
     assert summary.effect is None
-    assert summary.counts["removed"] == []
+    assert summary.counts["removed"] == 0
 
 
 def test_padding_does_not_count() -> None:
