@@ -1,1 +1,1 @@
-"""The engine: Ray Tune executes, Optuna proposes and remembers, MLflow shows. Never touches a tensor."""
+"""The engine: Ray Tune executes, Optuna proposes and remembers, MLflow shows. No tensors here."""

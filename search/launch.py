@@ -4,13 +4,11 @@ Launching and resuming are the same thing. Finished trials count, interrupted on
 again under their number, and the rest of the budget runs.
 """
 
-import contextlib
 import inspect
-import os
+import math
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,17 +16,17 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
+from search.cluster import ray_cluster, run_tune
 from search.errors import UserError
 from search.journal import Journal
 from search.ledger import Mirror
+from search.plan import Ask, Plan
 from search.points import read_point
 from search.resources import check_resources
 from search.samplers import make_sampler
-from search.schedulers import make_scheduler
-from search.searcher import Ask, JournalSearcher, Plan
 from search.space import Space, load_space
 from search.storage import Store, open_storage, study_lock
-from search.study import bench_spec, compare, constraint_keys, limits, parse_study, study_toml
+from search.study import compare, constraint_keys, limits, parse_study, study_toml
 from search.tables import Study
 from trainables.bench.facts import Facts, hook
 
@@ -51,8 +49,11 @@ class Launch:
     store: Store
     watcher: Watcher = field(default_factory=Watcher)
 
-    def run(self) -> Journal:
+    def run(self) -> bool:
         """Search until the budget is spent or someone interrupts.
+
+        Returns:
+            Whether it was interrupted: trials are owed, or the budget is not spent.
 
         Raises:
             UserError: the study cannot run: its space, its points, its model or its data are
@@ -71,7 +72,7 @@ class Launch:
             journal.note("git_commit", git_commit())
             with Mirror(self.study, self.store) as mirror:
                 self._search(journal, space, mirror)
-            return journal
+            return not self._done(journal)
 
     def _continue(self) -> None:
         """Refuse to go on with another study under the same name."""
@@ -99,10 +100,10 @@ class Launch:
         facts = journal.noted("facts")
         if facts is not None and journal.baseline() is not None:
             plan.ask = plan.on_facts(facts)
-        if self._done(journal, plan):
+        if self._done(journal):
             return
         try:
-            with ray_cluster(self.study, self.watcher) as workers:
+            with ray_cluster(self.study.resources, self.watcher.phase) as workers:
                 plan.workers = workers
                 run_tune(self.study, self.store, space, plan)
         finally:
@@ -110,9 +111,11 @@ class Launch:
         if plan.error is not None:
             raise plan.error
 
-    def _done(self, journal: Journal, plan: Plan) -> bool:
-        enough = plan.trials is not None and len(journal.trials()) > plan.trials
-        return enough and not journal.owed
+    def _done(self, journal: Journal) -> bool:
+        budget, trials = self.study.budget, journal.trials()
+        spent = budget.trials is not None and len(trials) > budget.trials
+        late = float(journal.noted("seconds") or 0) >= (budget.hours or math.inf) * 3600
+        return (spent or late) and all(row.state.is_finished() for row in trials)
 
     def _ready(self, journal: Journal, space: Space, facts: Facts) -> Ask:
         """With the facts known: check the first points, load the sampler, return how to ask."""
@@ -167,80 +170,3 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()
-
-
-@contextlib.contextmanager
-def ray_cluster(study: Study, watcher: Watcher) -> Iterator[int]:
-    """Connect to Ray (RAY_ADDRESS, or start it here); yields how many trials fit at once."""
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "31536000")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    local = os.environ.get("RAY_ADDRESS", "local") in ("", "local")
-    if local:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    watcher.phase("starting Ray" if local else f"connecting to {os.environ['RAY_ADDRESS']}")
-    import ray
-
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if local:
-        options |= {"address": "local", "include_dashboard": False}
-    elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-        root = str(Path(__file__).resolve().parent.parent)
-        unwanted = ["mlflow/", ".git/", ".venv/", "runs/", "tests/"]
-        options |= {"runtime_env": {"working_dir": root, "excludes": unwanted}}
-    ray.init(**options)
-    try:
-        yield _slots(study, ray.cluster_resources())
-    finally:
-        ray.shutdown()
-
-
-def _slots(study: Study, have: dict[str, float]) -> int:
-    """How many trials fit at once."""
-    wanted = study.resources
-    fits = have.get("CPU", 0) // wanted.cpus
-    if wanted.gpus:
-        fits = min(fits, have.get("GPU", 0) // wanted.gpus)
-    if fits < 1:
-        raise UserError(
-            "resources: no node can hold a trial",
-            got={"cpus": wanted.cpus, "gpus": wanted.gpus},
-            allowed=f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs in all",
-        )
-    return int(min(fits, wanted.workers or fits))
-
-
-def run_tune(study: Study, store: Store, space: Space, plan: Plan) -> None:
-    """Let Ray Tune execute what the searcher hands out, on warm workers."""
-    from ray import tune
-
-    from trainables.trial import Trial
-
-    trainable = tune.with_parameters(
-        Trial,
-        spec=bench_spec(study, store.cache),
-        space=space,
-        study=study.name,
-        results=store.results,
-    )
-    wanted: dict[str, float] = {"cpu": study.resources.cpus, "gpu": study.resources.gpus}
-    if study.resources.memory_gb:
-        wanted["memory"] = study.resources.memory_gb * 1e9
-    with tempfile.TemporaryDirectory(prefix="rayduce-") as scratch:
-        tune.Tuner(
-            tune.with_resources(trainable, wanted),
-            tune_config=tune.TuneConfig(
-                search_alg=JournalSearcher(plan),
-                scheduler=make_scheduler(study.scheduler, study.objectives),
-                num_samples=-1,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name=study.name,
-                storage_path=scratch,
-                failure_config=tune.FailureConfig(max_failures=2),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                verbose=0,
-            ),
-        ).fit()

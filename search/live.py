@@ -11,9 +11,9 @@ from rich.text import Text
 
 from search.journal import Journal
 from search.launch import Watcher
+from search.plan import Plan
 from search.results import Result, front, results_of
-from search.searcher import Plan
-from search.show import cell, result_table
+from search.show import brief, cell, result_table
 from search.tables import Study
 
 KEPT = 8  # rows of the front on the screen
@@ -119,18 +119,6 @@ def event(result: Result, study: Study) -> str:
     marks = "front" if result.on_front else "" if result.feasible else "misses a constraint"
     same = f"same model as {result.same_as}" if result.same_as else ""
     return "  ".join(part for part in (name, metrics, marks, same, brief(result.params)) if part)
-
-
-def brief(params: Mapping[str, object]) -> str:
-    """Parameters in a line: 0/1 sets by their members."""
-    shown: dict[str, object] = {}
-    for name, value in params.items():
-        parent, _, member = name.rpartition(".")
-        if not member.isdigit():
-            shown[name] = value
-        elif value:
-            shown.setdefault(parent, []).append(int(member))  # type: ignore[attr-defined]
-    return "  ".join(f"{name}={value}" for name, value in shown.items())
 
 
 def pace(now: Progress, planned: int | None) -> str:

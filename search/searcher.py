@@ -3,37 +3,16 @@
 Nothing is kept here that the journal does not have, so there is nothing to save or restore.
 """
 
+import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-import optuna
 from ray.tune.search import Searcher
 
 from search.errors import UserError
-from search.journal import Handout, Journal, Record
-
-Ask = Callable[[optuna.Trial], object]
-
-
-@dataclass
-class Plan:
-    """What the searcher needs of a launch."""
-
-    journal: Journal
-    trials: int | None  # in all, without the baseline
-    until: float  # no new trial after this time
-    workers: int
-    on_facts: Callable[[dict[str, Any]], Ask]  # the baseline's facts -> how to run the space
-    on_change: Callable[[], None]  # something to show
-    ask: Ask | None = None
-    live: dict[str, Handout] = field(default_factory=dict)  # by Tune's trial id
-    error: UserError | None = None  # why no trial of this study can run
-
-    def broken(self, why: object) -> None:
-        """Note that no trial can run."""
-        self.error = UserError(f"study {self.journal.name}: no trial can run: {why}")
+from search.grid import exhausted
+from search.journal import Handout, Record
+from search.plan import Plan
 
 
 class JournalSearcher(Searcher):  # type: ignore[misc]
@@ -72,7 +51,9 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         return None
 
     def _spent(self) -> bool:
-        wanted = self.plan.trials
+        wanted, copy = self.plan.trials, self.plan.journal.copy
+        if copy is not None and exhausted(copy):
+            return True
         return wanted is not None and len(self.plan.journal.trials()) >= wanted + 1
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -84,7 +65,8 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         handout = self.plan.live.pop(trial_id, None)
         if handout is None:
             return
-        record = (result or {}).get("record")
+        reported = (result or {}).get("record")
+        record = None if reported is None else json.loads(reported)
         if record is not None and record["state"] == "broken":
             self.plan.broken(record["reason"])
         elif record is not None:
@@ -115,6 +97,10 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         else:
             reason = "the worker died again and again (out of memory?)"
             self.plan.journal.fail(handout.number, reason)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles the searcher for a restore that we never make."""
+        return {}
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal has it all."""

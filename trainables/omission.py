@@ -71,7 +71,8 @@ def block_influence(
     before: Float[Tensor, "*positions width"], after: Float[Tensor, "*positions width"]
 ) -> Float[Tensor, "*positions"]:
     """1 - cos of the states before and after a block, in float64."""
-    return 1 - torch.nn.functional.cosine_similarity(before.double(), after.double(), dim=-1)
+    cosine: Tensor = torch.nn.functional.cosine_similarity(before.double(), after.double(), dim=-1)
+    return 1 - cosine
 
 
 @torch.no_grad()
@@ -118,6 +119,5 @@ def _silence(model: PreTrainedModel, kind: str, numbers: tuple[int, ...]) -> Non
         if number >= len(everything):
             raise PlanError(f"no block {number}: the model has 0 to {len(everything) - 1}")
         linear = reach(everything[number], path)
-        put(linear, "weight", torch.zeros_like(linear.weight))
-        if linear.bias is not None:
-            put(linear, "bias", torch.zeros_like(linear.bias))
+        for name, parameter in list(linear.named_parameters(recurse=False)):
+            put(linear, name, torch.zeros_like(parameter))

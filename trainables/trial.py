@@ -65,8 +65,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         try:
             return {**next(self.running), "done": False}
         except StopIteration as end:
-            write_durably(self.results / f"{self.assignment.uid}.json", json.dumps(end.value))
-            return {"record": end.value, "done": True}
+            text = json.dumps(end.value)  # as text, since Tune flattens nested results
+            write_durably(self.results / f"{self.assignment.uid}.json", text)
+            return {**end.value["metrics"], "record": text, "done": True}
 
     def _run(self) -> Generator[Progress, None, dict[str, Any]]:
         head = asdict(self.assignment)

@@ -8,7 +8,7 @@ input norms, its stable sort, one sample after the other.
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trainables.bench.arch import Linear, linears, rows, unrows
+from trainables.bench.bench import Bench
 from trainables.bench.cache import digest_tensors
 from trainables.bench.fork import put
 from trainables.bench.stage import Batch, Method, PlanError, Progress, Stats, Summary
 from trainables.bench.walk import Entry, Walk
-
-if TYPE_CHECKING:
-    from trainables.bench.bench import Bench
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Wanda(Method):
         effect = {"stats": digest_tensors({name: stats[name] for name in layers})}
         return Summary({"wanda": self._rule() | effect}, {"zeros": zeros})
 
-    def on(self, bench: "Bench") -> Generator[Progress, None, Summary]:
+    def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         if not self.sequential or self._rule() == {"sparsity": 0.0}:
             return (yield from super().on(bench))
         zeros = yield from self._sequentially(bench.model, list(bench.batches("calibration")))
@@ -128,9 +126,9 @@ def prune_mask(
     keep, of = pattern
     if weight.shape[1] % of:
         raise PlanError(f"pattern {keep}:{of}: a row of {weight.shape[1]} inputs is no multiple")
-    grouped = score.float().unflatten(1, (-1, of))
-    lowest = grouped.topk(of - keep, dim=-1, largest=False).indices
-    return drop.unflatten(1, (-1, of)).scatter_(2, lowest, True).flatten(1)
+    groups = (weight.shape[0], -1, of)
+    lowest = score.float().view(groups).topk(of - keep, dim=-1, largest=False).indices
+    return drop.view(groups).scatter_(2, lowest, True).view(weight.shape)
 
 
 @contextmanager
@@ -163,12 +161,9 @@ def _listening(layers: dict[str, Linear]) -> Iterator[Stats]:
 
 def _features(layer: nn.Module, inputs: Tensor) -> Float[Tensor, "positions inputs"]:
     if isinstance(layer, nn.Conv2d):
+        padding: Any = layer.padding  # a name such as "same" is not for unfold, and no family's
         patches = torch.nn.functional.unfold(
-            inputs,
-            layer.kernel_size,
-            layer.dilation,
-            layer.padding,
-            layer.stride,  # type: ignore[arg-type]
+            inputs, layer.kernel_size, layer.dilation, padding, layer.stride
         )
         return patches.transpose(1, 2).flatten(0, 1)
     return inputs.flatten(0, -2)

@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 
 from trainables.bench.cache import Cache, digest
 from trainables.bench.data import Data, load_data
-from trainables.bench.evaluate import measure_all
+from trainables.bench.evaluate import load_metric, measure_all
 from trainables.bench.fork import fork
 from trainables.bench.lineage import Lineage, code_version, fingerprint
-from trainables.bench.models import load_model, load_processor, locate
+from trainables.bench.models import is_encoder_decoder, load_model, load_processor, locate
 from trainables.bench.spec import BenchSpec, Role
 from trainables.bench.stage import Batch, Method, Stage, Stats, Summary
 
@@ -113,7 +113,7 @@ def open_bench(spec: BenchSpec) -> Bench:
     cache_folder = Cache(Path(spec.cache), spec.cache_gb)
     folder = locate(spec.model)
     processor = load_processor(folder, spec.data.task)
-    data = load_data(spec.data, processor, spec.seed)
+    data = load_data(spec.data, processor, spec.seed, encoder_decoder=is_encoder_decoder(folder))
     device = torch.device(spec.device)
     model = load_model(folder, spec.model, spec.data.task, data.labels).to(device)
     base = digest(fingerprint(folder, cache_folder), spec.model.dtype, data.labels)
@@ -151,6 +151,4 @@ def metric_version(name: str, custom: Mapping[str, str]) -> str:
     """A metric's name, with the version of its code where it is the user's own."""
     if name not in custom:
         return name
-    from trainables.bench.evaluate import load_metric
-
     return f"{name}@{source_version(load_metric(custom[name]))}"

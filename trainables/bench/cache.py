@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,14 +32,8 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         seen.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        seen.update(value.flatten().view(dtype=_bytes()).numpy().tobytes())
+        seen.update(value.flatten().view(torch.uint8).numpy().tobytes())
     return seen.hexdigest()[:16]
-
-
-def _bytes() -> Any:
-    import torch
-
-    return torch.uint8
 
 
 class Cache:
@@ -74,9 +69,9 @@ class Cache:
         self._ensure(path, write)
         if kind == "stats":
             if path not in self._recent:
-                self._recent[path] = load_file(path)
+                self._recent[path] = _read(path)
             return self._recent[path]
-        return load_file(path)
+        return _read(path)
 
     def json(self, kind: str, key: str, make: Callable[[], Any]) -> Any:
         """Plain data, computed by `make` the first time."""
@@ -134,6 +129,11 @@ class Cache:
                 return
             if entry not in self._held and _delete_unheld(entry):
                 excess -= size
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = load_file(path)
+    return found
 
 
 def _delete_unheld(entry: Path) -> bool:

@@ -38,7 +38,8 @@ def gather(bench: "Bench", space: Callable[..., Any]) -> Facts:
     model = bench.model
     row, found = family(model), stacks(model)
     neurons = tuple(
-        int(reach(block, row.contract).weight.numel() // model.config.hidden_size)
+        sum(p.numel() for p in reach(block, row.contract).parameters() if p.dim() == 2)
+        // model.config.hidden_size
         for stack in found
         for block in stack.blocks
         if row.contract and hasattr(model.config, "hidden_size")

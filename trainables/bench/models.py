@@ -1,6 +1,5 @@
 """Loading what a study names: a hub id, a local folder or a packaged asset."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from trainables.bench.assets import fetch
 from trainables.bench.spec import ModelSpec, Task
 from trainables.bench.stage import PlanError
 
@@ -34,8 +34,6 @@ def locate(spec: ModelSpec) -> Path:
     Raises PlanError if there is no such folder or hub id.
     """
     if spec.id.startswith("asset:"):
-        from trainables.bench.assets import fetch
-
         return fetch(spec.id.removeprefix("asset:"))
     folder = Path(spec.id).expanduser()
     if (folder / "config.json").exists():
@@ -80,13 +78,14 @@ def load_model(folder: Path, spec: ModelSpec, task: Task, labels: tuple[str, ...
     if labels and "classification" in task:
         names = dict(enumerate(labels))
         options |= {"id2label": names, "label2id": {name: i for i, name in names.items()}}
-    if os.environ.get("HF_HUB_OFFLINE") is None:
-        options["local_files_only"] = True
+    head = HEADS[task]
+    if task == "generation" and not is_encoder_decoder(folder):
+        head = AutoModelForCausalLM
     torch.manual_seed(0)
-    model: PreTrainedModel = HEADS[task].from_pretrained(folder, **options)
+    model: PreTrainedModel = head.from_pretrained(folder, **options)
     return model.eval()
 
 
-def family_of(folder: Path) -> str:
-    """The model type a folder's config names."""
-    return str(AutoConfig.from_pretrained(folder).model_type)
+def is_encoder_decoder(folder: Path) -> bool:
+    """Whether the model reads with one stack and writes with another."""
+    return bool(getattr(AutoConfig.from_pretrained(folder), "is_encoder_decoder", False))

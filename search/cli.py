@@ -1,0 +1,264 @@
+"""The command line: `python -m search …`, installed as `rayduce`.
+
+Only what a verb needs is imported when it runs: `status`, `best` and `--help` answer at once.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from search.errors import UserError
+from trainables.bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.storage import Store
+    from search.tables import Study
+
+app = typer.Typer(
+    name="rayduce",
+    help="Search for the smallest, fastest model that still meets your quality bar.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RAYDUCE_STORAGE", help="Folder of the results, or a PostgreSQL URL. Default: runs."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Plain JSON, for scripts.")]
+Name = Annotated[str, typer.Argument(help="The study's name.")]
+
+
+@app.command()
+def launch(
+    study: Annotated[Path, typer.Argument(help="The study file (TOML).")],
+    trials: Annotated[int | None, typer.Option(help="Trials in all.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Hours in all.")] = None,
+    cpus: Annotated[int | None, typer.Option(help="CPUs per trial.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs per trial, or a share of one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Trials at a time, at most.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Run a study; launched again, it goes on where it was interrupted."""
+    from search.study import load_study, storage_overrides
+
+    overrides: dict[str, Any] = {
+        "budget.trials": trials,
+        "budget.hours": hours,
+        "resources.cpus": cpus,
+        "resources.gpus": gpus,
+        "resources.workers": workers,
+        **storage_overrides(storage),
+    }
+    _run(load_study(study, overrides))
+
+
+@app.command()
+def resume(
+    name: Name,
+    trials: Annotated[int | None, typer.Option(help="Trials in all, to search on.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Go on with an interrupted study, as it was launched."""
+    from search.study import parse_study
+
+    store = _store(name, storage)
+    text = store.toml.read_text(encoding="utf-8")
+    _run(parse_study(text, str(store.toml), {"budget.trials": trials}))
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(help="One study; all without it.")] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """How far the studies are."""
+    from search.best import status_json, status_lines
+    from search.results import read
+    from search.storage import study_names
+
+    names = [name] if name else study_names(*_place(storage))
+    views = [read(_store(one, storage)) for one in names]
+    if as_json:
+        found = [status_json(view) for view in views]
+        _out(json.dumps(found[0] if name else found, indent=2))
+    elif not views:
+        _out("no studies yet: rayduce launch spaces/studies/smoke.toml")
+    for view in views if not as_json else ():
+        _out("\n".join(status_lines(view)))
+
+
+@app.command()
+def best(
+    name: Name,
+    where: Annotated[
+        str | None, typer.Option(help='Limits, such as "accuracy >= 0.92 and bytes <= 2e8".')
+    ] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="How many; default: the front.")] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """The best trials: the front, or the best under --where."""
+    from search.best import best_json, best_table, where_of
+    from search.results import best as choose
+    from search.results import read
+
+    store = _store(name, storage)
+    view = read(store)
+    found = choose(view, where_of(view, where), top)
+    if as_json:
+        _out(json.dumps(best_json(view, found, store), indent=2))
+    else:
+        _console().print(best_table(view, found))
+
+
+@app.command()
+def export(
+    name: Name,
+    to: Annotated[Path, typer.Option(help="The folder to make.")],
+    trial: Annotated[int | None, typer.Option(help="Which trial.")] = None,
+    best_by: Annotated[
+        str | None, typer.Option("--best", help="The feasible trial best in this metric.")
+    ] = None,
+    register: Annotated[
+        str | None, typer.Option(help="Also register it in MLflow under this name.")
+    ] = None,
+    storage: Storage = None,
+) -> None:
+    """Rebuild a trial's model, judge it on held-out data, save and check it."""
+    from search.export import export_trial
+
+    store = _store(name, storage)
+    with _quiet_libraries():
+        _out(export_trial(store, to, trial=trial, metric=best_by, register=register))
+
+
+@app.command()
+def report(
+    name: Name,
+    to: Annotated[Path | None, typer.Option(help="The page to write.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Write a page with the front, the best, the failures, and how to reproduce them."""
+    from search.report import write_report
+
+    store = _store(name, storage)
+    _out(str(write_report(store, to or store.root / "report.html")))
+
+
+@app.command()
+def sync(name: Name, storage: Storage = None) -> None:
+    """Bring the ledger (MLflow) up to date with the journal."""
+    from search.ledger import sync as bring
+
+    _out(bring(_store(name, storage)))
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Where to listen on this machine.")] = 5000,
+    storage: Storage = None,
+) -> None:
+    """Open the ledger in MLflow's pages."""
+    from search.ui import serve
+
+    serve(*_place(storage), port=port)
+
+
+def main() -> None:
+    """Run a command; a user's error is one message and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except (UserError, BenchError) as error:
+        sys.stderr.write(f"rayduce: {error}\n")
+        raise SystemExit(2) from None
+
+
+def _run(study: "Study") -> None:
+    """Search, then say what was found and what to do next."""
+    from search.best import best_table
+    from search.results import best as choose
+    from search.results import read
+    from search.storage import Store
+
+    console = _console()
+    store = Store(Path(study.storage.folder), study.name, study.storage.database)
+    with _quiet_libraries():
+        stopped = _search(study, store, console)
+    view = read(store)
+    console.print(best_table(view, choose(view)))
+    again = f"rayduce resume {study.name}"
+    if stopped:
+        console.print(f"interrupted; go on with: {again}")
+        raise SystemExit(130)
+    first = next(iter(study.objectives))
+    console.print(f"pages:   rayduce ui\nreport:  rayduce report {study.name}")
+    console.print(f"export:  rayduce export {study.name} --best {first} --to DIR")
+
+
+def _search(study: "Study", store: "Store", console: "Console") -> bool:
+    """Whether someone stopped it."""
+    from search.launch import Launch
+    from search.live import Lines, Screen
+
+    screen = Screen(study, console) if console.is_terminal else Lines(study, console)
+    try:
+        with screen:
+            return Launch(study, store, screen).run()
+    except KeyboardInterrupt:
+        return True
+
+
+def _store(name: str, storage: str | None) -> "Store":
+    from search.storage import find_store
+
+    folder, database = _place(storage)
+    return find_store(folder, name, database)
+
+
+def _place(storage: str | None) -> tuple[str, str | None]:
+    """The folder and the database that --storage means."""
+    from search.study import storage_overrides
+
+    given = storage_overrides(storage)
+    return given.get("storage.folder", "runs"), given.get("storage.database")
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console()
+
+
+def _out(text: str) -> None:
+    typer.echo(text)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Progress bars and notices of the libraries, off: the screen is ours."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    yield
+
+
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}

@@ -1,0 +1,105 @@
+"""Ray: connecting to it, or starting it here, and letting Tune execute a plan.
+
+Ray reads its environment when it is first imported, so it is imported here, inside functions.
+"""
+
+import contextlib
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from search.errors import UserError
+from search.plan import Plan
+from search.space import Space
+from search.storage import Store
+from search.study import bench_spec
+from search.tables import Resources, Study
+
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is ours
+    "TUNE_GLOBAL_CHECKPOINT_S": "31536000",  # the journal is the truth
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # only long stages report a scheduler's metric
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@contextlib.contextmanager
+def ray_cluster(wanted: Resources, phase: Callable[[str], None]) -> Iterator[int]:
+    """Connect to Ray (RAY_ADDRESS, or start it here); yields how many trials fit at once."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    local = os.environ.get("RAY_ADDRESS", "local") in ("", "local")
+    if local and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        # A token of our own: Ray's default would write one that later clusters then ask for.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    phase("starting Ray" if local else f"connecting to {os.environ['RAY_ADDRESS']}")
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if local:
+        options |= {"address": "local", "include_dashboard": False}
+    elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        root = str(Path(__file__).resolve().parent.parent)
+        unwanted = ["mlflow/", ".git/", ".venv/", "runs/", "tests/"]
+        options |= {"runtime_env": {"working_dir": root, "excludes": unwanted}}
+    ray.init(**options)
+    try:
+        yield _slots(wanted, ray.cluster_resources())
+    finally:
+        ray.shutdown()
+
+
+def _slots(wanted: Resources, have: dict[str, float]) -> int:
+    """How many trials fit at once."""
+    fits = have.get("CPU", 0) // wanted.cpus
+    if wanted.gpus:
+        fits = min(fits, have.get("GPU", 0) // wanted.gpus)
+    if fits < 1:
+        raise UserError(
+            "resources: no node can hold a trial",
+            got={"cpus": wanted.cpus, "gpus": wanted.gpus},
+            allowed=f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs in all",
+        )
+    return int(min(fits, wanted.workers or fits))
+
+
+def run_tune(study: Study, store: Store, space: Space, plan: Plan) -> None:
+    """Let Ray Tune execute what the searcher hands out, on warm workers."""
+    from ray import tune
+
+    from search.schedulers import make_scheduler
+    from search.searcher import JournalSearcher
+    from trainables.trial import Trial
+
+    trainable = tune.with_parameters(
+        Trial,
+        spec=bench_spec(study, store.cache),
+        space=space,
+        study=study.name,
+        results=store.results,
+    )
+    wanted: dict[str, float] = {"cpu": study.resources.cpus, "gpu": study.resources.gpus}
+    if study.resources.memory_gb:
+        wanted["memory"] = study.resources.memory_gb * 1e9
+    with tempfile.TemporaryDirectory(prefix="rayduce-") as scratch:
+        tune.Tuner(
+            tune.with_resources(trainable, wanted),
+            tune_config=tune.TuneConfig(
+                search_alg=JournalSearcher(plan),
+                scheduler=make_scheduler(study.scheduler, study.objectives),
+                num_samples=-1,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=study.name,
+                storage_path=scratch,
+                failure_config=tune.FailureConfig(max_failures=2),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        ).fit()

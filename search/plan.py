@@ -1,0 +1,31 @@
+"""What a launch has in hand while it runs: shared by the searcher, the driver and the screen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+
+from search.errors import UserError
+from search.journal import Handout, Journal
+
+Ask = Callable[[optuna.Trial], object]
+
+
+@dataclass
+class Plan:
+    """What the searcher needs of a launch."""
+
+    journal: Journal
+    trials: int | None  # in all, without the baseline
+    until: float  # no new trial after this time
+    workers: int
+    on_facts: Callable[[dict[str, Any]], Ask]  # the baseline's facts -> how to run the space
+    on_change: Callable[[], None]  # something to show
+    ask: Ask | None = None
+    live: dict[str, Handout] = field(default_factory=dict)  # by Tune's trial id
+    error: UserError | None = None  # why no trial of this study can run
+
+    def broken(self, why: object) -> None:
+        """Note that no trial can run."""
+        self.error = UserError(f"study {self.journal.name}: no trial can run: {why}")
