@@ -7,7 +7,7 @@ held out depends on nothing but its own count and the seed.
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, get_args
 
@@ -25,6 +25,7 @@ from trainables.bench.tasks import (
     MultipleChoice,
 )
 
+MEASURED: tuple[Role, ...] = ("search", "held_out")
 _DRAWING_ORDER: tuple[Role, ...] = ("held_out", "search", "calibration", "train")
 _FORMS: dict[Task, type[Form[Any]]] = {
     "language-modelling": LanguageModelling,
@@ -38,15 +39,22 @@ _FORMS: dict[Task, type[Form[Any]]] = {
 class Data:
     """Items and batches by role; see `tasks` for what they hold."""
 
-    def __init__(self, spec: DataSpec, form: Form[Any], items: dict[Role, list[Any]]) -> None:
+    def __init__(self, spec: DataSpec, form: Form[Any], draw: Callable[[Role], list[Any]]) -> None:
         self.spec, self.form = spec, form
         self.task: Task = spec.task
         self.labels = form.labels  # class names; () where there are none
-        self._items = items
+        self._draw = draw
+        self._items: dict[Role, list[Any]] = {}
         self._batches: dict[Role, list[Batch]] = {}
 
     def items(self, role: Role) -> list[Any]:
-        """The task's items before they become tensors, in the order of the batches."""
+        """The task's items before they become tensors, in the order of the batches.
+
+        For search and held_out the longest come first, so that batches hold little padding.
+        """
+        for each in _DRAWING_ORDER[: _DRAWING_ORDER.index(role) + 1]:
+            if each not in self._items:
+                self._items[each] = self._draw(each)
         wanted, found = getattr(self.spec.items, role), self._items[role]
         if len(found) < wanted:
             raise DataError(
@@ -81,8 +89,8 @@ def load_data(spec: DataSpec, processor: Any, seed: int, *, encoder_decoder: boo
         encoder_decoder: for generation, whether the model writes apart from what it reads (T5).
 
     Raises:
-        DataError: the data set is not there, not of the task's form, or too small. Too few rows
-            to train on are only told when they are asked for: not every study trains.
+        DataError: the data set is not there, not of the task's form, or too small. Rows to train
+            on are drawn, and missed, only when they are asked for: not every study trains.
     """
     if processor is None and spec.task != "image-classification":
         raise DataError(f"{spec.task} needs the model's tokenizer, and the model has none")
@@ -91,8 +99,8 @@ def load_data(spec: DataSpec, processor: Any, seed: int, *, encoder_decoder: boo
     tables = [splits[name] for name in dict.fromkeys(where.values())]
     form = _FORMS[spec.task](spec, processor, tables)
     form.encoder_decoder = encoder_decoder
-    data = Data(spec, form, _share_out(form, splits, where, seed))
-    for role in ("held_out", "search", "calibration"):
+    data = Data(spec, form, _drawing(form, splits, where, seed))
+    for role in _DRAWING_ORDER[:-1]:
         data.items(role)
     return data
 
@@ -116,9 +124,9 @@ def _places(spec: DataSpec, splits: Splits) -> dict[Role, str]:
     return where
 
 
-def _share_out(
+def _drawing(
     form: Form[Any], splits: Splits, where: dict[Role, str], seed: int
-) -> dict[Role, list[Any]]:
+) -> Callable[[Role], list[Any]]:
     seen: set[bytes] = set()
 
     @cache
@@ -129,8 +137,11 @@ def _share_out(
             random.Random(f"{seed} {split}").shuffle(order)
         return _unseen(form, (splits[split][number] for number in order), seen)
 
-    counts = form.spec.items
-    return {r: form.items(stream(where[r]), getattr(counts, r)) for r in _DRAWING_ORDER}
+    def draw(role: Role) -> list[Any]:
+        items = form.items(stream(where[role]), getattr(form.spec.items, role))
+        return sorted(items, key=form.size, reverse=True) if role in MEASURED else items
+
+    return draw
 
 
 def _unseen(form: Form[Any], rows: Iterator[Row], seen: set[bytes]) -> Iterator[Row]:

@@ -4,6 +4,7 @@ Log-likelihoods are taken in float32 from logits of the model's own dtype, a sli
 summed in float64.
 """
 
+import inspect
 import math
 import time
 from collections.abc import Iterator
@@ -121,14 +122,14 @@ class Evaluation:
 
 def token_losses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Per row, on the CPU: the labelled tokens' summed negative log-likelihood, their number."""
-    labels = batch["labels"]
-    apart = bool(getattr(model.config, "is_encoder_decoder", False))
-    inputs = measure.forward_inputs(model, batch)
-    if apart:
+    labels, inputs = batch["labels"], measure.forward_inputs(model, batch)
+    if getattr(model.config, "is_encoder_decoder", False):
         logits = model(**inputs).logits
     else:
-        labels = labels[:, 1:]
-        logits = model(**inputs).logits[:, :-1]
+        start = _first(model, labels)
+        kept = {"logits_to_keep": labels.shape[1] - start} if start else {}
+        logits = model(**inputs, **kept).logits[:, :-1]
+        labels = labels[:, start + 1 :]
     losses = torch.zeros(labels.shape, dtype=torch.float64)
     for row, wanted, out in zip(logits, labels, losses, strict=True):
         for start in range(0, len(wanted), _SLICE):
@@ -141,6 +142,14 @@ def token_losses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
             )
             out[part] = found.double().cpu()
     return losses.sum(1), (labels != IGNORED).sum(1)
+
+
+def _first(model: Any, labels: Tensor) -> int:
+    """The first position whose logits are needed, where the model can leave out those before."""
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        return 0
+    labelled = (labels != IGNORED).any(0).nonzero()
+    return max(int(labelled[0]) - 1, 0) if len(labelled) else 0
 
 
 def _write(bench: Measured, batch: Batch, longest: int) -> list[str]:

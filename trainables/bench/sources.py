@@ -29,6 +29,14 @@ _IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 def open_splits(spec: DataSpec) -> Splits:
     """The data set's splits by name. DataError says what is wrong with the id or the files."""
+    found = _open(spec)
+    most = spec.rows
+    if most is None:
+        return found
+    return {name: table.select(range(min(most, len(table)))) for name, table in found.items()}
+
+
+def _open(spec: DataSpec) -> Splits:
     if spec.dataset.startswith("asset:"):
         return _asset(spec.dataset.removeprefix("asset:"), spec.subset)
     path = Path(spec.dataset).expanduser()
@@ -89,7 +97,15 @@ def _documents(paths: list[Path]) -> str:
 
 
 def _hub(spec: DataSpec) -> Splits:
-    return _named(datasets.load_dataset(spec.dataset, spec.subset))
+    if spec.rows is None:
+        return _named(datasets.load_dataset(spec.dataset, spec.subset))
+    streams = datasets.load_dataset(spec.dataset, spec.subset, streaming=True)
+    return {name: _read(stream, spec.rows) for name, stream in streams.items()}
+
+
+def _read(stream: datasets.IterableDataset, rows: int) -> datasets.Dataset:
+    """The first rows of a stream, without downloading the rest."""
+    return datasets.Dataset.from_list(list(stream.take(rows)), features=stream.features)
 
 
 def _named(found: datasets.Dataset | datasets.DatasetDict) -> Splits:

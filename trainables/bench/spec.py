@@ -49,6 +49,7 @@ class DataSpec(Spec):
     task: Task
     subset: str | None = None  # the hub's configuration name, or a part of an asset
     splits: dict[Role, str] = {}  # a role's own split; roles without one share out `train`
+    rows: Count | None = None  # read only the first rows of each split; the hub streams them
     columns: dict[str, str] = {}  # the task's word for a column -> the data set's name for it
     items: ItemCounts = ItemCounts()
     max_length: Count = 256

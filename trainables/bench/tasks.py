@@ -75,6 +75,10 @@ class Form(ABC, Generic[Item]):
         """Whether the row can be used at all."""
         return True
 
+    def size(self, item: Item) -> int:
+        """About how long an item is, where items differ."""
+        return 0
+
     def items(self, rows: Iterator[Row], count: int) -> list[Item]:
         """Draw `count` items from the rows, or as many as there are."""
         return [self.item(row) for row in islice(rows, count)]
@@ -152,6 +156,9 @@ class Classification(Form[Labelled]):
         second = str(seen["text_b"]) if "text_b" in self.columns else None
         return Labelled(str(seen["text"]), second, self._number[seen["label"]])
 
+    def size(self, item: Labelled) -> int:
+        return len(item.text) + len(item.second or "")
+
     def batch(self, items: Sequence[Labelled], role: Role) -> Batch:
         second = [item.second for item in items] if items[0].second is not None else None
         cut = {"truncation": True, "max_length": self.spec.max_length}
@@ -197,6 +204,9 @@ class MultipleChoice(Form[Question]):
         question: Question = self._template.read(seen)
         return question
 
+    def size(self, item: Question) -> int:
+        return len(item.prompt) + max(map(len, item.choices))
+
     def batch(self, items: Sequence[Question], role: Role) -> Batch:
         rows: list[tuple[Ids, Ids]] = []
         for item in items:
@@ -229,6 +239,9 @@ class Generation(Form[Pair]):
     def item(self, row: Row) -> Pair:
         pair: Pair = self._template.read(self.columns.view(row))
         return pair
+
+    def size(self, item: Pair) -> int:
+        return len(item.source) + len(item.target)
 
     def batch(self, items: Sequence[Pair], role: Role) -> Batch:
         most = self.spec.max_length
