@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from trainables.bench.bench import Bench
 from trainables.bench.cache import Cache, digest, digest_tensors
 from trainables.bench.lineage import Lineage
-from trainables.bench.spec import BenchSpec, DataSpec, ModelSpec, Role
+from trainables.bench.spec import BenchSpec, DataSpec, ModelSpec, Role, Task
 from trainables.bench.stage import Batch, Stage, Summary
 
 _SEEDS = {"calibration": 1, "train": 2, "search": 3, "held_out": 4}
@@ -21,6 +21,7 @@ class TinyData:
     """Batches of one model's kind for every role; `per_role` of them."""
 
     model: PreTrainedModel
+    task: Task
     per_role: int = 3
     labels: tuple[str, ...] = ("a", "b", "c")
     made: dict[str, list[Batch]] = field(default_factory=dict)
@@ -49,11 +50,12 @@ def tiny_bench(
     folder: Path, model: PreTrainedModel, *, naive: bool = False, seed: int = 0
 ) -> Bench:
     """A bench whose cache lies in `folder`."""
-    task = (
-        "image-classification"
-        if model.config.model_type in ("vit", "resnet")
-        else ("generation" if model.config.is_encoder_decoder else "classification")
-    )
+    kinds: dict[str, Task] = {
+        "vit": "image-classification",
+        "resnet": "image-classification",
+        "t5": "generation",
+    }
+    task = kinds.get(model.config.model_type, "classification")
     spec = BenchSpec(
         model=ModelSpec(id="tiny"),
         data=DataSpec(dataset="tiny", task=task),
@@ -63,7 +65,7 @@ def tiny_bench(
         naive=naive,
     )
     base = Lineage(digest_tensors(model.state_dict()))
-    data = TinyData(model)
+    data = TinyData(model, task)
     return Bench(spec, model, None, data, torch.device("cpu"), Cache(folder), base)
 
 

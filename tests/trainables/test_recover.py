@@ -27,7 +27,7 @@ FAST = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
 
 
 def losses(bench: Bench, stage: Stage) -> list[float]:
-    return [step["loss"] for step in stage.on(bench)]
+    return [step["train_loss"] for step in stage.on(bench)]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -62,7 +62,7 @@ def test_outside_numbers_are_left_alone(tmp_path: Path) -> None:
 
 def test_trained_once_then_shared_and_equal_to_naive(tmp_path: Path) -> None:
     model = plant(tiny("bert"), {2, 3, 5})
-    chain = [Similarity(99.9), Recover(**FAST, validate=True), Wanda(0.5), Recover(**FAST)]
+    chain = [Similarity(99.9), Recover(**FAST, watch="accuracy"), Wanda(0.5), Recover(**FAST)]
     first, second = tiny_bench(tmp_path, model), tiny_bench(tmp_path, model)
     naive = tiny_bench(tmp_path, model, naive=True)
     ran = [do(bench, *chain) for bench in (first, second, naive)]
@@ -75,10 +75,10 @@ def test_trained_once_then_shared_and_equal_to_naive(tmp_path: Path) -> None:
 
 def test_shared_progress_is_told_again(tmp_path: Path) -> None:
     model = tiny("bert", depth=2)
-    stage = Recover(**FAST, validate=True)
+    stage = Recover(**FAST, watch="accuracy")
     told = [list(stage.on(tiny_bench(tmp_path, model))) for _ in range(2)]
     assert told[0] == told[1]
-    assert [sorted(step) for step in told[0]] == [["epoch", "loss", "search_loss"]] * 2
+    assert [sorted(step) for step in told[0]] == [["accuracy", "epoch", "train_loss"]] * 2
 
 
 def test_an_evicted_model_is_trained_again(tmp_path: Path) -> None:

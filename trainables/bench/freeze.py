@@ -49,8 +49,7 @@ def cut_neighbours(
     runs = towers(base)
     kept = before = [block for run in runs for block in run]
     retrained = True
-    for _, summary in history:
-        effect = summary.effect or {}
+    for effect in _effects(history):
         if "recover" in effect:
             retrained = True
         elif gone := removed(effect):
@@ -59,6 +58,12 @@ def cut_neighbours(
     if len(kept) != len(blocks(model)):
         raise PlanError(f"freeze: {len(blocks(model))} blocks, where the stages leave {len(kept)}")
     return neighbours(before, set(kept), runs)
+
+
+def _effects(history: Sequence[tuple[Stage, Summary]]) -> Iterator[Mapping[str, Any]]:
+    for _, summary in history:
+        effect = summary.effect or {}
+        yield from effect.get("chain", (effect,))
 
 
 def removed(effect: Mapping[str, Any]) -> set[int]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,14 @@ class Lineage:
         return digest(self.base, *self.steps)
 
     def then(self, effect: Mapping[str, Any] | None) -> "Lineage":
-        """The lineage after a stage; an effect of None changes nothing."""
+        """The lineage after a stage; an effect of None changes nothing.
+
+        A stage made of stages has their effects, in order, as `{"chain": [...]}`.
+        """
         if effect is None:
             return self
+        if "chain" in effect:
+            return reduce(Lineage.then, effect["chain"], self)
         return Lineage(self.base, (*self.steps, json.dumps(effect, sort_keys=True, default=list)))
 
 

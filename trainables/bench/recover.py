@@ -45,7 +45,7 @@ class Recover(Stage):
     freeze: Freeze = "none"  # part: only blocks next to cuts, and what is outside the blocks
     precision: Precision = "full"  # bfloat16: mixed, weights stay float32 while training
     patience: int = 0  # epochs without a better loss on `search` before stopping; 0: never
-    validate: bool = False  # report that loss after every epoch, for a scheduler
+    watch: str = ""  # a metric to measure and report after every epoch, for a scheduler
 
     def __post_init__(self) -> None:
         for name, smallest in (("epochs", 1), ("batch_size", 1), ("patience", 0)):
@@ -79,7 +79,7 @@ class Recover(Stage):
 
     def _identity(self, bench: "Bench", trained: Sequence[int] | None) -> dict[str, Any]:
         """Everything that decides the result, the model aside."""
-        settings = {k: v for k, v in asdict(self).items() if k not in ("freeze", "validate")}
+        settings = {k: v for k, v in asdict(self).items() if k not in ("freeze", "watch")}
         found = {**settings, "trained": trained, "seed": bench.seed}
         found["data"] = bench.data.fingerprint("train")
         if self.patience:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from trainables.bench.arch import linears
 from trainables.bench.cache import digest
 from trainables.bench.errors import BenchError
+from trainables.bench.evaluate import measure_all
 from trainables.bench.fork import put
 from trainables.bench.freeze import train_mode
 from trainables.bench.rows import examples, shuffled, steps
@@ -76,9 +77,11 @@ class Run:
                 size = len(next(iter(batch.values())))
                 total, count = total + self._step(batch) * size, count + size
             self.model.eval()
-        step = {"epoch": float(number), "loss": total / count}
-        if self.settings.validate or self.settings.patience:
+        step = {"epoch": float(number), "train_loss": total / count}
+        if self.settings.patience:
             step["search_loss"] = self._search_loss()
+        if self.settings.watch:
+            step |= measure_all(self.bench, [self.settings.watch])
         self.progress.append(step)
         self._keep_best()
         return step
