@@ -1,17 +1,19 @@
-"""What `best` and `status` answer: plain data for scripts, tables for people, best.toml.
+"""The best trials, and what `best` and `status` say: data for scripts, tables, best.toml.
 
 Needs neither torch nor ray nor mlflow, so that the answer comes within a second.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
 from search.constraints import Constraint, parse_where
 from search.links import run_ids
-from search.results import Best, Result, View, best
-from search.show import cell, columns, compact, delta, result_table, story
+from search.results import Result, View, losses, ranked, undominated
+from search.show import cell, columns, compact, delta, mark, result_table, story
 from search.storage import Store
 from search.study import limits
 
@@ -23,6 +25,55 @@ def where_of(view: View, text: str | None) -> tuple[Constraint, ...]:
     """A `--where` clause, checked against the metrics this study measured."""
     known = dict.fromkeys(name for one in view.results for name in one.metrics)
     return parse_where(text, tuple(known)) if text else ()
+
+
+# -- the best ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Best:
+    """The trials to choose from, and a plain word where they are not what was asked for."""
+
+    trials: tuple[Result, ...]
+    note: str | None = None
+
+
+def best(view: View, where: Sequence[Constraint] = (), top: int | None = None) -> Best:
+    """The front's trials by the first objective; with `top`, that many, the next fronts after it.
+
+    Where no trial meets the constraints, those that come closest.
+    """
+    objectives = view.study.objectives
+    complete = [result for result in view.trials if result.state == "complete"]
+    missed = {one.number: one.miss + _miss(one, where, view.baseline) for one in complete}
+    meeting = [one for one in complete if missed[one.number] <= 0]
+    if not meeting:
+        closest = sorted(complete, key=lambda one: (missed[one.number], losses(one, objectives)))
+        return Best(tuple(closest[: top or 3]), _none_meets(view, complete, where))
+    if top is not None:
+        layers = [one for layer in ranked(meeting, objectives) for one in layer]
+        return Best(tuple(layers[:top]))
+    chosen = undominated(meeting, objectives)
+    beaten = not where and not any(one.on_front for one in chosen)
+    note = "no trial improves on the untouched model; these come closest" if beaten else None
+    return Best(tuple(chosen), note)
+
+
+def _miss(result: Result, where: Sequence[Constraint], baseline: Result | None) -> float:
+    known = baseline.metrics if baseline else {}
+    misses = [
+        limit.violation(result.metrics.get(limit.metric, math.nan), known.get(limit.metric))
+        for limit in where
+    ]
+    return sum(max(0.0, miss) for miss in misses)
+
+
+def _none_meets(view: View, complete: Sequence[Result], where: Sequence[Constraint]) -> str:
+    if not complete:
+        return "no trial has finished yet"
+    limits = [f"{limit.metric} {limit.text}" for limit in where]
+    own = [key for key in {key: 0 for one in complete for key in one.violations}]
+    return f"no trial meets {' and '.join([*own, *limits])}; these come closest"
 
 
 # -- for scripts -------------------------------------------------------------------------------
@@ -117,6 +168,28 @@ def headline(view: View, result: Result) -> str:
         if name in result.metrics
     ]
     return f"{result.name}: {', '.join(values)}; {story(result)}"
+
+
+def best_table_markdown(view: View, found: Best) -> str:
+    """The best trials as MLflow's pages show them."""
+    names = columns(view.study)
+    base = view.baseline.metrics if view.baseline else {}
+    lines = [f"*{found.note}*", ""] if found.note else []
+    lines.append(" | ".join(["trial", *names, "what was done", ""]))
+    lines.append(" | ".join(["---"] * (len(names) + 3)))
+    for one in [*view.results[:1], *found.trials]:
+        values = [_with_change(name, one, base) for name in names]
+        number = "base" if one.is_baseline else str(one.number)
+        lines.append(" | ".join([number, *values, story(one), mark(one)]))
+    return "\n".join(lines)
+
+
+def _with_change(name: str, result: Result, base: Mapping[str, float]) -> str:
+    if name not in result.metrics:
+        return ""
+    text = cell(name, result.metrics[name])
+    change = "" if result.is_baseline else delta(name, result.metrics[name], base.get(name))
+    return f"{text} ({change})" if change else text
 
 
 # -- best.toml ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A study's trials as people and scripts read them: results, the front, the best, the counts.
+"""A study's trials as people and scripts read them: results, the front, the counts.
 
 Everything here is read from the journal; nothing is written. Number 0, the baseline, competes for
 the front like any trial, but is never counted among them: when a study is done,
@@ -6,7 +6,6 @@ finished + failed == planned.
 """
 
 import dataclasses
-import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial
 
-from search.constraints import Constraint
 from search.driver import driver_of
 from search.errors import UserError
 from search.storage import Store, open_storage
@@ -145,25 +143,46 @@ class View:
         return self.results[number]
 
 
+class Reader:
+    """Reads a study again and again; what has ended is read once."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.storage = store, open_storage(store)
+        try:
+            self.rows = optuna.load_study(study_name=store.study, storage=self.storage)
+        except KeyError:
+            self.close()
+            raise _empty(store) from None
+
+    def view(self) -> View:
+        """The study as it is now."""
+        driver, notes = driver_of(self.store), self.rows.user_attrs
+        study, rows = _study(self.store, notes), self.rows.get_trials(deepcopy=False)
+        return View(study, tuple(results_of(study, rows, driving=bool(driver))), driver, notes)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.storage.engine.dispose()
+
+
 def read(store: Store) -> View:
     """A study as it is now."""
-    storage = open_storage(store)
+    reader = Reader(store)
     try:
-        rows = optuna.load_study(study_name=store.study, storage=storage)
-    except KeyError:
-        raise UserError(f"study {store.study} has no trials yet", do="launch it first") from None
-    driver, notes = driver_of(store), rows.user_attrs
-    study = _study(store, notes)
-    results = results_of(study, rows.get_trials(deepcopy=False), driving=driver is not None)
-    storage.engine.dispose()
-    return View(study, tuple(results), driver, notes)
+        return reader.view()
+    finally:
+        reader.close()
+
+
+def _empty(store: Store) -> UserError:
+    return UserError(f"study {store.study} has no trials yet", do="launch it first")
 
 
 def _study(store: Store, notes: Mapping[str, Any]) -> Study:
     """The study as launched last; not checked against this machine, which may be another one."""
     text = notes.get("toml") or (store.toml.read_text() if store.toml.is_file() else None)
     if text is None:
-        raise UserError(f"study {store.study} has no trials yet", do="launch it first")
+        raise _empty(store)
     return Study.model_validate(tomllib.loads(text))
 
 
@@ -235,52 +254,3 @@ def ranked(results: Iterable[Result], objectives: Mapping[str, str]) -> Iterator
         yield layer
         taken = {result.number for result in layer}
         left = [result for result in left if result.number not in taken]
-
-
-# -- the best ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Best:
-    """The trials to choose from, and a plain word where they are not what was asked for."""
-
-    trials: tuple[Result, ...]
-    note: str | None = None
-
-
-def best(view: View, where: Sequence[Constraint] = (), top: int | None = None) -> Best:
-    """The front's trials by the first objective; with `top`, that many, the next fronts after it.
-
-    Where no trial meets the constraints, those that come closest.
-    """
-    objectives = view.study.objectives
-    complete = [result for result in view.trials if result.state == "complete"]
-    missed = {one.number: one.miss + _miss(one, where, view.baseline) for one in complete}
-    meeting = [one for one in complete if missed[one.number] <= 0]
-    if not meeting:
-        closest = sorted(complete, key=lambda one: (missed[one.number], losses(one, objectives)))
-        return Best(tuple(closest[: top or 3]), _none_meets(view, complete, where))
-    if top is not None:
-        layers = [one for layer in ranked(meeting, objectives) for one in layer]
-        return Best(tuple(layers[:top]))
-    chosen = undominated(meeting, objectives)
-    beaten = not where and not any(one.on_front for one in chosen)
-    note = "no trial improves on the untouched model; these come closest" if beaten else None
-    return Best(tuple(chosen), note)
-
-
-def _miss(result: Result, where: Sequence[Constraint], baseline: Result | None) -> float:
-    known = baseline.metrics if baseline else {}
-    misses = [
-        limit.violation(result.metrics.get(limit.metric, math.nan), known.get(limit.metric))
-        for limit in where
-    ]
-    return sum(max(0.0, miss) for miss in misses)
-
-
-def _none_meets(view: View, complete: Sequence[Result], where: Sequence[Constraint]) -> str:
-    if not complete:
-        return "no trial has finished yet"
-    limits = [f"{limit.metric} {limit.text}" for limit in where]
-    own = [key for key in {key: 0 for one in complete for key in one.violations}]
-    return f"no trial meets {' and '.join([*own, *limits])}; these come closest"

@@ -6,22 +6,21 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from search.best import best_json, best_table, best_toml, status_json, status_lines, where_of
+from search.best import best, best_json, best_table, best_toml, status_json, status_lines, where_of
 from search.errors import UserError
 from search.links import save_links
-from search.results import best, read
+from search.results import read
 from search.show import better, brief, cell, compact, delta, scaled, story
 from tests.search.sample import Sample
 
 
-@pytest.fixture
-def sample(tmp_path: Path) -> Iterator[Sample]:
-    made = Sample(tmp_path / "runs").run()
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
+    made = Sample(tmp_path_factory.mktemp("runs")).run()
     yield made
     made.close()
 
@@ -117,8 +116,8 @@ def test_stories(sample: Sample) -> None:
 
 def test_answers_within_a_second_without_heavy_imports(sample: Sample) -> None:
     code = (
-        "import sys; from pathlib import Path; from search.results import read, best;"
-        "from search.best import best_json, status_json; from search.storage import Store;"
+        "import sys; from pathlib import Path; from search.results import read;"
+        "from search.best import best, best_json, status_json; from search.storage import Store;"
         f"store = Store(Path({str(sample.store.folder)!r}), 'depth'); view = read(store);"
         "best_json(view, best(view), store); status_json(view);"
         "print([m for m in ('torch', 'ray', 'mlflow', 'pandas', 'transformers') "

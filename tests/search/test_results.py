@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from search.best import best
 from search.constraints import parse_where
 from search.errors import UserError
-from search.results import Result, View, best, front, losses, ranked, read, results_of
+from search.results import Result, View, front, losses, ranked, read, results_of
 from search.storage import Store, study_lock
 from search.tables import Budget
 from tests.search.sample import Sample, sample_study
 
 
-@pytest.fixture
-def sample(tmp_path: Path) -> Iterator[Sample]:
-    made = Sample(tmp_path / "runs").run()
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
+    made = Sample(tmp_path_factory.mktemp("runs")).run()
     yield made
     made.close()
 
@@ -136,6 +137,7 @@ def test_running_and_interrupted(tmp_path: Path) -> None:
 def test_a_dead_drivers_name_means_nothing(sample: Sample) -> None:
     sample.store.owner.write_text('{"who": "me@here pid 1", "since": "2026-01-01 00:00"}')
     assert read(sample.store).driver is None
+    sample.store.owner.unlink()
 
 
 def test_a_stopped_trial_counts_as_finished(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""The ledger: MLflow, kept up to date with the journal by a thread of the driver, or by `sync`.
+
+The search never waits for it. What the ledger missed while it was down it gets later: the journal
+has it all.
+"""
+
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from search.projection import Ledger
+from search.results import Reader
+from search.storage import Store
+from search.tables import Study
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PAUSE = 1.0  # seconds between two updates at least, so that several trials share one
+SHARE = 5  # an update that took long is followed by a pause this many times as long
+RETRY = 30.0  # seconds before a ledger that does not answer is tried again
+
+log = logging.getLogger("rayduce")
+
+
+def tracking_uri(store: Store) -> str:
+    """The server that MLFLOW_TRACKING_URI names, else a file beside the studies."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or embedded(store)
+
+
+def embedded(store: Store) -> str:
+    """The file beside the studies."""
+    return f"sqlite:///{store.ledger}"
+
+
+def open_client(uri: str) -> "MlflowClient":
+    """MLflow's client, without its telemetry and notices; patience for seconds, not minutes."""
+    quiet = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(uri)
+
+
+def open_ledger(store: Store) -> Ledger:
+    """One study's runs in the ledger in use."""
+    uri = tracking_uri(store)
+    store.create()
+    return Ledger(store, open_client(uri), uri, local=uri == embedded(store))
+
+
+def sync(store: Store) -> str:
+    """Bring the ledger up to date with the journal; returns what was done, in a line."""
+    reader = Reader(store)
+    view = reader.view()
+    reader.close()
+    ledger = open_ledger(store)
+    added = ledger.update(view, ending=view.driver is None)
+    ended = sum(result.ended for result in view.trials)
+    return f"{store.study}: {ended} trials and the baseline, {added} of them new, in {ledger.uri}"
+
+
+class Mirror:
+    """Keeps the ledger up to date while a study runs.
+
+    What goes wrong is said once, and made up for when the ledger answers again.
+
+    Args:
+        timeout: seconds that `close` waits for what is left.
+    """
+
+    def __init__(self, study: Study, store: Store, timeout: float = 120.0) -> None:
+        self.study, self.store, self.timeout = study, store, timeout
+        self.error: str | None = None
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._reader: Reader | None = None
+        self._ledger: Ledger | None = None
+
+    def __enter__(self) -> "Mirror":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def offer(self) -> None:
+        """Say that something changed; returns at once."""
+        self._wake.set()
+        if self._thread is None:  # not before: importing MLflow would hold up Ray's start
+            self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
+            self._thread.start()
+
+    def close(self) -> bool:
+        """Write what is left and how the study ended; whether all of it got there in time."""
+        self._closing.set()
+        self.offer()
+        assert self._thread is not None
+        self._thread.join(self.timeout)
+        done = not self._thread.is_alive() and self.error is None
+        if not done:
+            log.warning("the ledger is behind; later run: rayduce sync %s", self.study.name)
+        return done
+
+    def _work(self) -> None:
+        while not self._closing.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            if not self._closing.is_set():
+                self._closing.wait(self._update(ending=False))
+        self._update(ending=True)
+        if self._reader is not None:
+            self._reader.close()
+
+    def _update(self, *, ending: bool) -> float:
+        """Bring it up to date, or note why not; returns how long to pause."""
+        began = time.monotonic()
+        try:
+            self._reader = self._reader or Reader(self.store)
+            self._ledger = self._ledger or open_ledger(self.store)
+            self._ledger.update(self._reader.view(), ending=ending)
+        except Exception as error:  # whatever MLflow raises must not end the search
+            self._failed(error)
+            return RETRY
+        self.error = None
+        return max(PAUSE, SHARE * (time.monotonic() - began))
+
+    def _failed(self, error: Exception) -> None:
+        self._ledger = None  # what was half done is found again by its tags
+        lines = str(error).splitlines() or [""]
+        said, self.error = self.error, f"{type(error).__name__}: {lines[0][:200]}"
+        if said is None:
+            log.warning("the ledger does not answer, the search goes on: %s", self.error)

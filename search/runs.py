@@ -1,0 +1,183 @@
+"""What an MLflow run says of a trial or a study: name, tags, parameters, metrics, files."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from search.best import best, best_toml
+from search.records import compression, trial_toml
+from search.results import Result, View
+from search.show import columns, compact, delta, story
+from search.study import study_toml
+from search.tables import Study
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Param, RunTag
+
+UID, TOKEN, PARENT = "rayduce.uid", "rayduce.study", "mlflow.parentRunId"
+NOTE = "mlflow.note.content"
+BATCH = 900  # metrics per request; MLflow takes 1000
+LONGEST = 5900  # characters of a value; MLflow takes 6000
+
+
+# -- a trial -----------------------------------------------------------------------------------
+
+
+def run_name(result: Result) -> str:
+    """`012 Omission skip=20,21`: sorts by number, says what it is."""
+    return f"{result.number:03d} {story(result)}"[:120]
+
+
+def tags_of(view: View, result: Result) -> dict[str, str]:
+    """What to filter and group by; what is not known is left out."""
+    hardware = result.record.get("hardware") or {}
+    told = {
+        "study": view.study.name,
+        "space": view.study.space.name,
+        "state": result.state,
+        "feasible": "yes" if result.feasible else "no",
+        "lineage": result.lineage,
+        "same_as": result.same_as,
+        "hardware": ", ".join(f"{key} {value}" for key, value in hardware.items()),
+        "reason": result.reason,
+        NOTE: _note(view, result),
+    }
+    return {key: value for key, value in told.items() if value}
+
+
+def _note(view: View, result: Result) -> str:
+    """The description on the run's page."""
+    base = view.baseline.metrics if view.baseline else {}
+    changes = [
+        f"{name} {delta(name, result.metrics[name], base.get(name))}"
+        for name in columns(view.study)
+        if name in result.metrics and name in base and not result.is_baseline
+    ]
+    against = f"Against the untouched model: {', '.join(changes)}." if changes else ""
+    return "\n\n".join(part for part in (story(result), against, result.reason) if part)
+
+
+def metrics_of(result: Result) -> list["Metric"]:
+    """What was measured, as the last step; before it what long stages reported on the way."""
+    when, progress = millis(result.stopped), result.record.get("progress") or []
+    steps = progress if isinstance(progress, list) else [progress]
+    found = [
+        as_metric(name, value, when, step)
+        for step, values in enumerate(steps)
+        for name, value in values.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    ]
+    numbers = {f"hp/{name}": _number(value) for name, value in compact(result.params).items()}
+    last = {**result.metrics, **numbers, "seconds": result.seconds}
+    return found + [
+        as_metric(name, value, when, len(steps))
+        for name, value in last.items()
+        if value is not None
+    ]
+
+
+def _number(value: Any) -> float | None:
+    """A parameter as something to sort by: a set by its size."""
+    if isinstance(value, list):
+        return float(len(value))
+    return float(value) if isinstance(value, int | float) else None
+
+
+def trial_files(view: View, result: Result) -> dict[str, str]:
+    """A trial's artifacts."""
+    return {
+        "trial.toml": trial_toml(view, result),
+        "compression.json": json.dumps(compression(view, result), indent=2),
+    }
+
+
+# -- a study -----------------------------------------------------------------------------------
+
+
+def study_params(study: Study) -> dict[str, Any]:
+    """What does not change from launch to launch."""
+    return {
+        "model": study.model.id,
+        "dataset": study.data.dataset,
+        "task": study.data.task,
+        "space": study.space.name,
+        "sampler": study.sampler.name,
+        "seed": study.seed,
+        "objectives": ", ".join(f"{name} {way}" for name, way in study.objectives.items()),
+    }
+
+
+def study_values(view: View) -> dict[str, float]:
+    """The best trial's metrics, the untouched model's, and how many trials there are."""
+    found, counts = best(view), view.counts
+    values = {
+        f"trials/{name}": float(counts[name] or 0) for name in ("finished", "failed", "planned")
+    }
+    if view.baseline is not None:
+        values |= {f"baseline/{key}": value for key, value in view.baseline.metrics.items()}
+    if found.trials and not found.note:
+        values |= found.trials[0].metrics
+    return values
+
+
+def study_files(view: View) -> dict[str, str]:
+    """A study's artifacts."""
+    from search.plots import front_html, front_svg
+
+    files = {"study.toml": study_toml(view.study), "best.toml": best_toml(view, best(view))}
+    if any(result.state == "complete" for result in view.results):
+        files |= {"front.html": front_html(view), "front.svg": front_svg(view)}
+    return files
+
+
+def source_tags(view: View) -> dict[str, str]:
+    """Where it comes from, also in MLflow's own words."""
+    commit = str(view.notes.get("git_commit") or "unknown")
+    return {
+        "git_commit": commit,
+        "mlflow.source.name": f"rayduce launch {view.study.name}",
+        "mlflow.source.type": "JOB",
+        "mlflow.source.git.commit": commit,
+    }
+
+
+# -- MLflow's types ----------------------------------------------------------------------------
+
+
+def as_metric(key: str, value: float, when: int, step: int) -> "Metric":
+    """A value at a step."""
+    from mlflow.entities import Metric
+
+    return Metric(key, float(value), when, step)
+
+
+def as_params(values: Mapping[str, Any]) -> list["Param"]:
+    """Parameters as texts; sets as their members."""
+    from mlflow.entities import Param
+
+    texts = {
+        key: ",".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+        for key, value in values.items()
+    }
+    return [Param(key, text[:LONGEST]) for key, text in texts.items()]
+
+
+def as_tags(tags: Mapping[str, str]) -> list["RunTag"]:
+    """Tags, cut to what MLflow takes."""
+    from mlflow.entities import RunTag
+
+    return [RunTag(key, value[:LONGEST]) for key, value in tags.items()]
+
+
+def batches(metrics: Sequence["Metric"]) -> Iterator[Sequence["Metric"]]:
+    """As many at a time as a request may hold."""
+    for first in range(0, len(metrics), BATCH):
+        yield metrics[first : first + BATCH]
+
+
+def millis(when: datetime | None) -> int:
+    """MLflow's time; now for None."""
+    return int((when.timestamp() if when else time.time()) * 1000)
