@@ -105,6 +105,7 @@ def run_stages(
 ) -> Generator[Progress, None, dict[str, Any]]:
     """Do the stages to the bench's fork, then measure; yields what long stages report."""
     began = time.perf_counter()
+    bench.by = by
     done, progress = [], []
     for stage in stages:
         started = time.perf_counter()

@@ -23,6 +23,7 @@ from trainables.bench.evaluate import load_metric, measure_all
 from trainables.bench.fork import fork
 from trainables.bench.lineage import Lineage, code_version, fingerprint
 from trainables.bench.models import is_encoder_decoder, load_model, load_processor, locate
+from trainables.bench.recover import trained
 from trainables.bench.spec import BenchSpec, Role
 from trainables.bench.stage import Batch, Method, Stage, Stats, Summary
 
@@ -41,6 +42,7 @@ class Bench:
     role: Role = "search"
     model: PreTrainedModel = field(init=False)
     history: list[tuple[Stage, Summary]] = field(default_factory=list)
+    by: str = ""  # whom measurements are noted for
 
     def __post_init__(self) -> None:
         self.model = fork(self.base)
@@ -85,11 +87,12 @@ class Bench:
         A model that was measured before is not measured again.
 
         Args:
-            by: who asks ("study/number"), noted with what is measured.
+            by: who asks ("study/number"), noted with what is measured; else who asked last.
 
         Returns:
             The metrics, and None if any was measured here, else who measured them.
         """
+        by = self.by = by or self.by
         if self.spec.naive:
             return measure_all(self, names), None
         key = digest(self.lineage.key, self.data.fingerprint(self.role), _conditions(self))
@@ -101,7 +104,8 @@ class Bench:
                 known[wanted[name]] = {"value": value, "by": by}
             self.cache.store("metrics", key, known)
         found = {name: float(known[wanted[name]]["value"]) for name in names}
-        return found, None if missing else str(known[wanted[names[0]]]["by"])
+        first = str(known[wanted[names[0]]]["by"])
+        return found, None if missing or first == by else first
 
 
 def open_bench(spec: BenchSpec) -> Bench:
@@ -117,7 +121,8 @@ def open_bench(spec: BenchSpec) -> Bench:
     device = torch.device(spec.device)
     model = load_model(folder, spec.model, spec.data.task, data.labels).to(device)
     base = digest(fingerprint(folder, cache_folder), spec.model.dtype, data.labels)
-    return Bench(spec, model, processor, data, device, cache_folder, Lineage(base))
+    bench = Bench(spec, model, processor, data, device, cache_folder, Lineage(base))
+    return bench if spec.model.train is None else trained(bench, spec.model.train)
 
 
 def hardware(bench: Bench) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """Loading what a study names: a hub id, a local folder or a packaged asset."""
 
+import contextlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSeq2SeqLM,
@@ -15,7 +19,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from trainables.bench.assets import fetch
+from trainables.bench.assets import fetch, home
+from trainables.bench.cache import digest
 from trainables.bench.spec import ModelSpec, Task
 from trainables.bench.stage import PlanError
 
@@ -33,6 +38,8 @@ def locate(spec: ModelSpec) -> Path:
 
     Raises PlanError if there is no such folder or hub id.
     """
+    if spec.id.startswith("new:"):
+        return fresh(spec)
     if spec.id.startswith("asset:"):
         return fetch(spec.id.removeprefix("asset:"))
     folder = Path(spec.id).expanduser()
@@ -41,6 +48,35 @@ def locate(spec: ModelSpec) -> Path:
     if folder.is_absolute() or spec.id.startswith("."):
         raise PlanError(f"model {spec.id!r}: no config.json in that folder")
     return _download(spec)
+
+
+def fresh(spec: ModelSpec) -> Path:
+    """The folder of a model with random weights, the same for the same fields; made once.
+
+    Raises PlanError on a type or field that transformers does not know.
+    """
+    key = digest(spec.id, spec.config, spec.tokenizer, transformers.__version__)
+    folder = home() / f"new-{key}"
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=_there(folder.parent), prefix=".making-") as place:
+            made = Path(place, "made")
+            try:
+                config = AutoConfig.for_model(spec.id.removeprefix("new:"), **spec.config)
+                torch.manual_seed(0)
+                AutoModel.from_config(config).save_pretrained(made)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise PlanError(f"model {spec.id!r} with [model.config]: {error}") from error
+            if spec.tokenizer is not None:
+                source = locate(ModelSpec(id=spec.tokenizer))
+                AutoTokenizer.from_pretrained(source).save_pretrained(made)
+            with contextlib.suppress(OSError):  # another worker made the same
+                made.rename(folder)
+    return folder
+
+
+def _there(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _download(spec: ModelSpec) -> Path:

@@ -7,7 +7,7 @@ epoch, to the same result. Weights that are zero when it begins stay zero.
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from trainables.bench.cache import Cache, digest
 from trainables.bench.fork import own
 from trainables.bench.freeze import cut_neighbours, frozen
+from trainables.bench.spec import TrainSpec
 from trainables.bench.stage import Progress, Stage, Summary
 from trainables.bench.training import Run, cast, give, tensors_of
 
@@ -128,6 +129,18 @@ class Recover(Stage):
             run.finish()
         cast(model.eval(), dtypes)
         return run.progress
+
+
+def trained(bench: "Bench", settings: TrainSpec) -> "Bench":
+    """The bench with its base model trained first: once, and then shared like any training."""
+    one, stage = bench.fork(), Recover(**settings.model_dump())
+    running = stage.on(one)
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            lineage = bench.lineage.then(end.value.effect)
+            return replace(bench, base=one.model, lineage=lineage)
 
 
 def _known(cache: Cache, key: str) -> dict[str, Tensor] | None:

@@ -4,7 +4,7 @@ Read by the driver (to validate a study file) and by the workers (to load things
 here imports torch.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,12 +25,31 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class TrainSpec(Spec):
+    """How the model is trained before the study begins, where it cannot do the task yet.
+
+    What comes out is the study's untouched model. The fields are those of the Recover stage.
+    """
+
+    epochs: Count = 3
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-5
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    batch_size: Count = 32
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    precision: Literal["full", "bfloat16"] = "full"
+
+
 class ModelSpec(Spec):
-    """Which model: a hub id, a local folder, or `asset:NAME`."""
+    """Which model: a hub id, a local folder, `asset:NAME`, or `new:TYPE` with random weights."""
 
     id: str
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     revision: str | None = None
+    config: dict[str, Any] = {}  # of `new:TYPE`: the fields of its architecture
+    tokenizer: str | None = None  # of `new:TYPE`: the model whose tokenizer it takes
+    train: TrainSpec | None = None
 
 
 class ItemCounts(Spec):
