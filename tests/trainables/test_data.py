@@ -209,7 +209,11 @@ def test_classification_pads_to_the_longest_row_of_a_batch(tmp_path: Path) -> No
 
 def test_two_texts_are_told_apart(tmp_path: Path) -> None:
     rows = [{"premise": f"the cat {i}", "hypothesis": "a dog", "label": i % 3} for i in range(30)]
-    data = load_data(spec(jsonl(tmp_path / "p.jsonl", rows), "classification"), word_tokenizer(), 0)
+    data = load_data(
+        spec(jsonl(tmp_path / "p.jsonl", rows), "classification"),
+        word_tokenizer("token_type_ids"),
+        0,
+    )
     kinds = data.batches("search")[0]["token_type_ids"]
     assert kinds[0].tolist() == [0] * 5 + [1] * 3
 

@@ -29,15 +29,17 @@ def bytes_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
     return _wrapped(raw, "<s> $A" if bos else "$A")
 
 
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    """A token per word, an end after a text, and a kind for each of two texts."""
+def word_tokenizer(*kinds: str) -> PreTrainedTokenizerFast:
+    """A token per word, an end after a text, and where asked for a kind (`token_type_ids`)."""
     names = ["<pad>", "<s>", "</s>", "<unk>", *WORDS.split()]
     raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(names)}, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return _wrapped(raw, "<s> $A </s>", "<s> $A </s> $B:1 </s>:1")
+    return _wrapped(raw, "<s> $A </s>", "<s> $A </s> $B:1 </s>:1", kinds)
 
 
-def _wrapped(raw: Tokenizer, single: str, pair: str | None = None) -> PreTrainedTokenizerFast:
+def _wrapped(
+    raw: Tokenizer, single: str, pair: str | None = None, kinds: tuple[str, ...] = ()
+) -> PreTrainedTokenizerFast:
     marks = [(mark, raw.token_to_id(mark)) for mark in ("<s>", "</s>")]
     raw.post_processor = processors.TemplateProcessing(
         single=single, pair=pair or "$A $B:1", special_tokens=marks
@@ -47,7 +49,7 @@ def _wrapped(raw: Tokenizer, single: str, pair: str | None = None) -> PreTrained
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        model_input_names=["input_ids", *kinds, "attention_mask"],
     )
 
 

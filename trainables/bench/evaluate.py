@@ -28,7 +28,7 @@ def _loss(made: Evaluation) -> float:
 
 def _perplexity(made: Evaluation) -> float:
     loss = _loss(made)
-    return math.exp(loss) if loss < 700 else math.inf  # exp would raise
+    return math.inf if loss > 700 else math.exp(loss)  # which would raise
 
 
 def _accuracy(made: Evaluation) -> float:

@@ -120,6 +120,7 @@ class Evaluation:
         self.seconds += time.perf_counter() - started
 
 
+@torch.no_grad()
 def token_losses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Per row, on the CPU: the labelled tokens' summed negative log-likelihood, their number."""
     labels, inputs = batch["labels"], measure.forward_inputs(model, batch)
@@ -130,18 +131,17 @@ def token_losses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         kept = {"logits_to_keep": labels.shape[1] - start} if start else {}
         logits = model(**inputs, **kept).logits[:, :-1]
         labels = labels[:, start + 1 :]
-    losses = torch.zeros(labels.shape, dtype=torch.float64)
-    for row, wanted, out in zip(logits, labels, losses, strict=True):
-        for start in range(0, len(wanted), _SLICE):
-            part = slice(start, start + _SLICE)
-            found = F.cross_entropy(
-                row[part].float(),
-                wanted[part].to(row.device),
-                ignore_index=IGNORED,
-                reduction="none",
-            )
-            out[part] = found.double().cpu()
-    return losses.sum(1), (labels != IGNORED).sum(1)
+    sums = [_summed(row, wanted) for row, wanted in zip(logits, labels, strict=True)]
+    return torch.stack(sums), (labels != IGNORED).sum(1)
+
+
+def _summed(logits: Tensor, wanted: Tensor) -> Tensor:
+    parts = zip(logits.split(_SLICE), wanted.to(logits.device).split(_SLICE), strict=True)
+    losses = [
+        F.cross_entropy(some.float(), labels, ignore_index=IGNORED, reduction="none")
+        for some, labels in parts
+    ]
+    return torch.cat(losses).double().sum().cpu()
 
 
 def _first(model: Any, labels: Tensor) -> int:
@@ -154,9 +154,8 @@ def _first(model: Any, labels: Tensor) -> int:
 
 def _write(bench: Measured, batch: Batch, longest: int) -> list[str]:
     model, tokenizer = bench.model, bench.processor
-    prompts = _prompts(model, batch, tokenizer)
-    inputs = measure.forward_inputs(model, prompts)
-    inputs.pop("labels", None)
+    prompts = _prompts(model, batch)
+    inputs = {name: prompts[name].to(model.device) for name in ("input_ids", "attention_mask")}
     ids = model.generate(**inputs, max_new_tokens=longest, do_sample=False, num_beams=1)
     if not model.config.is_encoder_decoder:
         ids = ids[:, inputs["input_ids"].shape[1] :]
@@ -164,7 +163,7 @@ def _write(bench: Measured, batch: Batch, longest: int) -> list[str]:
     return texts
 
 
-def _prompts(model: Any, batch: Batch, tokenizer: Any) -> Batch:
+def _prompts(model: Any, batch: Batch) -> Batch:
     """What to go on from; a decoder's rows without their targets, filled up on the left."""
     if model.config.is_encoder_decoder:
         return batch
