@@ -136,7 +136,7 @@ class PrefixEvaluator:
         sheet = self.loss.sheets[index]
         batch = self._inputs(sheet.batch)
         entry = self.walk.enter(batch)
-        dense = self._dense_logits(index, entry) if self.loss.against_dense else None
+        dense = self._dense_logits(index) if self.loss.against_dense else None
         todo = list(enumerate(paths))
         for numbers, hidden in self._leaves(entry, entry.hidden, todo, 0):
             score = self._score(sheet, hidden, dense)
@@ -205,14 +205,19 @@ class PrefixEvaluator:
             rows = {"input_ids": torch.zeros(len(part), 1, dtype=torch.long, device=part.device)}
             yield self.walk.leave(rows, part[:, None]).logits[:, 0]
 
-    def _dense_logits(self, index: int, entry: Entry) -> list[Tensor]:
-        """What the untouched model predicts; its last states are computed once."""
-        sheet = self.loss.sheets[index]
-        if index == len(self._dense):
-            everything = path((), len(self.walk.blocks))
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Run the untouched model, if the loss compares with it; else done on first use."""
+        everything = path((), len(self.walk.blocks))
+        for sheet in self.loss.sheets[len(self._dense) :] if self.loss.against_dense else ():
+            entry = self.walk.enter(self._inputs(sheet.batch))
             [(_, hidden)] = self._leaves(entry, entry.hidden, [(0, everything)], 0)
             self._dense.append(hidden)
-        return list(self._logits(sheet, self._dense[index]))
+
+    def _dense_logits(self, index: int) -> list[Tensor]:
+        """What the untouched model predicts; only its last states are kept."""
+        self.prepare()
+        return list(self._logits(self.loss.sheets[index], self._dense[index]))
 
 
 class _Silent(nn.Module):
@@ -254,8 +259,7 @@ def alone(
     found = []
     for omit in sets:
         dense = PrefixEvaluator(model, loss)
-        if loss.against_dense:
-            dense.means([()])
+        dense.prepare()
         rebuilt = PrefixEvaluator(rebuild(model, omit, unit), loss)
         rebuilt._dense = dense._dense
         found += rebuilt([()])

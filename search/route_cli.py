@@ -1,0 +1,127 @@
+"""`rayduce route …`: the four stages of prompt-routed depth pruning (PuDDing).
+
+Every command runs what it needs of the stages before, and goes on where it was interrupted.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from search.route_table import Evaluation
+    from trainables.bench.route_spec import RouteSpec
+
+app = typer.Typer(
+    name="route",
+    help="Route every prompt to the omission set that suits it (PuDDing).",
+    no_args_is_help=True,
+)
+
+File = Annotated[Path, typer.Argument(help="The routing study's file (TOML).")]
+Storage = Annotated[
+    str | None, typer.Option(envvar="RAYDUCE_STORAGE", help="Folder of the results. Default: runs.")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="Ray workers; 0: all in this process, without Ray.")
+]
+
+
+@app.command()
+def sets(study: File, workers: Workers = None, storage: Storage = None) -> None:
+    """Stage 1: find diverse omission sets by greedy searches over tasks and losses."""
+    from search.route import Route
+    from search.route_pool import open_pool
+
+    route = Route(_load(study, workers, storage), _tell)
+    with open_pool(route.spec, _tell) as pool:
+        for name, omit in route.sets(pool).items():
+            typer.echo(f"{name}: {' '.join(map(str, omit))}")
+    typer.echo(str(route.root / "sets.csv"))
+
+
+@app.command()
+def dataset(study: File, workers: Workers = None, storage: Storage = None) -> None:
+    """Stage 2: how likely each training item's right answer is under every set."""
+    from search.route import Route
+    from search.route_pool import open_pool
+
+    route = Route(_load(study, workers, storage), _tell)
+    with open_pool(route.spec, _tell) as pool:
+        typer.echo(str(route.dataset(pool)))
+    typer.echo(str(route.root / "all_log.csv"))
+
+
+@app.command()
+def train(study: File, workers: Workers = None, storage: Storage = None) -> None:
+    """Stage 3: train the router."""
+    from search.route import Route
+    from search.route_pool import open_pool
+
+    route = Route(_load(study, workers, storage), _tell)
+    with open_pool(route.spec, _tell) as pool:
+        folder = route.train(pool)
+    typer.echo(f"{folder}\n{folder.with_suffix('.json').read_text()}")
+
+
+@app.command("eval")
+def evaluate(study: File, workers: Workers = None, storage: Storage = None) -> None:
+    """Stage 4: judge the router against the dense model, static sets, chance and the oracle."""
+    from rich.console import Console
+
+    from search.route import Route
+    from search.route_pool import open_pool
+    from search.route_table import speed
+
+    route = Route(_load(study, workers, storage), _tell)
+    with open_pool(route.spec, _tell) as pool:
+        found, timing = route.evaluation(pool), speed(route.timing(pool))
+    Console(width=120).print(table(found))
+    typer.echo(
+        f"speed-up with the router's time: prefill {timing['prefill_speedup']:.2f}, generation "
+        f"{timing['generation_speedup']:.2f}; weights resident {timing['resident_bytes']:.3g} "
+        f"bytes, used per prompt {timing['active_bytes']:.3g}, dense {timing['dense_bytes']:.3g}"
+    )
+    typer.echo(found.verdict())
+
+
+@app.command()
+def export(
+    study: File,
+    to: Annotated[Path, typer.Option(help="The folder to make.")],
+    workers: Workers = None,
+    storage: Storage = None,
+) -> None:
+    """Save the routed model, load it again and let it write."""
+    from search.route import Route, export_route
+    from search.route_pool import open_pool
+
+    route = Route(_load(study, workers, storage), _tell)
+    with open_pool(route.spec, _tell) as pool:
+        for line in export_route(route, pool, to):
+            typer.echo(repr(line))
+    typer.echo(f'from trainables.routed import RoutedModel; model = RoutedModel.load("{to}")')
+
+
+def table(found: "Evaluation") -> "Table":
+    """The evaluation for people."""
+    from rich.table import Table
+
+    shown = Table("choice of the set", *found.tasks, "mean", "likelihood", "regret")
+    for name, row in found.rows.items():
+        rates = [f"{row[task]:.1%}" for task in [*found.tasks, "mean"]]
+        rest = [f"{row[key]:.3f}" if key in row else "" for key in ("likelihood", "regret")]
+        shown.add_row(name, *rates, *rest)
+    return shown
+
+
+def _load(study: Path, workers: int | None, storage: str | None) -> "RouteSpec":
+    from search.route import load_route
+
+    return load_route(study, storage, workers)
+
+
+def _tell(text: str) -> None:
+    typer.echo(text, err=True)

@@ -1,0 +1,98 @@
+"""The tables of a routing study (PuDDing): plain validated data, read by driver and workers."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trainables.bench.spec import Count, DataSpec, ModelSpec, Spec, Task
+
+TaskLoss = Literal["tl", "tld"]
+TextLoss = Literal["ppl", "kl"]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class RouteTask(DataSpec):
+    """One data set of questions. Roles: `calibration` finds sets, `train` teaches the router,
+    `held_out` judges it."""
+
+    task: Task = "multiple-choice"
+    normalised: bool = False  # answers are compared per character (acc_norm)
+    routed: bool = True  # False: judged only, never seen by sets or router
+
+
+class SetsSpec(Spec):
+    """Stage 1: the omission sets to choose from."""
+
+    file: str | None = None  # sets in the published CSV form, instead of a search
+    budget: Count = 7  # blocks to omit
+    wanted: Count = 10
+    losses: tuple[TaskLoss, ...] = ("tl", "tld")
+    seeds: Count = 1  # searches per task and loss, each on its own part of the calibration items
+    packed: bool = True  # choices of a question in one row, where the model allows
+    spread: bool = False  # one search at a time, its candidates shared out over all workers
+
+
+class LikelihoodSpec(Spec):
+    """Stage 2: the router's data set."""
+
+    shard: Count = 32  # items per durable piece of work
+    batch_size: Count = 16  # rows that go through the model together
+
+
+class RouterSpec(Spec):
+    """Stage 3: the router and how it is trained; the defaults are the published ones."""
+
+    encoder: str = "google-bert/bert-base-uncased"  # hub id, folder or asset:NAME
+    lr: Positive = 1e-5
+    epochs: Count = 10
+    batch_size: Count = 32
+    warmup: Annotated[int, Field(ge=0)] = 500  # steps
+    weight_decay: float = 0.01
+    centre: bool = False  # subtract each prompt's mean: how hard it is says nothing about sets
+    max_length: Count = 256
+    validation: Share = 0.1  # of the items; no item is on both sides
+    seed: int = 42
+
+
+class RouterSearch(Spec):
+    """An optional search over the router's settings (spaces/router.py)."""
+
+    trials: Annotated[int, Field(ge=0)] = 0
+    encoders: tuple[str, ...] = ()  # to choose from; none: the one above
+
+
+class EvaluationSpec(Spec):
+    """Stage 4."""
+
+    prompts: Count = 8  # to time
+    new_tokens: Count = 32
+
+
+class RouteResources(Spec):
+    """What one worker gets, and how many there are. No workers: all in this process, without
+    Ray."""
+
+    workers: Annotated[int, Field(ge=0)] = 1
+    cpus: Count = 1
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+
+
+class RouteSpec(Spec):
+    """A routing study."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    seed: int = 42
+    model: ModelSpec
+    tasks: dict[str, RouteTask] = Field(min_length=1)
+    sets: SetsSpec = SetsSpec()
+    dataset: LikelihoodSpec = LikelihoodSpec()
+    router: RouterSpec = RouterSpec()
+    search: RouterSearch = RouterSearch()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    resources: RouteResources = RouteResources()
+    folder: str = "runs"
+
+    def routed(self) -> list[str]:
+        """The tasks that sets and router may learn from."""
+        return [name for name, task in self.tasks.items() if task.routed]

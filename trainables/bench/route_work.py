@@ -1,0 +1,171 @@
+"""What a worker of a routing study does: finds sets, answers questions under sets, trains routers.
+
+A worker loads the model once. Everything it returns is plain data that depends on nothing but the
+study and what was asked for, so that any worker, at any time, returns the same.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from transformers import PreTrainedModel
+
+from trainables.bench import losses
+from trainables.bench.arch import blocks, fixed_blocks
+from trainables.bench.cache import Cache, digest
+from trainables.bench.data import Data, load_data
+from trainables.bench.encode import question_ids
+from trainables.bench.lineage import fingerprint
+from trainables.bench.losses import Loss
+from trainables.bench.memo import Memo
+from trainables.bench.models import load_model, load_processor, locate
+from trainables.bench.prefix import PrefixEvaluator, can_pack
+from trainables.bench.prompts import Question
+from trainables.bench.route_spec import RouterSpec, RouteSpec
+from trainables.bench.spec import Role
+from trainables.depth import Omit, greedy
+from trainables.routed import RoutedModel, measure
+from trainables.router import Router, read_lessons, train
+
+Record: TypeAlias = dict[str, Any]
+
+
+class RouteWork:
+    """One worker's model, tokenizer and data."""
+
+    def __init__(self, spec: RouteSpec) -> None:
+        self.spec = spec
+        torch.set_num_threads(spec.resources.cpus)
+        self.cache = Cache(Path(spec.folder).absolute() / "cache")
+        self._data: dict[str, Data] = {}
+        self._evaluators: dict[tuple[str, str, int], PrefixEvaluator] = {}
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the model lies."""
+        return locate(self.spec.model)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's."""
+        return load_processor(self.folder, "multiple-choice")
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The dense model, on the device."""
+        model: PreTrainedModel = load_model(self.folder, self.spec.model, "multiple-choice", ())
+        return model.to(torch.device(self._device))
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether choices of a question share a row."""
+        return self.spec.sets.packed and can_pack(self.model)
+
+    @cached_property
+    def lineage(self) -> str:
+        """Identifies the model."""
+        return digest(fingerprint(self.folder, self.cache), self.spec.model.dtype)
+
+    def data(self, task: str) -> Data:
+        """A task's items, shared out over the roles."""
+        if task not in self._data:
+            self._data[task] = load_data(self.spec.tasks[task], self.tokenizer, self.spec.seed)
+        return self._data[task]
+
+    def items(self, task: str, role: Role) -> list[Question]:
+        """A task's questions in a role."""
+        found: list[Question] = self.data(task).items(role)
+        return found
+
+    def greedy(self, task: str, loss: str, seed: int) -> Record:
+        """A greedy search by a task loss, on one part of the calibration items."""
+        score = self._evaluator(task, loss, seed)
+        found = greedy(
+            len(blocks(self.model)), self.spec.sets.budget, score, fixed=fixed_blocks(self.model)
+        )
+        return {"order": list(found.order), "losses": list(found.losses)}
+
+    def losses(self, task: str, loss: str, seed: int, sets: Sequence[Omit]) -> list[float]:
+        """A share of one search step's candidates."""
+        return self._evaluator(task, loss, seed)([tuple(omit) for omit in sets])
+
+    def shape(self) -> Record:
+        """What a driver must know to search by itself."""
+        return {"blocks": len(blocks(self.model)), "fixed": sorted(fixed_blocks(self.model))}
+
+    def _evaluator(self, task: str, name: str, seed: int) -> PrefixEvaluator:
+        key = (task, name, seed)
+        if key not in self._evaluators:
+            items = self.items(task, "calibration")[seed :: self.spec.sets.seeds]
+            loss = self._loss(task, name, items)
+            memo = Memo(self.cache.folder / "omission", f"{self.lineage}-{loss.fingerprint()}")
+            self._evaluators[key] = PrefixEvaluator(self.model, loss, memo=memo)
+        return self._evaluators[key]
+
+    def _loss(self, task: str, name: str, items: Sequence[Question]) -> Loss:
+        return losses.answers(
+            name,
+            items,
+            self.tokenizer,
+            packed=self.packs,
+            max_length=self.spec.tasks[task].max_length,
+            batch_size=self.spec.dataset.batch_size,
+        )
+
+    def likelihoods(
+        self, task: str, role: Role, start: int, stop: int, sets: Sequence[Omit]
+    ) -> list[Record]:
+        """Mean log-likelihood per token of answers under every set, for some of the items: the
+        right answer's where a router learns, every choice's where it is judged."""
+        items = self.items(task, role)[start:stop]
+        loss = self._loss(task, "tl" if role == "train" else "tld", items)
+        means = PrefixEvaluator(self.model, loss).means([tuple(omit) for omit in sets])
+        records, first = [], 0
+        for number, item in enumerate(items, start):
+            choices = [item.answer] if role == "train" else list(range(len(item.choices)))
+            scores = means[:, first : first + len(choices)].tolist()
+            first += len(choices)
+            name = {"item": f"{task}/{role}/{number}", "task": task, "prompt": item.prompt}
+            records.append(name | self._record(task, item, choices, scores))
+        return records
+
+    def _record(
+        self, task: str, item: Question, choices: Sequence[int], scores: list[list[float]]
+    ) -> Record:
+        _, tokens = question_ids(self.tokenizer, item, self.spec.tasks[task].max_length)
+        right = choices.index(item.answer)
+        return {
+            "answer": right,
+            "likelihood": [row[right] for row in scores],
+            "scores": scores,
+            "tokens": [len(tokens[choice]) for choice in choices],
+            "characters": [len(item.choices[choice].strip()) for choice in choices],
+        }
+
+    def train(self, settings: Record, dataset: str, folder: str) -> Record:
+        """Train a router on stage 2's data set; returns its report."""
+        spec = RouterSpec.model_validate(settings)
+        for _ in train(spec, read_lessons(Path(dataset)), Path(folder), self._device):
+            pass
+        report: Record = json.loads((Path(folder) / "report.json").read_text())
+        return report
+
+    @property
+    def _device(self) -> str:
+        return "cuda" if self.spec.resources.gpus else "cpu"
+
+    def choose(self, router: str, prompts: Sequence[str]) -> list[int]:
+        """The set a router chooses for each prompt."""
+        chosen: list[int] = Router.load(Path(router)).scores(prompts).argmax(1).tolist()
+        return chosen
+
+    def timing(self, router: str, sets: Sequence[Omit], prompts: Sequence[str]) -> Record:
+        """Seconds and bytes of the dense and the routed model, router included."""
+        routed = RoutedModel(
+            self.model, self.tokenizer, Router.load(Path(router)), [tuple(omit) for omit in sets]
+        )
+        routed.router.model.to(self._device)
+        return measure(routed, prompts, self.spec.evaluation.new_tokens)
