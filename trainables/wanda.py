@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -70,7 +71,9 @@ class Wanda(Method):
         return Summary({"wanda": self._rule() | effect}, {"zeros": zeros})
 
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
-        if not self.sequential or self._rule() == {"sparsity": 0.0}:
+        if self._rule() == {"sparsity": 0.0}:  # nothing to calibrate for
+            return Summary(None, {"zeros": 0})
+        if not self.sequential:
             return (yield from super().on(bench))
         zeros = yield from self._sequentially(bench.model, list(bench.batches("calibration")))
         effect = self._rule() | {"sequential": bench.data.fingerprint("calibration")}
@@ -118,17 +121,38 @@ def prune_mask(
     Args:
         norms: mean squared norm of each input over the calibration samples.
     """
-    score = weight.abs() * norms.sqrt()
-    drop = torch.zeros_like(score, dtype=torch.bool)
+    score = weight.detach().abs() * norms.sqrt()
     if pattern is None:
-        order = torch.sort(score, dim=-1, stable=True).indices
-        return drop.scatter_(1, order[:, : int(weight.shape[1] * sparsity)], True)
+        return _lowest(score, int(weight.shape[1] * sparsity))
     keep, of = pattern
     if weight.shape[1] % of:
         raise PlanError(f"pattern {keep}:{of}: a row of {weight.shape[1]} inputs is no multiple")
     groups = (weight.shape[0], -1, of)
     lowest = score.float().view(groups).topk(of - keep, dim=-1, largest=False).indices
+    drop = torch.zeros_like(score, dtype=torch.bool)
     return drop.view(groups).scatter_(2, lowest, True).view(weight.shape)
+
+
+def _lowest(score: Float[Tensor, "outputs inputs"], count: int) -> Bool[Tensor, "outputs inputs"]:
+    """The `count` lowest of each row, of equal ones the first: what a stable sort finds, sooner."""
+    if count == 0:
+        return torch.zeros_like(score, dtype=torch.bool)
+    if score.is_cuda:
+        return _lowest_sorted(score, count)
+    # numpy's selection takes a twentieth of the time of torch's sort
+    limit = torch.from_numpy(np.partition(score.numpy(), count - 1)[:, count - 1 : count])
+    drop = score <= limit
+    tied = drop.sum(1) != count  # or not a number
+    if tied.any():
+        drop[tied] = _lowest_sorted(score[tied], count)
+    return drop
+
+
+def _lowest_sorted(
+    score: Float[Tensor, "outputs inputs"], count: int
+) -> Bool[Tensor, "outputs inputs"]:
+    order = torch.sort(score, dim=-1, stable=True).indices
+    return torch.zeros_like(score, dtype=torch.bool).scatter_(1, order[:, :count], True)
 
 
 @contextmanager
