@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 
 import pytest
+from journals import Sample
 from rich.console import Console
 
 from search.best import best, best_json, best_table, best_toml, status_json, status_lines, where_of
@@ -15,7 +16,6 @@ from search.errors import UserError
 from search.links import save_links
 from search.results import read
 from search.show import better, brief, cell, compact, delta, scaled, story
-from tests.search.sample import Sample
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from journals import Sample
 
 from search import ledger, projection
 from search.best import best
@@ -18,7 +19,6 @@ from search.links import FILE, load_links, run_ids
 from search.projection import Ledger
 from search.results import read
 from search.storage import study_lock
-from tests.search.sample import Sample
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from journals import Sample, sample_study
 
 from search.best import best
 from search.constraints import parse_where
@@ -13,7 +14,6 @@ from search.errors import UserError
 from search.results import Result, View, front, losses, ranked, read, results_of
 from search.storage import Store, study_lock
 from search.tables import Budget
-from tests.search.sample import Sample, sample_study
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,107 @@
+"""Models whose feed-forward layers differ in width: the exact form, and a padded one.
+
+from trainables.bench.uneven import load_exact
+model = load_exact("folder")
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from trainables.bench.arch import Linear, blocks, family, reach, rows
+from trainables.bench.fork import fork, put
+from trainables.bench.stage import PlanError
+
+LOAD = "from trainables.bench.uneven import load_exact\nmodel = load_exact({folder})"
+WIDTHS = ("out_features", "in_features", "nf", "nx")  # what layers say of their own shape
+
+
+def save_exact(model: PreTrainedModel, folder: Path) -> str:
+    """Write a model as it is; returns the Python that loads it, with `{folder}` in it."""
+    model.config.save_pretrained(folder)
+    names: dict[int, str] = {}
+    state: dict[str, Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if names.setdefault(id(value), name) == name:  # tied ones once
+            state[name] = value.detach().cpu().contiguous()
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "exact.json").write_text(json.dumps({"class": type(model).__name__}))
+    return LOAD
+
+
+def load_exact(folder: str | Path) -> PreTrainedModel:
+    """A model as `save_exact` wrote it."""
+    place = Path(folder)
+    if not (place / "exact.json").exists():
+        raise PlanError(f"{place}: no exact.json; give the folder of an exact form")
+    name = json.loads((place / "exact.json").read_text())["class"]
+    state = load_file(place / "model.safetensors")
+    model: PreTrainedModel = getattr(transformers, name)(AutoConfig.from_pretrained(place))
+    for key, value in state.items():
+        _take(model, key, value)
+    model.tie_weights()
+    return model.eval()
+
+
+def _take(model: PreTrainedModel, key: str, value: Tensor) -> None:
+    """Put a tensor in its place, whatever shape that had."""
+    path, _, name = key.rpartition(".")
+    module = model.get_submodule(path)
+    put(module, name, value)
+    if name == "weight" and value.dim() == 2:
+        _say_widths(module, value)
+
+
+def _say_widths(module: nn.Module, weight: Tensor) -> None:
+    inputs, outputs = weight.shape if isinstance(module, Conv1D) else reversed(weight.shape)
+    for name, size in zip(WIDTHS, (outputs, inputs, outputs, inputs), strict=True):
+        if hasattr(module, name):
+            setattr(module, name, size)
+
+
+def padded(model: PreTrainedModel) -> PreTrainedModel:
+    """The same function with every feed-forward layer padded with zeros to the widest.
+
+    Raises PlanError for a family whose config does not name the width.
+    """
+    row = family(model)
+    if not row.width:
+        raise PlanError(f"{row.name}: no config field holds the width of its feed-forward layers")
+    wide = fork(model)
+    contracts = [reach(block, row.contract) for block in blocks(wide)]
+    width = max(rows(layer).shape[1] for layer in contracts)  # type: ignore[arg-type]
+    for block in blocks(wide):
+        contract: Linear = reach(block, row.contract)  # type: ignore[assignment]
+        count = rows(contract).shape[1]
+        for path in row.expand:
+            _pad_outputs(reach(block, path), count, width)  # type: ignore[arg-type]
+        put_rows(contract, nn.functional.pad(rows(contract), (0, width - count)))
+    setattr(wide.config, row.width, width)
+    return wide
+
+
+def _pad_outputs(layer: Linear, count: int, width: int) -> None:
+    """Neurons that always give zero; a fused layer holds several runs of them."""
+    weight = rows(layer)
+    runs = weight.shape[0] // count
+    put_rows(layer, _stretched(weight, runs, width))
+    if layer.bias is not None:
+        put(layer, "bias", _stretched(layer.bias[:, None], runs, width)[:, 0])
+
+
+def _stretched(values: Tensor, runs: int, width: int) -> Tensor:
+    parts = values.chunk(runs)
+    return torch.cat([nn.functional.pad(p, (0, 0, 0, width - len(p))) for p in parts])
+
+
+def put_rows(layer: Linear, weight: Tensor) -> None:
+    """Replace a fork's weight, given as (outputs, inputs), by one of any shape."""
+    value = weight.T.contiguous() if isinstance(layer, Conv1D) else weight
+    put(layer, "weight", value)
+    _say_widths(layer, value)
