@@ -56,7 +56,7 @@ class Wanda(Method):
             name of the linear in the model -> (inputs,) float32.
         """
         with _listening(linears(model)) as norms:
-            for sample in _samples(batches):
+            for sample in _samples(model, batches):
                 model(**sample)
         return norms
 
@@ -96,7 +96,7 @@ class Wanda(Method):
     ) -> Generator[Progress, None, int]:
         walk = Walk(model)
         names = {layer: name for name, layer in linears(model).items()}
-        entries: list[Entry] = [walk.enter(sample) for sample in _samples(batches)]
+        entries: list[Entry] = [walk.enter(sample) for sample in _samples(model, batches)]
         states = [entry.hidden for entry in entries]
         zeros = 0
         for index, block in enumerate(walk.blocks):
@@ -193,11 +193,17 @@ def _features(layer: nn.Module, inputs: Tensor) -> Float[Tensor, "positions inpu
     return inputs.flatten(0, -2)
 
 
-def _samples(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """One sample at a time, its padding cut off."""
+def _samples(model: PreTrainedModel, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """One sample at a time, its padding cut off; a decoder of its own is shown its targets."""
+    apart = bool(getattr(model.config, "is_encoder_decoder", False))
     for batch in batches:
         for index in range(len(next(iter(batch.values())))):
-            yield _trim({n: v[index : index + 1] for n, v in batch.items() if n != "labels"})
+            sample = {n: v[index : index + 1] for n, v in batch.items()}
+            labels = sample.pop("labels", None)
+            sample = _trim(sample)
+            if apart and labels is not None:
+                sample["labels"] = labels[:, labels[0] != -100]
+            yield sample
 
 
 def _trim(sample: Batch) -> Batch:

@@ -9,7 +9,7 @@ from benches import do, tiny_bench
 from planted import plant, tiny
 
 from trainables.bench import bench as bench_module
-from trainables.bench.arch import blocks
+from trainables.bench.arch import blocks, linears
 from trainables.bench.fork import same_tensors
 from trainables.bench.recover import Recover
 from trainables.bench.stage import FieldError
@@ -98,6 +98,17 @@ def test_equal_to_the_flat_chain_and_to_the_naive_one(tmp_path: Path) -> None:
     assert ours.lineage == flat.lineage == naive.lineage
     assert same_tensors(ours.model, flat.model) and same_tensors(ours.model, naive.model)
     assert sum(summary.counts.get("epochs_run", 0) for summary in summaries) == 0
+
+
+def test_an_encoder_decoder_goes_all_the_way(tmp_path: Path, scores: dict[int, float]) -> None:
+    """Its decoder is shown the targets, by similarity pruning and by Wanda."""
+    scores |= {12: 0.9, 7: 0.9}
+    bench = tiny_bench(tmp_path, plant(tiny("t5"), {2, 3, 7, 8, 10}))
+    prune = Similarity(99.95)
+    summaries = do(bench, Iterate(prune, FAST, metric="rouge_l"), Wanda(0.5), FAST)
+    assert summaries[0].counts["kept_per_stack"] == [4, 3]
+    zeros = sum(int((layer.weight == 0).sum()) for layer in linears(bench.model).values())
+    assert zeros == summaries[1].counts["zeros"] > 0
 
 
 def test_progress_says_which_pass(tmp_path: Path, scores: dict[int, float]) -> None:

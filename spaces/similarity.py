@@ -1,0 +1,60 @@
+"""Similarity pruning in passes with retraining, then Wanda on what is left, retrained or not.
+
+The tables of the source are points of this space: threshold and k, one pass or two, everything
+retrained or only the neighbours of cuts, and how many percent Wanda takes afterwards.
+"""
+
+from typing import Any
+
+from trainables.bench.facts import Facts
+from trainables.bench.recover import Freeze, Recover
+from trainables.bench.spec import Count, TrainSpec
+from trainables.bench.stage import Stage
+from trainables.iterate import Iterate
+from trainables.similarity import Rule, Similarity, SimilarityPerSample
+from trainables.wanda import Wanda
+
+
+def space(
+    trial: Any,
+    facts: Facts,
+    *,
+    thresholds: tuple[float, ...] = (99.0, 98.0, 95.0),
+    k: tuple[Count, ...] = (1, 2),
+    rule: Rule = "anchor",
+    per_sample: bool = False,
+    passes: tuple[Count, ...] = (1, 2),
+    freeze: tuple[Freeze, ...] = ("none", "part"),
+    wanda: tuple[int, ...] = (0, 10, 20, 30, 40, 50),
+    recover: TrainSpec = TrainSpec(),  # noqa: B008 - frozen
+    max_drop: float = 4.0,
+    max_k: Count = 3,
+    metric: str = "accuracy",
+    watch: str = "",
+) -> list[Stage]:
+    """Clusters of blocks more alike than a threshold (percent) keep some of their blocks.
+
+    Args:
+        per_sample: the published tables' biased similarity, whose thresholds are other numbers.
+        wanda: percent of each row that become zero in the end; 0 for none.
+        recover: how every retraining is done.
+        max_drop: points of `metric` below the original at which a pass is undone.
+        watch: a metric to report after every epoch, for the study's scheduler.
+    """
+    method = SimilarityPerSample if per_sample else Similarity
+    threshold = trial.suggest_categorical("similarity.threshold", list(thresholds))
+    start = trial.suggest_categorical("similarity.k", list(k))
+    count = trial.suggest_categorical("similarity.passes", list(passes))
+    frozen = trial.suggest_categorical("recover.freeze", list(freeze))
+    training = Recover(**recover.model_dump(), freeze=frozen, watch=watch)
+    prune = method(threshold, start, rule)
+    chain = Iterate(prune, training, count, max_drop, max(start, max_k), metric)
+    return [chain, *_zeros(trial, wanda, training)]
+
+
+def _zeros(trial: Any, percents: tuple[int, ...], training: Recover) -> list[Stage]:
+    percent = trial.suggest_categorical("wanda.percent", list(percents))
+    if percent == 0:
+        return []
+    retrained = trial.suggest_categorical("wanda.retrain", [False, True])
+    return [Wanda(percent / 100), *([training] if retrained else [])]

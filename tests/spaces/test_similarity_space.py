@@ -1,0 +1,68 @@
+"""The similarity space: what a point means, and that the ranges of a study reach the stages."""
+
+import optuna
+import pytest
+
+from search.errors import StudyError
+from search.space import bind
+from spaces.similarity import space
+from trainables.bench.facts import Facts
+from trainables.bench.recover import Recover
+from trainables.iterate import Iterate
+from trainables.similarity import Similarity, SimilarityPerSample
+from trainables.wanda import Wanda
+
+POINT = {
+    "similarity.threshold": 98.0,
+    "similarity.k": 2,
+    "similarity.passes": 2,
+    "recover.freeze": "part",
+    "wanda.percent": 50,
+    "wanda.retrain": True,
+}
+FACTS = Facts(blocks=12)
+
+
+def test_a_point_is_a_chain() -> None:
+    iterate, wanda, again = space(optuna.trial.FixedTrial(POINT), FACTS)
+    assert isinstance(iterate, Iterate) and type(iterate.similarity) is Similarity
+    assert (iterate.similarity.threshold, iterate.similarity.k, iterate.passes) == (98.0, 2, 2)
+    assert isinstance(again, Recover) and again == iterate.recover and again.freeze == "part"
+    assert wanda == Wanda(0.5)
+
+
+def test_no_zeros_and_no_second_training() -> None:
+    (only,) = space(optuna.trial.FixedTrial(POINT | {"wanda.percent": 0}), FACTS)
+    assert isinstance(only, Iterate)
+    assert len(space(optuna.trial.FixedTrial(POINT | {"wanda.retrain": False}), FACTS)) == 2
+
+
+def test_a_study_sets_the_ranges() -> None:
+    options = {
+        "thresholds": [70, 80.5],
+        "per_sample": True,
+        "recover": {"epochs": 1, "lr": 2e-4, "optimiser": "adam", "batch_size": 64},
+        "max_drop": 1,
+        "metric": "rouge_l",
+    }
+    bound = bind(space, options, "space", "similarity")
+    trial = optuna.trial.FixedTrial(POINT | {"similarity.threshold": 80.5})
+    iterate = bound(trial, FACTS)[0]
+    assert type(iterate.similarity) is SimilarityPerSample
+    assert iterate.recover == Recover(1, 2e-4, "adam", batch_size=64, freeze="part")
+    assert (iterate.max_drop, iterate.metric) == (1.0, "rouge_l")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rule": "nearest"}, {"recover": {"epochs": 0}}, {"k": [0]}, {"treshold": [1]}]
+)
+def test_a_wrong_range_is_told(wrong: dict[str, object]) -> None:
+    with pytest.raises(StudyError, match=next(iter(wrong))):
+        bind(space, wrong, "space", "similarity")
+
+
+def test_a_sampler_can_search_it() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+    for _ in range(5):
+        stages = space(study.ask(), FACTS)
+        assert isinstance(stages[0], Iterate) and 1 <= len(stages) <= 3
