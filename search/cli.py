@@ -111,8 +111,8 @@ def best(
     as_json: Json = False,
 ) -> None:
     """The best trials: the front, or the best under --where."""
+    from search.best import best as choose
     from search.best import best_json, best_table, where_of
-    from search.results import best as choose
     from search.results import read
 
     store = _store(name, storage)
@@ -188,8 +188,8 @@ def main() -> None:
 
 def _run(study: "Study") -> None:
     """Search, then say what was found and what to do next."""
+    from search.best import best as choose
     from search.best import best_table
-    from search.results import best as choose
     from search.results import read
     from search.storage import Store
 

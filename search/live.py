@@ -13,7 +13,7 @@ from search.journal import Journal
 from search.launch import Watcher
 from search.plan import Plan
 from search.results import Result, front, results_of
-from search.show import brief, cell, result_table
+from search.show import brief, cell, result_table, story
 from search.tables import Study
 
 KEPT = 8  # rows of the front on the screen
@@ -118,7 +118,7 @@ def event(result: Result, study: Study) -> str:
     metrics = "  ".join(f"{m} {cell(m, result.metrics[m])}" for m in study.objectives)
     marks = "front" if result.on_front else "" if result.feasible else "misses a constraint"
     same = f"same model as {result.same_as}" if result.same_as else ""
-    return "  ".join(part for part in (name, metrics, marks, same, brief(result.params)) if part)
+    return "  ".join(part for part in (name, metrics, marks, same, story(result)) if part)
 
 
 def pace(now: Progress, planned: int | None) -> str:

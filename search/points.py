@@ -52,9 +52,10 @@ class _Reader:
             self.used.add(name)
             return True, self.point[name]
         parent, _, member = name.rpartition(".")
-        if isinstance(self.point.get(parent), list | tuple) and member.isdigit():
+        members = self.point.get(parent)
+        if isinstance(members, list | tuple) and (member.isdigit() or member == "count"):
             self.used.add(parent)
-            return True, int(int(member) in self.point[parent])
+            return True, int(int(member) in members) if member.isdigit() else len(members)
         return False, None
 
 
@@ -81,7 +82,8 @@ def read_point(point: Point, ask: Callable[[Any], object], what: str) -> dict[st
 
 
 def _check_members(name: str, value: Any, asked: list[str], what: str) -> None:
-    members = [int(a.rpartition(".")[2]) for a in asked if a.rpartition(".")[0] == name]
+    tails = [one.removeprefix(f"{name}.") for one in asked if one.startswith(f"{name}.")]
+    members = [int(tail) for tail in tails if tail.isdigit()]
     if unknown := [v for v in value if v not in members]:
         allowed = f"members from {min(members)} to {max(members)}"
         raise UserError(f"{what}: {name}", got=unknown, allowed=allowed)
@@ -89,4 +91,4 @@ def _check_members(name: str, value: Any, asked: list[str], what: str) -> None:
 
 def _short(name: str) -> str:
     parent, _, member = name.rpartition(".")
-    return parent if member.isdigit() else name
+    return parent if member.isdigit() or member == "count" else name

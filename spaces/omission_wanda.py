@@ -3,7 +3,9 @@
 from typing import Any
 
 from spaces import omission, wanda
+from spaces.omission import Blocks
 from spaces.omission import survey as survey  # the baseline measures the same for the chain
+from spaces.wanda import Percent
 from trainables.bench.facts import Facts
 from trainables.bench.stage import Stage
 from trainables.omission import Omission
@@ -14,18 +16,21 @@ def space(
     trial: Any,
     facts: Facts,
     *,
-    max_skip: int = 8,
-    keep_first: int = 1,
-    keep_last: int = 1,
-    low: int = 0,
-    high: int = 50,
-    step: int = 10,
+    max_skip: Blocks = 8,
+    keep_first: Blocks = 1,
+    keep_last: Blocks = 1,
+    low: Percent = 0,
+    high: Percent = 50,
+    step: Percent = 10,
 ) -> list[Stage]:
     """Skip up to `max_skip` blocks, then zero `low` to `high` percent of each row."""
     skip = omission.chosen(trial, facts, max_skip, keep_first, keep_last)
     return [Omission(skip=skip), Wanda(wanda.sparsity(trial, low, high, step))]
 
 
-def starts(facts: Facts, *, max_skip: int = 8, low: int = 0) -> list[dict[str, Any]]:
-    """The omission rankings without sparsity."""
-    return [point | {"wanda.percent": low} for point in omission.starts(facts, max_skip=max_skip)]
+def starts(
+    facts: Facts, *, max_skip: int = 8, keep_first: int = 1, keep_last: int = 1, low: int = 0
+) -> list[dict[str, Any]]:
+    """The omission rankings at the lowest sparsity."""
+    ranked = omission.starts(facts, max_skip=max_skip, keep_first=keep_first, keep_last=keep_last)
+    return [point | {"wanda.percent": low} for point in ranked]

@@ -1,13 +1,19 @@
 """Wanda alone: how many percent of each row become zero."""
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from trainables.bench.facts import Facts
 from trainables.bench.stage import Stage
 from trainables.wanda import Wanda
 
+Percent = Annotated[int, Field(ge=0, le=99)]
 
-def space(trial: Any, facts: Facts, *, low: int = 0, high: int = 60, step: int = 5) -> list[Stage]:
+
+def space(
+    trial: Any, facts: Facts, *, low: Percent = 0, high: Percent = 60, step: Percent = 5
+) -> list[Stage]:
     """Sparsity from `low` to `high` percent."""
     return [Wanda(sparsity(trial, low, high, step))]
 
