@@ -13,7 +13,7 @@ start afresh.
 import csv
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import zip_longest
@@ -36,21 +36,23 @@ from trainables.bench.spec import Role
 from trainables.depth import Omit, diverse, greedy, read_sets, write_sets
 
 
-def load_route(path: Path, folder: str | None = None, workers: int | None = None) -> RouteSpec:
+def load_route(path: Path, overrides: Mapping[str, Any] | None = None) -> RouteSpec:
     """Read and check a routing study's file.
 
     Args:
-        folder: where results land, instead of what the file says.
-        workers: how many, instead of what the file says.
+        overrides: "table.key" -> value in place of the file's; None leaves it. Another
+            `sets.budget` makes it another study, named after the budget.
     """
     if not path.is_file():
         raise UserError("no such study file", got=str(path))
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        if folder is not None:
-            tables["folder"] = folder
-        if workers is not None:
-            tables.setdefault("resources", {})["workers"] = workers
+        for key, value in (overrides or {}).items():
+            table, _, name = key.rpartition(".")
+            if value is not None:
+                (tables.setdefault(table, {}) if table else tables)[name] = value
+            if value is not None and key == "sets.budget":
+                tables["name"] = f"{tables.get('name', path.stem)}-k{value}"
         return RouteSpec.model_validate_json(json.dumps(tables), strict=True)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None

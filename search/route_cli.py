@@ -28,14 +28,20 @@ Workers = Annotated[
     int | None, typer.Option(min=0, help="Ray workers; 0: all in this process, without Ray.")
 ]
 
+Budget = Annotated[
+    int | None, typer.Option(min=1, help="Blocks to omit; another budget is another study.")
+]
+
 
 @app.command()
-def sets(study: File, workers: Workers = None, storage: Storage = None) -> None:
+def sets(
+    study: File, workers: Workers = None, budget: Budget = None, storage: Storage = None
+) -> None:
     """Stage 1: find diverse omission sets by greedy searches over tasks and losses."""
     from search.route import Route
     from search.route_pool import open_pool
 
-    route = Route(_load(study, workers, storage), _tell)
+    route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:
         for name, omit in route.sets(pool).items():
             typer.echo(f"{name}: {' '.join(map(str, omit))}")
@@ -43,31 +49,37 @@ def sets(study: File, workers: Workers = None, storage: Storage = None) -> None:
 
 
 @app.command()
-def dataset(study: File, workers: Workers = None, storage: Storage = None) -> None:
+def dataset(
+    study: File, workers: Workers = None, budget: Budget = None, storage: Storage = None
+) -> None:
     """Stage 2: how likely each training item's right answer is under every set."""
     from search.route import Route
     from search.route_pool import open_pool
 
-    route = Route(_load(study, workers, storage), _tell)
+    route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:
         typer.echo(str(route.dataset(pool)))
     typer.echo(str(route.root / "all_log.csv"))
 
 
 @app.command()
-def train(study: File, workers: Workers = None, storage: Storage = None) -> None:
+def train(
+    study: File, workers: Workers = None, budget: Budget = None, storage: Storage = None
+) -> None:
     """Stage 3: train the router."""
     from search.route import Route
     from search.route_pool import open_pool
 
-    route = Route(_load(study, workers, storage), _tell)
+    route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:
         folder = route.train(pool)
     typer.echo(f"{folder}\n{folder.with_suffix('.json').read_text()}")
 
 
 @app.command("eval")
-def evaluate(study: File, workers: Workers = None, storage: Storage = None) -> None:
+def evaluate(
+    study: File, workers: Workers = None, budget: Budget = None, storage: Storage = None
+) -> None:
     """Stage 4: judge the router against the dense model, static sets, chance and the oracle."""
     from rich.console import Console
 
@@ -75,7 +87,7 @@ def evaluate(study: File, workers: Workers = None, storage: Storage = None) -> N
     from search.route_pool import open_pool
     from search.route_table import speed
 
-    route = Route(_load(study, workers, storage), _tell)
+    route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:
         found, timing = route.evaluation(pool), speed(route.timing(pool))
     Console(width=120).print(table(found))
@@ -92,13 +104,14 @@ def export(
     study: File,
     to: Annotated[Path, typer.Option(help="The folder to make.")],
     workers: Workers = None,
+    budget: Budget = None,
     storage: Storage = None,
 ) -> None:
     """Save the routed model, load it again and let it write."""
     from search.route import Route, export_route
     from search.route_pool import open_pool
 
-    route = Route(_load(study, workers, storage), _tell)
+    route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:
         for line in export_route(route, pool, to):
             typer.echo(repr(line))
@@ -117,10 +130,11 @@ def table(found: "Evaluation") -> "Table":
     return shown
 
 
-def _load(study: Path, workers: int | None, storage: str | None) -> "RouteSpec":
+def _load(study: Path, workers: int | None, budget: int | None, storage: str | None) -> "RouteSpec":
     from search.route import load_route
 
-    return load_route(study, storage, workers)
+    given = {"resources.workers": workers, "sets.budget": budget, "folder": storage}
+    return load_route(study, given)
 
 
 def _tell(text: str) -> None:

@@ -95,8 +95,10 @@ def test_the_table_keeps_to_its_bounds(whole: Route) -> None:
 
 
 def test_nothing_runs_twice(whole: Route, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Piece, "run", lambda *_: pytest.fail("a piece ran again"))
+    ran: list[Piece] = []
+    monkeypatch.setattr(Piece, "run", lambda piece, work: ran.append(piece))
     whole.evaluation(Here(whole.spec))
+    assert not ran
 
 
 @pytest.mark.parametrize("writes", [2, 6, 9])
@@ -194,6 +196,13 @@ def test_mistakes_in_the_file_are_named(made: Path, tmp_path: Path) -> None:
         load_route(tmp_path / "none.toml")
 
 
+@pytest.mark.parametrize("name", ["pudding-smollm2", "pudding-llama31-8b"])
+def test_the_studies_that_come_along_are_valid(name: str) -> None:
+    spec = load_route(Path(f"spaces/studies/{name}.toml"), {"sets.budget": 3})
+    assert (spec.name, spec.sets.budget) == (f"{name}-k3", 3)
+    assert len(spec.routed()) == 5
+
+
 def start(file: Path, *arguments: str) -> subprocess.Popen[str]:
     """The command line, in a process group of its own."""
     command = [sys.executable, "-c", "from search.route_cli import app; app()"]
@@ -226,7 +235,7 @@ def test_killed_in_every_stage_it_ends_the_same(whole: Route, made: Path, tmp_pa
 
 @pytest.mark.slow
 def test_on_ray_workers_it_ends_the_same(whole: Route, made: Path, tmp_path: Path) -> None:
-    spec = load_route(write_study(made, tmp_path), workers=2)
+    spec = load_route(write_study(made, tmp_path), {"resources.workers": 2})
     route = Route(spec)
     with open_pool(spec, lambda text: None) as pool:
         assert pool.workers == 2
