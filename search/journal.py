@@ -192,12 +192,15 @@ class Journal:
             return
         trial = self._write(number, record)
         baseline = record["metrics"] if number == 0 else self.baseline() or {}
+        known = self.trials()[number].constraints  # of a driver that died while it told this trial
         for key, limit in self.limits.items():
+            if key in known:
+                continue
             value = record["metrics"][limit.metric]
             trial.set_constraint(key, limit.violation(value, baseline.get(limit.metric)))
-        self.rows.tell(number, [record["metrics"][name] for name in self.objectives])
-        if record.get("facts"):
+        if record.get("facts"):  # before the baseline counts as measured
             self.note("facts", record["facts"])
+        self.rows.tell(number, [record["metrics"][name] for name in self.objectives])
 
     def _unusable(self, record: Record) -> str | None:
         if record["state"] != "complete":
