@@ -7,6 +7,8 @@ wrong in a trial is raised: it becomes a failed result with a reason.
 
 import json
 import math
+import os
+import socket
 import time
 import traceback
 from collections.abc import Callable, Generator
@@ -70,7 +72,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             return {**end.value["metrics"], "record": text, "done": True}
 
     def _run(self) -> Generator[Progress, None, dict[str, Any]]:
-        head = asdict(self.assignment)
+        where = f"{socket.gethostname()} pid {os.getpid()}"
+        head = asdict(self.assignment) | {"worker": where, "began": time.time()}
         if self.broken is not None:
             return head | {"state": "broken", "reason": self.broken, "metrics": {}}
         bench = self.bench.fork()
