@@ -1,9 +1,10 @@
 """Level-switch evolution as an Optuna sampler (EvoPress): some omitted units come back, as many
 others go.
 
-A unit is a 0/1 parameter named `<group>.<number>`, such as `omission.skip.07`. Each offspring of
-the best trial so far switches one to three pairs of every group, so that as many units are omitted
-as before. In a study file:
+A unit is a 0/1 parameter named `<group>.<number>`, such as `omission.skip.07`; a group's size may
+also be a parameter, `<group>.count` (see spaces/sets.py). Each offspring of the best trial so far
+switches one to three pairs of every group, so that as many units are omitted as before. In a study
+file:
 
     [sampler]
     name = "search.levelswitch:make"
@@ -53,10 +54,13 @@ class LevelSwitchSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The units, by the names of any earlier trial."""
+        """The units and their counts, by the names of any earlier trial."""
         for earlier in reversed(study.get_trials(deepcopy=False)):
             units = {name: d for name, d in earlier.distributions.items() if _is_unit(name, d)}
             if units:
+                counts = [f"{group}.count" for group in _groups(units)]
+                known = earlier.distributions
+                units |= {name: known[name] for name in counts if name in known}
                 return dict(sorted(units.items()))
         return {}
 
@@ -70,10 +74,12 @@ class LevelSwitchSampler(BaseSampler):
         tried = {_chosen(other.params) for other in study.get_trials(deepcopy=False)}
         parent = self._parent(study, trial, groups)
         for _ in range(TRIES):
-            child = {name for names in groups.values() for name in self._child(names, parent, rng)}
-            if frozenset(child) not in tried:
+            child = {g: self._child(names, parent, rng) for g, names in groups.items()}
+            if frozenset(name for names in child.values() for name in names) not in tried:
                 break
-        return {name: int(name in child) for name in search_space}
+        values = {name: int(name in child[g]) for g, names in groups.items() for name in names}
+        counts = {f"{group}.count": len(names) for group, names in child.items()}
+        return values | {name: n for name, n in counts.items() if name in search_space}
 
     def _child(self, names: list[str], parent: FrozenTrial | None, rng: Random) -> list[str]:
         """The units of one group to omit."""
@@ -93,8 +99,11 @@ class LevelSwitchSampler(BaseSampler):
         return min(old, key=lambda one: _order(study, one), default=None)
 
     def _right_size(self, trial: FrozenTrial, groups: Groups) -> bool:
-        sizes = [sum(trial.params.get(name, 0) for name in names) for names in groups.values()]
-        return all(size == self.drop if self.drop else size > 0 for size in sizes)
+        for group, names in groups.items():
+            size = sum(trial.params.get(name, 0) for name in names)
+            if size != trial.params.get(f"{group}.count", size) or size != (self.drop or size):
+                return False
+        return True
 
     def sample_independent(
         self,
@@ -121,7 +130,9 @@ def _is_unit(name: str, distribution: BaseDistribution) -> bool:
 def _groups(space: Mapping[str, BaseDistribution]) -> Groups:
     groups: Groups = {}
     for name in space:
-        groups.setdefault(name.rpartition(".")[0], []).append(name)
+        group, _, number = name.rpartition(".")
+        if number.isdigit():
+            groups.setdefault(group, []).append(name)
     return groups
 
 

@@ -6,6 +6,7 @@ import optuna
 import pytest
 
 from search.levelswitch import LevelSwitchSampler, make
+from spaces.sets import suggest_set
 
 COSTS = [9, 3, 1, 2, 5, 2, 8, 7, 1, 6]
 
@@ -68,6 +69,20 @@ def test_other_parameters_and_a_second_group_are_sampled_too() -> None:
         assert sum(v for name, v in trial.params.items() if ".skip." in name) == 2
         assert sum(v for name, v in trial.params.items() if ".ffn." in name) == 2
     assert len({trial.params["share"] for trial in study.trials}) == 20
+
+
+def test_a_count_beside_the_units_goes_with_them() -> None:
+    price = dict(enumerate(COSTS))
+
+    def counted(trial: optuna.Trial) -> float:
+        skip = suggest_set(trial, "omission.skip", range(10), price, 8)
+        trial.set_user_attr("size", len(skip))
+        return sum(COSTS[n] for n in skip) + 3 * ({2, 3} <= set(skip))
+
+    study = optuna.create_study(sampler=LevelSwitchSampler(1, drop=3, offspring=8))
+    study.optimize(counted, n_trials=60)
+    assert {trial.user_attrs["size"] for trial in study.trials[1:]} == {3}
+    assert min(trial.value for trial in study.trials[1:] if trial.value) == 4
 
 
 def test_infeasible_trials_are_no_parents() -> None:
