@@ -1,0 +1,170 @@
+"""The model card of an exported trial: what it is, how good it is, how it loads."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.results import Result, View
+from search.show import cell, columns, delta, story
+from trainables.bench.asset_rows import ASSETS
+
+if TYPE_CHECKING:
+    from trainables.bench.save import Saved
+
+LICENCE = re.compile(r"^license:\s*(.+?)\s*$", re.MULTILINE)
+
+CARD = """---
+{head}
+---
+
+# {title}
+
+{base} made smaller: {story}.
+
+| metric | untouched | this model | change | in the search |
+| --- | ---: | ---: | ---: | ---: |
+{rows}
+
+The first three columns are measured on held-out data ({items} items of `{dataset}`, which neither
+the search nor any stage has seen), once, after the search. The last one is what the search saw.
+{warning}
+## Load it
+
+```python
+{load}
+```
+
+{forms}
+## What was done
+
+{steps}
+
+`compression.json` has all of it for programs: settings, effects, counts, lineage, data.
+
+## Make it again
+
+```
+rayduce launch study.toml
+rayduce export {study} --trial {number} --to DIR
+```
+
+The base model's lineage after these stages is `{lineage}`; equal lineages are equal models.
+
+## Licence
+
+{licence}
+"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export measured and wrote."""
+
+    result: Result
+    held_out: Mapping[str, float]
+    untouched: Mapping[str, float]  # the untouched model, on held-out data
+    lineage: str  # of the model that was saved
+    fingerprint: str
+    saved: "Saved"
+    proof: str
+
+    @property
+    def drift(self) -> str:
+        """What to say where the replay did not give the very model of the search."""
+        if self.lineage == self.result.lineage:
+            return ""
+        return (
+            f"this is not bit for bit the model of the search (lineage {self.lineage}, there "
+            f"{self.result.lineage}): it was calibrated anew, or the base model or the data "
+            "changed; what holds are the values on held-out data"
+        )
+
+
+def card(view: View, made: Export) -> str:
+    """The text of README.md."""
+    study, result = view.study, made.result
+    known, licence = _licence(study.model.id)
+    place = "this folder's path"
+    return CARD.format(
+        head=_head(study.model.id, known),
+        title=f"{study.name}, {result.name}",
+        base=study.model.id,
+        story=story(result),
+        rows="\n".join(_row(made, name) for name in columns(study)),
+        items=study.data.items.held_out,
+        dataset=study.data.dataset,
+        warning=_warning(made),
+        load=made.saved.load.format(folder=repr(place)),
+        forms=_forms(made, place),
+        steps=_steps(result),
+        study=study.name,
+        number=result.number,
+        lineage=made.lineage,
+        licence=licence,
+    )
+
+
+def _head(model: str, licence: str | None) -> str:
+    lines = ["library_name: transformers", "tags: [compressed, rayduce]"]
+    if ":" not in model and not model.startswith("/"):
+        lines.insert(0, f"base_model: {model}")
+    if licence:
+        lines.append(f"license: {licence}")
+    return "\n".join(lines)
+
+
+def _row(made: Export, name: str) -> str:
+    base, value = made.untouched[name], made.held_out[name]
+    searched = made.result.metrics.get(name)
+    cells = [
+        name,
+        cell(name, base),
+        cell(name, value),
+        delta(name, value, base),
+        "" if searched is None else cell(name, searched),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _warning(made: Export) -> str:
+    told = [] if made.result.feasible else ["It misses a constraint of its study."]
+    told += [f"Note: {made.drift}."] if made.drift else []
+    return "".join(f"\n**{line}**\n" for line in told)
+
+
+def _forms(made: Export, place: str) -> str:
+    parts = [made.saved.note] if made.saved.note else []
+    if made.saved.exact:
+        parts.append(f"```python\n{made.saved.exact.format(folder=repr(place))}\n```")
+    parts.append(f"A fresh process has loaded it and compared: {made.proof}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _steps(result: Result) -> str:
+    stages = result.record.get("stages", [])
+    lines = [f"{index}. {_step(stage)}" for index, stage in enumerate(stages, 1)]
+    return "\n".join(lines) or "Nothing: this is the untouched model."
+
+
+def _step(stage: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{name} = {value!r}" for name, value in stage["settings"].items())
+    counts = ", ".join(
+        f"{name} {value:,}" for name, value in stage["counts"].items() if isinstance(value, int)
+    )
+    told = f"; {counts}" if counts else ""
+    unchanged = "" if stage["effect"] is not None else " (changed nothing)"
+    return f"**{stage['stage']}**: {settings or 'no settings'}{told}{unchanged}"
+
+
+def _licence(model: str) -> tuple[str | None, str]:
+    """The licence's short name where it is known, and a sentence."""
+    asset = ASSETS.get(model.removeprefix("asset:")) if model.startswith("asset:") else None
+    if asset is not None:
+        return None, f"That of the base model: {asset.licence}."
+    readme = Path(model) / "README.md"
+    found = LICENCE.search(readme.read_text(encoding="utf-8")) if readme.is_file() else None
+    if found:
+        return found.group(1), f"That of the base model: {found.group(1)}."
+    return None, f"That of the base model, `{model}`: look there before you pass it on."

@@ -1,0 +1,235 @@
+"""Turns a trial back into a model: replay its stages, judge it once on held-out data, save, prove.
+
+    rayduce export depth --trial 12 --to smaller
+
+Runs in this process, without Ray. The folder appears when everything in it is there and a fresh
+process has loaded it and said the same.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from search.best import best
+from search.card import Export, card
+from search.errors import UserError
+from search.records import compression, trial_toml
+from search.registry import check_name, register_model
+from search.results import Result, View, losses, read
+from search.show import cell, columns, story
+from search.space import load_space
+from search.storage import Store
+from search.study import bench_spec, study_toml
+from trainables.bench.facts import Facts
+
+if TYPE_CHECKING:
+    from trainables.bench.bench import Bench
+    from trainables.bench.stage import Stage
+
+Said = Callable[[str], None]
+
+
+def export_trial(
+    store: Store,
+    to: Path,
+    *,
+    trial: int | None = None,
+    metric: str | None = None,
+    register: str | None = None,
+    said: Said = lambda text: None,
+) -> str:
+    """Export one trial's model into the folder `to`; returns what to tell the user.
+
+    Args:
+        trial: its number; else `metric` or the study's first objective chooses.
+        metric: the feasible trial that is best in it.
+        register: also register the model in MLflow under this name.
+        said: told of every step.
+
+    Raises:
+        UserError: no such trial, a folder that is not empty, a model that does not reload.
+    """
+    target = _free(to)
+    if register is not None:
+        check_name(register)
+    view = read(store)
+    result, remark = choose(view, trial, metric)
+    with _building(target) as folder:
+        made = _build(store, view, result, folder, said)
+    lines = [_report(view, made, target), remark]
+    if register is not None:
+        lines.append(register_model(store, view, result, target, register))
+    return "\n".join(line for line in lines if line)
+
+
+def _free(to: Path) -> Path:
+    target = to.expanduser().absolute()
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise UserError("--to: the folder is not empty", got=str(to), do="name a new one")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--to: cannot make {target.parent}: {error.strerror}") from error
+    return target
+
+
+# -- which trial -------------------------------------------------------------------------------
+
+
+def choose(view: View, trial: int | None, metric: str | None) -> tuple[Result, str]:
+    """The trial to export, and a plain word where none meets the constraints."""
+    if trial is not None:
+        result = view.trial(trial)
+        if result.state != "complete":
+            why = f": {result.reason}" if result.reason else ""
+            raise UserError(f"trial {trial} has no model, its state is {result.state}{why}")
+        return result, "" if result.feasible else f"note: trial {trial} misses a constraint"
+    found = best(view)
+    if not found.trials:
+        raise UserError(f"nothing to export: {found.note}")
+    feasible = [result for result in view.trials if result.feasible]
+    if metric is None or not feasible:
+        return found.trials[0], f"note: {found.note}" if found.note else ""
+    return min(feasible, key=lambda one: losses(one, {metric: _direction(view, metric)})), ""
+
+
+def _direction(view: View, metric: str) -> str:
+    from trainables.bench.metric_names import METRIC_FACTS
+
+    measured = list(view.baseline.metrics) if view.baseline else []
+    if metric not in measured:
+        raise UserError("--best: not measured", got=metric, allowed=", ".join(measured))
+    fact = METRIC_FACTS.get(metric)
+    direction = view.study.objectives.get(metric) or (fact.direction if fact else None)
+    if direction is None:
+        do = "name the trial with --trial"
+        raise UserError("--best: nothing says whether more or less is better", got=metric, do=do)
+    return direction
+
+
+# -- the work ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _building(target: Path) -> Iterator[Path]:
+    """A folder beside the target that takes its place when all went well."""
+    folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    folder.mkdir()
+    try:
+        yield folder
+        if target.is_dir():
+            target.rmdir()
+        folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _build(store: Store, view: View, result: Result, folder: Path, said: Said) -> Export:
+    """Replay, judge, save and prove; what the bench cannot do is the user's message."""
+    from trainables.bench.errors import BenchError
+    from trainables.bench.stage import PlanError
+
+    said("loading the model and the data")
+    try:
+        bench = _bench(store, view)
+        return _exported(bench, view, result, folder, said)
+    except (BenchError, PlanError) as error:
+        raise UserError(str(error)) from error
+
+
+def _exported(bench: "Bench", view: View, result: Result, folder: Path, said: Said) -> Export:
+    from trainables.bench.save import prove, save
+    from trainables.trial import run_stages
+
+    by = f"{view.study.name}/{result.number}"
+    said("measuring the untouched model on held-out data")
+    untouched, _ = bench.fork().measure(bench.spec.objectives, f"{view.study.name}/0")
+    said(f"replaying {story(result)}, then measuring it on held-out data")
+    record = _drained(run_stages(bench, stages_of(view, result), by))
+    said("saving, and loading it in a fresh process")
+    saved = save(bench.model, bench.processor, view.study.data.task, folder)
+    batch = bench.data.batches("held_out")[0]
+    proofs = [prove(load, folder, bench.model, batch) for load in (saved.load, saved.exact) if load]
+    bench.cache.release()
+    made = Export(
+        result=replace(result, record={**result.record, "stages": record["stages"]}),
+        held_out=record["metrics"],
+        untouched=untouched,
+        lineage=record["lineage"],
+        fingerprint=record["data"]["held_out"],
+        saved=saved,
+        proof="; ".join(map(str, proofs)),
+    )
+    _explain(view, made, folder)
+    return made
+
+
+def _bench(store: Store, view: View) -> "Bench":
+    import torch
+
+    from trainables.bench.bench import open_bench
+
+    spec = bench_spec(view.study, store.cache)
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        spec = spec.model_copy(update={"device": "cpu"})
+    return replace(open_bench(spec), role="held_out")
+
+
+def stages_of(view: View, result: Result) -> "list[Stage]":
+    """A trial's stages, as the space makes them of its parameters."""
+    if result.is_baseline:
+        return []
+    space = load_space(view.study.space)
+    found: list[Stage] = space(
+        optuna.trial.FixedTrial(dict(result.params)), Facts(**view.notes["facts"])
+    )
+    return found
+
+
+def _drained(running: Any) -> dict[str, Any]:
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            record: dict[str, Any] = end.value
+            return record
+
+
+def _explain(view: View, made: Export, folder: Path) -> None:
+    """The files that say what the folder is."""
+    told = compression(view, made.result)
+    told["metrics"] |= {"held_out": made.held_out, "baseline_held_out": made.untouched}
+    told["data"]["fingerprints"] |= {"held_out": made.fingerprint}
+    told["load"] = {"python": made.saved.load, "plain_transformers": made.saved.plain}
+    if made.saved.exact:
+        told["load"]["exact"] = made.saved.exact
+    files = {
+        "compression.json": json.dumps(told, indent=2),
+        "README.md": card(view, made),
+        "study.toml": study_toml(view.study),
+        "trial.toml": trial_toml(view, made.result),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _report(view: View, made: Export, target: Path) -> str:
+    """What the user is told at the end."""
+    lines = [f"{view.study.name}, {made.result.name}: {story(made.result)}"]
+    lines += [f"note: {made.drift}"] if made.drift else []
+    for name in columns(view.study):
+        lines.append(
+            f"  {name}: {cell(name, made.held_out[name])} held out"
+            f" ({cell(name, made.result.metrics[name])} in the search;"
+            f" untouched {cell(name, made.untouched[name])} held out)"
+        )
+    lines.append(f"saved to {target}; a fresh process loads it: {made.proof}")
+    lines += [f"  {line}" for line in made.saved.load.format(folder=repr(str(target))).splitlines()]
+    return "\n".join([*lines, made.saved.note] if made.saved.note else lines)

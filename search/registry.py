@@ -1,0 +1,42 @@
+"""Puts an exported folder into MLflow's registry of models."""
+
+import contextlib
+import re
+from pathlib import Path
+
+from search.errors import UserError
+from search.results import Result, View
+from search.storage import Store
+
+NAME = re.compile(r"[^/:\s][^/:]{0,199}")
+ALIAS = "champion"  # models:/NAME@champion is what was registered last
+
+
+def check_name(name: str) -> None:
+    """Raise UserError for a name MLflow would refuse, before any work is done."""
+    if not NAME.fullmatch(name):
+        raise UserError("--register", got=name, allowed="a name without / and :")
+
+
+def register_model(store: Store, view: View, result: Result, folder: Path, name: str) -> str:
+    """Register a folder as the newest version; returns what to tell the user.
+
+    The export stands whether or not the ledger answers.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from search.ledger import open_ledger
+
+    try:
+        ledger = open_ledger(store)
+        ledger.update(view, ending=view.driver is None)
+        run_id, client = ledger.known[str(result.number)]["run_id"], ledger.client
+        client.log_artifacts(run_id, str(folder), "model")
+        with contextlib.suppress(MlflowException):  # it is there already
+            client.create_registered_model(name)
+        version = client.create_model_version(name, f"runs:/{run_id}/model", run_id).version
+        client.set_registered_model_alias(name, ALIAS, version)
+    except (MlflowException, OSError) as error:
+        lines = str(error).splitlines() or [""]
+        return f"exported, but not registered: {lines[0]}"
+    return f"registered as {name} version {version}: models:/{name}@{ALIAS}"
