@@ -159,6 +159,15 @@ def report(
 
 
 @app.command()
+def table(name: Name, storage: Storage = None) -> None:
+    """The study as the papers on pruning print it: blocks, parameters, non-zeros, scores."""
+    from search.chain_table import chain_table
+    from search.results import read
+
+    _console().print(chain_table(read(_store(name, storage))))
+
+
+@app.command()
 def sync(name: Name, storage: Storage = None) -> None:
     """Bring the ledger (MLflow) up to date with the journal."""
     from search.ledger import sync as bring

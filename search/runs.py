@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from search.best import best, best_toml
+from search.heatmap import heatmaps_svg
 from search.records import compression, trial_toml
 from search.results import Result, View
 from search.show import columns, compact, delta, story
@@ -88,10 +89,13 @@ def _number(value: Any) -> float | None:
 
 def trial_files(view: View, result: Result) -> dict[str, str]:
     """A trial's artifacts."""
-    return {
+    files = {
         "trial.toml": trial_toml(view, result),
         "compression.json": json.dumps(compression(view, result), indent=2),
     }
+    if (picture := heatmaps_svg(result.record)) is not None:
+        files["similarity.svg"] = picture
+    return files
 
 
 # -- a study -----------------------------------------------------------------------------------

@@ -43,6 +43,12 @@ class Iterate(Stage):
         allowed = [n for n, f in METRIC_FACTS.items() if f.direction == "max" and f.unit in _POINTS]
         self.require("metric", good, " or ".join(allowed))
 
+    def settings(self) -> dict[str, Any]:
+        """In one level, as the fields of what it is made of have different names."""
+        own = {name: getattr(self, name) for name in ("passes", "max_drop", "max_k", "metric")}
+        parts = {"similarity": type(self.similarity).__name__, **self.similarity.settings()}
+        return parts | own | self.recover.settings()
+
     def on(self, bench: "Bench") -> Generator[Progress, None, Summary]:
         """Do the passes; the last accepted model stays."""
         original, k = _value(bench, self.metric), self.similarity.k
@@ -118,7 +124,8 @@ class _Mark:
 
 
 def _value(bench: "Bench", metric: str) -> float:
-    measured, _ = bench.measure((metric,))
+    """Measured along with the objectives, so that nothing is measured twice."""
+    measured, _ = bench.measure(tuple(dict.fromkeys((metric, *bench.spec.objectives))))
     return measured[metric]
 
 
