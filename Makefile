@@ -26,7 +26,9 @@ demo: $(STAMP)
 	rm -rf runs/demo/export
 	$(BIN)/rayduce export demo --best nonzero_parameters --to runs/demo/export
 	@echo; echo "The exported model in plain transformers, in a fresh process:"
-	@$(BIN)/python benchmarks/say.py runs/demo/export
+	@TRANSFORMERS_VERBOSITY=error $(BIN)/python -c "from transformers import pipeline; \
+	say = pipeline('text-generation', 'runs/demo/export'); \
+	print(say('The capital of France is', max_new_tokens=24, do_sample=False)[0]['generated_text'])"
 	@echo; $(BIN)/rayduce best demo
 	@echo "pages: make ui    report: $(BIN)/rayduce report demo    model: runs/demo/export"
 

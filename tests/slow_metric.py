@@ -1,0 +1,13 @@
+"""A user's own metric for tests: takes a while, and notes each time it is measured."""
+
+import os
+import time
+from pathlib import Path
+
+
+def pause(bench: object) -> float:
+    """Half a second; a line in the file that RAYDUCE_TEST_LOG names."""
+    time.sleep(0.5)
+    with Path(os.environ["RAYDUCE_TEST_LOG"]).open("a") as file:
+        file.write(f"{bench.lineage.key}\n")  # type: ignore[attr-defined]
+    return 0.5
