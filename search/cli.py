@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search.errors import UserError
+from search.route_cli import app as route_app
 from trainables.bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(route_app)
 
 Storage = Annotated[
     str | None,

@@ -1,0 +1,25 @@
+"""cluster.yaml is what Ray's cluster launcher takes, checked offline."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_ray_accepts_the_cluster_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    monkeypatch.chdir(ROOT)
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    assert prepared["max_workers"] == len(config["provider"]["worker_ips"])
+
+
+def test_every_start_names_its_authentication() -> None:
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
+    assert all("RAY_AUTH_MODE=token" in line for line in starts if "ray start" in line)
