@@ -12,6 +12,7 @@ from trainables.iterate import Iterate
 from trainables.similarity import Similarity, SimilarityPerSample
 from trainables.wanda import Wanda
 
+STUDIES = Path(__file__).parents[2] / "spaces" / "studies"
 POINT = {
     "similarity.threshold": 98.0,
     "similarity.k": 2,
@@ -66,3 +67,13 @@ def test_a_sampler_can_search_it() -> None:
     for _ in range(5):
         stages = space(study.ask(), FACTS)
         assert isinstance(stages[0], Iterate) and 1 <= len(stages) <= 3
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("similarity-*.toml")), ids=lambda p: p.stem)
+def test_every_row_of_a_study_is_a_point(path: Path) -> None:
+    study = load_study(path, {})
+    assert study.name == path.stem
+    assert study.budget.trials == len(study.first)
+    ours = load_space(study.space)
+    for point in study.first:
+        assert isinstance(ours(optuna.trial.FixedTrial(point), FACTS)[0], Iterate)
