@@ -12,7 +12,7 @@ import tomli_w
 
 from search.constraints import Constraint, parse_where
 from search.links import run_ids
-from search.results import Result, View, losses, ranked, undominated
+from search.results import Result, View, distinct, losses, ranked, undominated
 from search.show import cell, columns, compact, delta, mark, result_table, story
 from search.storage import Store
 from search.study import limits
@@ -41,10 +41,12 @@ class Best:
 def best(view: View, where: Sequence[Constraint] = (), top: int | None = None) -> Best:
     """The front's trials by the first objective; with `top`, that many, the next fronts after it.
 
-    Where no trial meets the constraints, those that come closest.
+    Where no trial meets the constraints, those that come closest. Of trials that gave the same
+    model only the first is there, and none that left the model as it was, if others did not.
     """
     objectives = view.study.objectives
-    complete = [result for result in view.trials if result.state == "complete"]
+    everyone = [result for result in view.trials if result.state == "complete"]
+    complete = distinct(everyone, [view.baseline]) or distinct(everyone)
     missed = {one.number: one.miss + _miss(one, where, view.baseline) for one in complete}
     meeting = [one for one in complete if missed[one.number] <= 0]
     if not meeting:

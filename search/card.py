@@ -27,8 +27,9 @@ CARD = """---
 | --- | ---: | ---: | ---: | ---: |
 {rows}
 
-The first three columns are measured on held-out data ({items} items of `{dataset}`, which neither
-the search nor any stage has seen), once, after the search. The last one is what the search saw.
+The first three columns are measured on held-out data, once, after the search:
+{items} items of `{dataset}` that neither the search nor any stage has seen. The last one is what
+the search saw.
 {warning}
 ## Load it
 
@@ -90,11 +91,11 @@ def card(view: View, made: Export) -> str:
     return CARD.format(
         head=_head(study.model.id, known),
         title=f"{study.name}, {result.name}",
-        base=study.model.id,
+        base=_name(study.model.id),
         story=story(result),
         rows="\n".join(_row(made, name) for name in columns(study)),
         items=study.data.items.held_out,
-        dataset=study.data.dataset,
+        dataset=_name(study.data.dataset),
         warning=_warning(made),
         load=made.saved.load.format(folder=repr(place)),
         forms=_forms(made, place),
@@ -113,6 +114,11 @@ def _head(model: str, licence: str | None) -> str:
     if licence:
         lines.append(f"license: {licence}")
     return "\n".join(lines)
+
+
+def _name(what: str) -> str:
+    """A hub id or an asset as it is, a local path by its last part."""
+    return Path(what).name if what.startswith("/") else what
 
 
 def _row(made: Export, name: str) -> str:
@@ -167,4 +173,4 @@ def _licence(model: str) -> tuple[str | None, str]:
     found = LICENCE.search(readme.read_text(encoding="utf-8")) if readme.is_file() else None
     if found:
         return found.group(1), f"That of the base model: {found.group(1)}."
-    return None, f"That of the base model, `{model}`: look there before you pass it on."
+    return None, f"That of the base model, `{_name(model)}`: look there before you pass it on."

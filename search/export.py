@@ -22,7 +22,7 @@ from search.card import Export, card
 from search.errors import UserError
 from search.records import compression, trial_toml
 from search.registry import check_name, register_model
-from search.results import Result, View, losses, read
+from search.results import Result, View, distinct, losses, read
 from search.show import cell, columns, story
 from search.space import load_space
 from search.storage import Store
@@ -94,7 +94,7 @@ def choose(view: View, trial: int | None, metric: str | None) -> tuple[Result, s
     found = best(view)
     if not found.trials:
         raise UserError(f"nothing to export: {found.note}")
-    feasible = [result for result in view.trials if result.feasible]
+    feasible = distinct([one for one in view.trials if one.feasible], [view.baseline])
     if metric is None or not feasible:
         return found.trials[0], f"note: {found.note}" if found.note else ""
     return min(feasible, key=lambda one: losses(one, {metric: _direction(view, metric)})), ""

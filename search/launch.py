@@ -25,7 +25,7 @@ from search.points import read_point
 from search.resources import check_resources
 from search.samplers import make_sampler
 from search.space import Space, load_space
-from search.storage import Store, open_storage, study_lock
+from search.storage import Store, network_file_system, open_storage, study_lock
 from search.study import compare, constraint_keys, limits, parse_study, study_toml
 from search.tables import Study
 from trainables.bench.facts import Facts, hook
@@ -62,6 +62,7 @@ class Launch:
         check_resources(self.study.resources)
         with study_lock(self.store):
             storage = open_storage(self.store, create=True)
+            self._warn()
             self._continue()
             self.watcher.phase("loading the space")
             space = load_space(self.study.space)
@@ -73,6 +74,11 @@ class Launch:
             with Mirror(self.study, self.store) as mirror:
                 self._search(journal, space, mirror)
             return not self._done(journal)
+
+    def _warn(self) -> None:
+        kind = network_file_system(self.store.root)
+        if kind is not None and self.store.database is None:
+            self.watcher.phase(f"warning: SQLite on {kind}; give [storage] a database")
 
     def _continue(self) -> None:
         """Refuse to go on with another study under the same name."""

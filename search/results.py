@@ -246,6 +246,17 @@ def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
+def distinct(results: Iterable[Result], known: Iterable[Result | None] = ()) -> list[Result]:
+    """One result per model: those that repeat an earlier one, or one of `known`, left out."""
+    seen = {one.lineage for one in known if one is not None}
+    found: list[Result] = []
+    for result in results:
+        if result.lineage is None or result.lineage not in seen:
+            found.append(result)
+            seen.add(result.lineage)
+    return found
+
+
 def ranked(results: Iterable[Result], objectives: Mapping[str, str]) -> Iterator[list[Result]]:
     """Fronts one after the other: the first one, then that of what is left, and so on."""
     left = list(results)

@@ -14,6 +14,8 @@ from search.grid import exhausted
 from search.journal import Handout, Record
 from search.plan import Plan
 
+DEATHS = 5  # trials in a row whose workers died: then it is not the trials
+
 
 class JournalSearcher(Searcher):  # type: ignore[misc]
     """The baseline alone first, then up to `workers` trials at a time until the budget is spent."""
@@ -67,20 +69,19 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
             return
         reported = (result or {}).get("record")
         record = None if reported is None else json.loads(reported)
-        if record is not None and record["state"] == "broken":
-            self.plan.broken(record["reason"])
-        elif record is not None:
+        if record is not None:
             self._settled(handout, record)
-        elif error or result is None:
+        elif error:
             self._died(handout)
-        else:
+        elif result and result.get("done"):
             self.plan.journal.stop(handout.number, _progress(result))
-        self.plan.on_change()
+        self.plan.on_change()  # neither: the driver is being stopped, and the trial is still owed
 
     def _settled(self, handout: Handout, record: Record) -> None:
         if handout.number == 0 and record["state"] != "complete":
             self.plan.broken(record["reason"])
             return
+        self.plan.deaths = 0
         self.plan.journal.settle(handout.number, record)
         if handout.number == 0:
             self._ready(record["facts"])
@@ -94,9 +95,11 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
     def _died(self, handout: Handout) -> None:
         if handout.number == 0:
             self.plan.broken("the worker died while it measured the baseline (out of memory?)")
-        else:
-            reason = "the worker died again and again (out of memory?)"
-            self.plan.journal.fail(handout.number, reason)
+            return
+        self.plan.journal.fail(handout.number, "its workers died (out of memory?)")
+        self.plan.deaths += 1
+        if self.plan.deaths == DEATHS:
+            self.plan.broken(f"the workers of {DEATHS} trials in a row died")
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles the searcher for a restore that we never make."""

@@ -77,16 +77,17 @@ def lowest(importance: Sequence[float], budget: int, *, fixed: Collection[int] =
 
 
 @torch.no_grad()
-def states(model: PreTrainedModel, batch: Batch) -> Iterator[Tensor]:
+def states(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
     """The residual stream before block 0 and after each block, real tokens only, in float32."""
     walk = Walk(model)
     entry = walk.enter({name: value.to(model.device) for name, value in batch.items()})
     real = batch.get("attention_mask", torch.ones(entry.hidden.shape[:2])).bool()
     hidden = entry.hidden
-    yield hidden[real].float()
+    found = [hidden[real].float()]
     for index in range(len(walk.blocks)):
         hidden = walk.step(entry, index, hidden)
-        yield hidden[real].float()
+        found.append(hidden[real].float())
+    return found
 
 
 def influence(model: PreTrainedModel, batches: Iterable[Batch]) -> list[float]:
@@ -114,7 +115,7 @@ def _between(
     rows: list[list[float]] = []
     tokens = 0
     for batch in batches:
-        seen = list(states(model, batch))
+        seen = states(model, batch)
         if not 0 < apart < len(seen):
             raise PlanError(f"a window of {apart} blocks in a model of {len(seen) - 1}")
         tokens += len(seen[0])

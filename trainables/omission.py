@@ -78,7 +78,8 @@ def block_influence(
 @torch.no_grad()
 def _influence(model: PreTrainedModel, batches: Iterable[Batch]) -> Float[Tensor, " blocks"]:
     modules = blocks(model)
-    total, counted = torch.zeros(2, len(modules), dtype=torch.float64)
+    total = torch.zeros(len(modules), dtype=torch.float64)
+    counted = torch.zeros_like(total)
     masks: list[Tensor | None] = [None]
 
     def listen(index: int) -> Callable[..., None]:

@@ -2,7 +2,8 @@
 
 A worker opens its bench once and is then reused for trial after trial. Each `step` runs to the
 next progress report of a stage, so a scheduler can stop a long trial in between. Nothing that goes
-wrong in a trial is raised: it becomes a failed result with a reason.
+wrong in a trial is raised: it becomes a failed result with a reason. Only a worker that cannot
+open its bench where others could raises, so that Tune starts another one.
 """
 
 import json
@@ -75,6 +76,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         where = f"{socket.gethostname()} pid {os.getpid()}"
         head = asdict(self.assignment) | {"worker": where, "began": time.time()}
         if self.broken is not None:
+            if self.assignment.number > 0:  # the baseline ran elsewhere: this worker's own trouble
+                raise RuntimeError(self.broken)
             return head | {"state": "broken", "reason": self.broken, "metrics": {}}
         bench = self.bench.fork()
         by = f"{self.study}/{self.assignment.number}"

@@ -157,7 +157,7 @@ def test_what_the_folder_says(tiny: Sample, tmp_path: Path, unproven: list[str])
     assert told["data"]["fingerprints"]["held_out"] != told["data"]["fingerprints"]["search"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "license: apache-2.0" in card
-    assert "| perplexity |" in card and "held-out data (3 items" in card
+    assert "| perplexity |" in card and "\n3 items of `rows.jsonl`" in card
     assert "1. **Omission**: skip = (2,)" in card or "1. **Omission**: skip = [2]" in card
     assert told["load"]["python"].format(folder='"this folder\'s path"') in card
     assert "bit for bit" not in card

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from journals import Sample, sample_study
+from journals import Sample, record, sample_study
 
 from search.best import best
 from search.constraints import parse_where
@@ -168,3 +168,16 @@ def test_an_empty_study(tmp_path: Path) -> None:
     view = View(sample_study(), tuple(results_of(sample_study(), [])))
     assert (view.state, view.baseline, best(view).trials) == ("new", None, ())
     assert best(view).note == "no trial has finished yet"
+
+
+def test_one_trial_per_model_and_none_that_changed_nothing(tmp_path: Path) -> None:
+    made = Sample(tmp_path)
+    made.baseline()
+    for lineage in ("a", f"{0:016x}", "a", "b"):  # the second is the untouched model's
+        number = made.hand_out()
+        metrics = {"perplexity": 20.0 + (lineage in "ab"), "parameters": 134e6 - (lineage in "ab")}
+        made.journal.settle(number, record("", number, metrics) | {"lineage": lineage})
+    view = read(made.store)
+    made.close()
+    assert numbers(best(view).trials) == [1, 4]
+    assert [one.number for one in view.results if one.on_front] == [0, 1, 2, 3, 4]

@@ -1,10 +1,13 @@
 """The similarity space: what a point means, and that the ranges of a study reach the stages."""
 
+from pathlib import Path
+
 import optuna
 import pytest
 
 from search.errors import StudyError
-from search.space import bind
+from search.space import bind, load_space
+from search.study import load_study
 from spaces.similarity import space
 from trainables.bench.facts import Facts
 from trainables.bench.recover import Recover

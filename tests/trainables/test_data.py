@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import WORDS, bytes_tokenizer, jsonl, word_tokenizer
 
+from toys import WORDS, bytes_tokenizer, jsonl, word_tokenizer
 from trainables.bench.data import Data, load_data
 from trainables.bench.encode import IGNORED
 from trainables.bench.errors import DataError
@@ -355,6 +355,55 @@ def test_known_forms_become_questions(
     path = jsonl(tmp_path / "q.jsonl", rows + padding)
     form = load_data(spec(path, "multiple-choice", items=counts), bytes_tokenizer(), 0).form
     assert form.item(row) == wanted
+
+
+def test_rows_without_an_answer_are_left_out(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"is it {i}", "choices": ["yes", "no"], "answer": (0, 1, -1)[i % 3]}
+        for i in range(60)
+    ]
+    data = load_data(
+        spec(jsonl(tmp_path / "q.jsonl", rows), "multiple-choice"), bytes_tokenizer(), 0
+    )
+    for role in ROLES:
+        assert all(int(item.prompt.split()[-1]) % 3 != 2 for item in data.items(role))
+
+
+def test_rows_without_a_text_are_left_out(tmp_path: Path) -> None:
+    rows = [{"text": f"x {i}" if i % 2 else None, "label": i % 4} for i in range(60)]
+    data = load_data(spec(jsonl(tmp_path / "o.jsonl", rows), "classification"), word_tokenizer(), 0)
+    assert all(item.text.startswith("x") for role in ROLES for item in data.items(role))
+
+
+def test_an_answer_that_is_no_choice_is_named(tmp_path: Path) -> None:
+    rows = [{"prompt": f"is it {i}", "choices": ["yes", "no"], "answer": 2} for i in range(30)]
+    given = spec(jsonl(tmp_path / "q.jsonl", rows), "multiple-choice")
+    with pytest.raises(DataError, match="is choice 2; it has 0 to 1"):
+        load_data(given, bytes_tokenizer(), 0)
+
+
+def test_several_labels_per_row_are_refused(tmp_path: Path) -> None:
+    rows = [{"text": f"x {i}", "label": ["a", "b"]} for i in range(30)]
+    given = spec(jsonl(tmp_path / "o.jsonl", rows), "classification")
+    with pytest.raises(DataError, match='"label" holds a List per row; allowed is one class'):
+        load_data(given, word_tokenizer(), 0)
+
+
+def test_a_hub_set_is_streamed_where_only_some_rows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def hub(name: str, part: str, streaming: bool) -> datasets.IterableDatasetDict:
+        asked.append((name, part, streaming))
+        stream = datasets.Dataset.from_list(opinions(100)).to_iterable_dataset()
+        return datasets.IterableDatasetDict(train=stream)
+
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    given = spec("someone/large", "classification", rows=30, subset="en")
+    data = load_data(given, word_tokenizer(), 0)
+    assert asked == [("someone/large", "en", True)]
+    assert all(int(item.text.split()[-1]) < 30 for role in ROLES for item in data.items(role))
 
 
 def questions(count: int = 30) -> list[dict[str, Any]]:

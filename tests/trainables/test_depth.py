@@ -61,7 +61,7 @@ def test_influence_is_small_for_a_block_that_does_nothing(model: PreTrainedModel
     assert found[2] == pytest.approx(0, abs=1e-6)
     assert depth.lowest(found, 2)[0] == 2
     assert depth.lowest(found, 1, fixed={2}) != (2,)
-    hidden = list(depth.states(model, batch))
+    hidden = depth.states(model, batch)
     wanted = 1 - torch.cosine_similarity(hidden[1], hidden[2], dim=-1).mean().item()
     assert found[1] == pytest.approx(wanted, abs=1e-6)
     assert len(hidden[0]) == 13
@@ -70,7 +70,7 @@ def test_influence_is_small_for_a_block_that_does_nothing(model: PreTrainedModel
 def test_windows_measure_the_angle_across_a_run_of_blocks(model: PreTrainedModel) -> None:
     batch = {"input_ids": torch.randint(0, 50, (2, 8))}
     angles = depth.windows(model, [batch], 2)
-    hidden = list(depth.states(model, batch))
+    hidden = depth.states(model, batch)
     cosine = torch.cosine_similarity(hidden[1], hidden[3], dim=-1)
     assert angles[1] == pytest.approx(cosine.acos().mean().item() / math.pi, rel=1e-5)
     assert len(angles) == 3

@@ -22,7 +22,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lessons(count: int) -> list[Lesson]:
     """Prompts whose first letter says which of two sets is better; some are harder than others."""
-    better = [(-(i % 2), i % 2 - 1) for i in range(count)]
+    better = [(-float(i % 2), float(i % 2 - 1)) for i in range(count)]
     return [
         Lesson(f"t/{i}", f"{'ab'[i % 2] * 8} {i}", (one - 5.0 * (i % 3), other - 5.0 * (i % 3)))
         for i, (one, other) in enumerate(better)

@@ -1,6 +1,6 @@
 """Reading a row by a task's words, whatever its columns are called, and the names of classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import datasets
@@ -49,6 +49,10 @@ class Columns:
             )
         return self._of[word]
 
+    def names_of(self, words: Iterable[str]) -> list[str]:
+        """The columns of those words that there are columns for."""
+        return [self._of[word] for word in words if word in self._of]
+
     def view(self, row: Row) -> Row:
         """The row under the task's words, next to its own columns."""
         return {**row, **{word: row[name] for word, name in self._of.items()}}
@@ -62,6 +66,10 @@ def label_names(
     Values that name no class, such as the -1 of a hidden test label, have no number.
     """
     feature = tables[0].features[column]
+    if not isinstance(feature, datasets.Value | datasets.ClassLabel):
+        raise DataError(
+            f'column "{column}" holds a {type(feature).__name__} per row; allowed is one class'
+        )
     if isinstance(feature, datasets.ClassLabel):
         names = tuple(feature.names)
         by_value: dict[Any, int] = {number: number for number in range(len(names))}

@@ -11,12 +11,12 @@ evaluator serves them all, and only predictions that count go through the model'
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
 
 from trainables.bench.cache import digest_tensors
 from trainables.bench.encode import Ids, question_ids
@@ -57,7 +57,7 @@ class Loss:
             tensors |= {f"{index}.{name}": value for name, value in parts.items()}
         return f"{self.name}-{digest_tensors(tensors)}"
 
-    def group_means(self, scores: Sequence[Float[Tensor, " scored"]]) -> Float[Tensor, " groups"]:
+    def group_means(self, scores: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, " groups"]:
         """The mean of each group's scores, from the scores of every sheet."""
         owners = torch.cat([sheet.owners for sheet in self.sheets])
         sums = torch.zeros(len(self.weights), dtype=torch.float64)
@@ -139,7 +139,7 @@ class Row:
 def answers(
     name: str,
     items: Sequence[Question],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     *,
     packed: bool = False,
     max_length: int = 512,

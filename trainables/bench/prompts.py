@@ -15,6 +15,10 @@ from trainables.bench.errors import DataError
 Row: TypeAlias = dict[str, Any]
 
 
+ANSWERS = frozenset(("answer", "answerKey", "label", "correct"))
+HIDDEN = ("", -1, "-1")  # the answer of a row in a test split that is not public
+
+
 @dataclass(frozen=True)
 class Question:
     """A prompt, the ways it may go on, and the number of the right one."""
@@ -43,6 +47,10 @@ class Template:
 
 def _after(prompt: str, choices: Collection[object], answer: int) -> Question:
     """Choices that follow the prompt after a space."""
+    if not 0 <= answer < len(choices):
+        raise DataError(
+            f"the answer to {prompt!r} is choice {answer}; it has 0 to {len(choices) - 1}"
+        )
     return Question(prompt, tuple(f" {str(choice).strip()}" for choice in choices), answer)
 
 
@@ -51,7 +59,9 @@ def _question(text: str, choices: Collection[object], answer: int) -> Question:
 
 
 def _given(row: Row) -> Question:
-    return _after(row["prompt"].rstrip(" "), row["choices"], int(row["answer"]))
+    answer, choices = row["answer"], list(row["choices"])
+    number = choices.index(answer) if answer in choices else int(answer)
+    return _after(row["prompt"].rstrip(" "), choices, number)
 
 
 def _winogrande(row: Row) -> Question:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trainables.bench.errors import BenchError
+
 if TYPE_CHECKING:
     from trainables.bench.bench import Bench
 
@@ -21,7 +23,7 @@ Stats: TypeAlias = dict[str, Tensor]  # what calibration measured; stored as saf
 Progress: TypeAlias = dict[str, float]  # what a long stage yields between its steps
 
 
-class FieldError(ValueError):
+class FieldError(BenchError, ValueError):
     """A stage's field outside its range: says the field, the value and what is allowed."""
 
     def __init__(self, stage: object, name: str, allowed: str) -> None:
@@ -29,7 +31,7 @@ class FieldError(ValueError):
         super().__init__(f"{type(stage).__name__}.{name} = {got!r}: allowed is {allowed}")
 
 
-class PlanError(ValueError):
+class PlanError(BenchError, ValueError):
     """A stage that cannot be done to this model, such as removing a block it does not have."""
 
 

@@ -24,7 +24,17 @@ from trainables.bench.encode import (
     question_ids,
     stack,
 )
-from trainables.bench.prompts import PAIRS, QUESTIONS, Pair, Question, choose, classify
+from trainables.bench.errors import DataError
+from trainables.bench.prompts import (
+    ANSWERS,
+    HIDDEN,
+    PAIRS,
+    QUESTIONS,
+    Pair,
+    Question,
+    choose,
+    classify,
+)
 from trainables.bench.spec import DataSpec, Role
 from trainables.bench.stage import Batch
 
@@ -58,6 +68,7 @@ class Form(ABC, Generic[Item]):
     def __init__(self, spec: DataSpec, processor: Any, tables: Sequence[datasets.Dataset]) -> None:
         self.spec, self.processor = spec, processor
         self.columns = Columns(spec, tables[0], self.words)
+        self.needed = self.columns.names_of(self.words)  # no row without a value there is used
 
     @abstractmethod
     def key(self, row: Row) -> bytes:
@@ -72,8 +83,8 @@ class Form(ABC, Generic[Item]):
         """Tensors for `model(**batch)`."""
 
     def usable(self, row: Row) -> bool:
-        """Whether the row can be used at all."""
-        return True
+        """Whether the row holds all it should."""
+        return all(row[name] is not None for name in self.needed)
 
     def size(self, item: Item) -> int:
         """About how long an item is, where items differ."""
@@ -109,12 +120,14 @@ class LanguageModelling(Form[Window]):
         return ids
 
     def usable(self, row: Row) -> bool:
-        return bool(str(row[self.columns.name("text")]).strip())
+        return super().usable(row) and bool(str(row[self.columns.name("text")]).strip())
 
     def items(self, rows: Iterator[Row], count: int) -> list[Window]:
         """Each window opens with what the tokenizer puts before a text (Gemma needs its BOS)."""
         start = opening(self.processor)
         length = self.spec.max_length - len(start)
+        if length < 2:
+            raise DataError(f"[data] max_length = {self.spec.max_length}: allowed is 2 and more")
         found: list[Window] = []
         left: Ids = []
         while len(found) < count:
@@ -149,7 +162,7 @@ class Classification(Form[Labelled]):
         return folded("\n".join(str(row[name]) for name in names))
 
     def usable(self, row: Row) -> bool:
-        return row[self.columns.name("label")] in self._number
+        return super().usable(row) and row[self.columns.name("label")] in self._number
 
     def item(self, row: Row) -> Labelled:
         seen = self.columns.view(row)
@@ -189,13 +202,17 @@ class MultipleChoice(Form[Question]):
             self.labels, self._number = label_names(tables, self.columns.name("label"))
         else:
             self._template = choose(QUESTIONS, there)
+            self.needed = self.columns.names_of(sorted(self._template.columns))
 
     def key(self, row: Row) -> bytes:
         item = self.item(row)
         return folded("\n".join((item.prompt, *sorted(item.choices))))
 
     def usable(self, row: Row) -> bool:
-        return not self._classes or row[self.columns.name("label")] in self._number
+        if self._classes:
+            return row[self.columns.name("label")] in self._number
+        answers = self.columns.names_of(ANSWERS & self._template.columns)
+        return super().usable(row) and not any(row[name] in HIDDEN for name in answers)
 
     def item(self, row: Row) -> Question:
         seen = self.columns.view(row)
@@ -232,6 +249,7 @@ class Generation(Form[Pair]):
         super().__init__(spec, processor, tables)
         there = [*self.columns.names, *(word for word in self.words if word in self.columns)]
         self._template = choose(PAIRS, there)
+        self.needed = self.columns.names_of(sorted(self._template.columns))
 
     def key(self, row: Row) -> bytes:
         return folded(self.item(row).source)
