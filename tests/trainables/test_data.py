@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import toys
 from toys import WORDS, bytes_tokenizer, jsonl, word_tokenizer
 from trainables.bench.data import Data, load_data
 from trainables.bench.encode import IGNORED
@@ -104,7 +105,7 @@ def test_every_process_gets_the_same_rows(tmp_path: Path) -> None:
         "print(data.fingerprint('search'))"
     )
     command = [sys.executable, "-c", code, given.model_dump_json(), str(tmp_path / "elsewhere")]
-    paths = {"PYTHONPATH": f"{Path.cwd()}:{Path(__file__).parent}", "PYTHONHASHSEED": "7"}
+    paths = {"PYTHONPATH": f"{Path.cwd()}:{Path(toys.__file__).parent}", "PYTHONHASHSEED": "7"}
     done = subprocess.run(command, env=paths, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == load_data(given, word_tokenizer(), 0).fingerprint("search")
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from trainables.bench.columns import Row, label_names
 from trainables.bench.errors import DataError
+from trainables.bench.form import Form
 from trainables.bench.spec import DataSpec, Role
 from trainables.bench.stage import Batch
-from trainables.bench.tasks import Form
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,14 @@ Every batch is right-padded to its own longest row and has an attention mask. `l
 `model(**batch)` computes a loss from: -100 where nothing is to be predicted.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar
 
 import datasets
 import torch
 
-from trainables.bench.columns import Columns, Row, label_names
+from trainables.bench.columns import Row, label_names
 from trainables.bench.encode import (
     IGNORED,
     Ids,
@@ -25,6 +23,7 @@ from trainables.bench.encode import (
     stack,
 )
 from trainables.bench.errors import DataError
+from trainables.bench.form import Form, folded
 from trainables.bench.prompts import (
     ANSWERS,
     HIDDEN,
@@ -37,8 +36,6 @@ from trainables.bench.prompts import (
 )
 from trainables.bench.spec import DataSpec, Role
 from trainables.bench.stage import Batch
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -55,44 +52,6 @@ class Labelled:
     text: str
     second: str | None
     label: int
-
-
-class Form(ABC, Generic[Item]):
-    """One task on one data set: how rows become items, and items a batch."""
-
-    words: ClassVar[dict[str, tuple[str, ...]]]  # the task's words, and other names they go by
-    keeps_order: ClassVar[bool] = False  # where a role has a split of its own
-    labels: tuple[str, ...] = ()  # class names
-    encoder_decoder: bool = False  # whether the model reads and writes apart
-
-    def __init__(self, spec: DataSpec, processor: Any, tables: Sequence[datasets.Dataset]) -> None:
-        self.spec, self.processor = spec, processor
-        self.columns = Columns(spec, tables[0], self.words)
-        self.needed = self.columns.names_of(self.words)  # no row without a value there is used
-
-    @abstractmethod
-    def key(self, row: Row) -> bytes:
-        """What makes a row the same as another, whatever its label."""
-
-    @abstractmethod
-    def item(self, row: Row) -> Item:
-        """The row as an item of the task."""
-
-    @abstractmethod
-    def batch(self, items: Sequence[Item], role: Role) -> Batch:
-        """Tensors for `model(**batch)`."""
-
-    def usable(self, row: Row) -> bool:
-        """Whether the row holds all it should."""
-        return all(row[name] is not None for name in self.needed)
-
-    def size(self, item: Item) -> int:
-        """About how long an item is, where items differ."""
-        return 0
-
-    def items(self, rows: Iterator[Row], count: int) -> list[Item]:
-        """Draw `count` items from the rows, or as many as there are."""
-        return [self.item(row) for row in islice(rows, count)]
 
 
 class LanguageModelling(Form[Window]):
@@ -280,8 +239,3 @@ class Generation(Form[Pair]):
         start = opening(self.processor)
         ids = plain_ids(self.processor, item.source)
         return [*start, *ids[: max(most - len(start), 1)]]
-
-
-def folded(text: str) -> bytes:
-    """The text without regard to case and spacing, to tell repeated rows."""
-    return " ".join(text.split()).casefold().encode()
