@@ -205,7 +205,7 @@ class _Training:
         self.steps = spec.epochs * len(range(0, len(lessons), spec.batch_size))
         parameters = router.model.parameters()
         self.optimizer = AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
-        self.schedule = LambdaLR(self.optimizer, self._rate)
+        self.schedule = LambdaLR(self.optimizer, lambda step: self._rate(step))
 
     def _rate(self, step: int) -> float:
         """Up over the warm-up, then down to nothing, linearly."""
