@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from search.results import Result, View, front
+from search.results import Result, View, front, losses
 from search.show import cell, delta, story
 
 if TYPE_CHECKING:
@@ -154,6 +154,44 @@ def history_figure(view: View, name: str) -> "Figure":
     return _styled(figure, view.study.name)
 
 
+def growth_figure(view: View) -> "Figure":
+    """How the front of two objectives grew: the area it dominates, as a share of the last one."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    numbers, areas = growth(view)
+    figure.add_scatter(
+        x=numbers,
+        y=areas,
+        mode="lines",
+        line={"shape": "hv", "color": "#0f766e", "width": 2},
+        hovertemplate="trial %{x}: %{y:.1%}<extra></extra>",
+    )
+    figure.update_yaxes(title="dominated area", tickformat=".0%", range=[0, 1.05])
+    figure.update_xaxes(title="trial")
+    return _styled(figure, view.study.name)
+
+
+def growth(view: View) -> tuple[list[int], list[float]]:
+    """Trial numbers, and the area that the feasible trials up to each dominate; 1 at the end."""
+    feasible = [one for one in view.results if one.feasible]
+    points = [losses(one, view.study.objectives) for one in feasible]
+    if not points:
+        return [], []
+    corner = (max(x for x, _ in points), max(y for _, y in points))
+    areas = [area(points[: count + 1], corner) for count in range(len(points))]
+    return [one.number for one in feasible], [one / (areas[-1] or 1.0) for one in areas]
+
+
+def area(points: Sequence[tuple[float, ...]], corner: tuple[float, float]) -> float:
+    """The area between a corner and the points that are less than it in both."""
+    total, height = 0.0, corner[1]
+    for x, y in sorted(points):
+        if y < height:
+            total, height = total + (corner[0] - x) * (height - y), y
+    return total
+
+
 def best_so_far(view: View, name: str) -> tuple[list[int], list[float]]:
     """Trial numbers, and the best value of a metric among the feasible ones up to each."""
     pick = max if view.study.objectives.get(name) == "max" else min
@@ -192,7 +230,7 @@ def _styled(figure: "Figure", title: str) -> "Figure":
         title={"text": title, "x": 0.01},
         template="plotly_white",
         font={"family": FONT, "color": INK, "size": 13},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         margin={"l": 70, "r": 20, "t": 60, "b": 55},
         height=460,
         hoverlabel={"bgcolor": "white", "font": {"family": FONT, "color": INK}, "align": "left"},
