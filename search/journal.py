@@ -63,6 +63,7 @@ class Journal:
         self.asked: dict[int, optuna.Trial] = {}  # by number
         self.points: list[tuple[int, Params]] = []
         self.owed: list[FrozenTrial] = []
+        self._read: list[FrozenTrial] | None = None  # until the next write: nobody else writes
 
     def note(self, key: str, value: Any) -> None:
         """Remember something of the study itself."""
@@ -74,7 +75,9 @@ class Journal:
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, the baseline first."""
-        return self.rows.get_trials(deepcopy=False)
+        if self._read is None:
+            self._read = self.rows.get_trials(deepcopy=False)
+        return self._read
 
     def uid(self, number: int) -> str:
         """A trial's name in files: unique to this study, not only to its folder."""
@@ -125,6 +128,7 @@ class Journal:
             row = self.owed.pop(0)
             attempts = row.user_attrs.get("attempts", 1) + 1
             self.rows._storage.set_trial_user_attr(row._trial_id, "attempts", attempts)
+            self._read = None
             return Handout(row.number, self.uid(row.number), row.params)
         if ask is None:
             return self._open({}, {}, {}, {})
@@ -164,8 +168,9 @@ class Journal:
             system_attrs=dict(system),
         )
         row.datetime_start, row.datetime_complete = datetime.now(), None
+        number = len(self.trials())
         self.rows.add_trial(row)
-        number = len(self.rows.get_trials(deepcopy=False)) - 1
+        self._read = None
         return Handout(number, self.uid(number), dict(params))
 
     # -- telling -----------------------------------------------------------------------------
@@ -183,7 +188,7 @@ class Journal:
     def stop(self, number: int, progress: Record) -> None:
         """Tell that a scheduler stopped a trial early."""
         self._write(number, {"state": "pruned", "metrics": {}, "progress": progress})
-        self.rows.tell(number, state=TrialState.PRUNED)
+        self._tell(number, state=TrialState.PRUNED)
         self._mirror(number)
 
     def _settle(self, number: int, record: Record) -> None:
@@ -200,7 +205,7 @@ class Journal:
             trial.set_constraint(key, limit.violation(value, baseline.get(limit.metric)))
         if record.get("facts"):  # before the baseline counts as measured
             self.note("facts", record["facts"])
-        self.rows.tell(number, [record["metrics"][name] for name in self.objectives])
+        self._tell(number, [record["metrics"][name] for name in self.objectives])
 
     def _unusable(self, record: Record) -> str | None:
         if record["state"] != "complete":
@@ -214,7 +219,13 @@ class Journal:
 
     def _fail(self, number: int, reason: str, record: Record | None = None) -> None:
         self._write(number, {**(record or {}), "state": "fail", "reason": reason, "metrics": {}})
-        self.rows.tell(number, state=TrialState.FAIL)
+        self._tell(number, state=TrialState.FAIL)
+
+    def _tell(
+        self, number: int, values: list[float] | None = None, state: TrialState | None = None
+    ) -> None:
+        self.rows.tell(number, values, state=state)
+        self._read = None
 
     def _write(self, number: int, record: Record) -> optuna.Trial:
         row = self.trials()[number]

@@ -235,7 +235,7 @@ def test_killed_while_the_baseline_was_told_its_facts_are_not_lost(
     assert handout is not None
     before.wrote(handout, facts={"blocks": 4})
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, state: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(before.journal.rows, "tell", killed)
