@@ -211,13 +211,13 @@ def _run(study: "Study") -> None:
         stopped = _search(study, store, console)
     view = read(store)
     console.print(best_table(view, choose(view)))
-    again = f"rayduce resume {study.name}"
+    where = "" if store.folder == Path("runs").absolute() else f" --storage {store.folder}"
     if stopped:
-        console.print(f"interrupted; go on with: {again}")
+        console.print(f"interrupted; go on with: rayduce resume {study.name}{where}")
         raise SystemExit(130)
     first = next(iter(study.objectives))
-    console.print(f"pages:   rayduce ui\nreport:  rayduce report {study.name}")
-    console.print(f"export:  rayduce export {study.name} --best {first} --to DIR")
+    console.print(f"pages:   rayduce ui{where}\nreport:  rayduce report {study.name}{where}")
+    console.print(f"export:  rayduce export {study.name} --best {first} --to DIR{where}")
 
 
 def _search(study: "Study", store: "Store", console: "Console") -> bool:
