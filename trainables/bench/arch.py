@@ -1,9 +1,8 @@
-"""Model families as rows of data, and the few edits every method needs.
+"""Finding a model's blocks and their parts, and the few edits every method needs.
 
-A family is found by its structure: the first row whose paths lead to blocks of the right shape.
-Paths start at `model.base_model`; `*` stands for every child of a list. A *block* is one residual
-block; blocks are numbered through all stacks of a model in order (T5: encoder, then decoder;
-ResNet: stage by stage).
+A family is found by its structure: the first row of families.py whose paths lead to blocks of the
+right shape. A *block* is one residual block; blocks are numbered through all stacks of a model in
+order (T5: encoder, then decoder; ResNet: stage by stage).
 """
 
 from collections.abc import Collection, Iterator
@@ -15,140 +14,8 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from trainables.bench.families import FAMILIES, Family
 from trainables.bench.stage import PlanError
-
-
-@dataclass(frozen=True)
-class Family:
-    """Where a family keeps its parts; paths inside a block start at the block."""
-
-    name: str
-    stacks: tuple[tuple[str, str], ...]  # (path to the list of blocks, config field with its depth)
-    attention: str = ""
-    attention_out: str = ""  # the linear that writes attention to the residual stream
-    ffn: str = ""
-    expand: tuple[str, ...] = ()  # the linears into the FFN's neurons
-    contract: str = ""  # the linear out of them
-    width: str = ""  # config field with the number of neurons
-    pre_norm: bool = False  # the residual stream is untouched by norms: units can be skipped
-    causal: bool = False
-
-
-_GATED = ("mlp.gate_proj", "mlp.up_proj")
-_BERT = {
-    "attention": "attention",
-    "attention_out": "attention.output.dense",
-    "ffn": "output",
-    "expand": ("intermediate.dense",),
-    "contract": "output.dense",
-    "width": "intermediate_size",
-}
-
-FAMILIES: tuple[Family, ...] = (
-    Family(
-        "llama",  # also Qwen2, Qwen3, Mistral, Gemma, Gemma 3 (text), SmolLM, ...
-        (("layers", "num_hidden_layers"),),
-        attention="self_attn",
-        attention_out="self_attn.o_proj",
-        ffn="mlp",
-        expand=_GATED,
-        contract="mlp.down_proj",
-        width="intermediate_size",
-        pre_norm=True,
-        causal=True,
-    ),
-    Family(
-        "phi3",
-        (("layers", "num_hidden_layers"),),
-        attention="self_attn",
-        attention_out="self_attn.o_proj",
-        ffn="mlp",
-        expand=("mlp.gate_up_proj",),
-        contract="mlp.down_proj",
-        width="intermediate_size",
-        pre_norm=True,
-        causal=True,
-    ),
-    Family(
-        "gpt2",
-        (("h", "n_layer"),),
-        attention="attn",
-        attention_out="attn.c_proj",
-        ffn="mlp",
-        expand=("mlp.c_fc",),
-        contract="mlp.c_proj",
-        width="n_inner",
-        pre_norm=True,
-        causal=True,
-    ),
-    Family(
-        "opt",
-        (("decoder.layers", "num_hidden_layers"),),
-        attention="self_attn",
-        attention_out="self_attn.out_proj",
-        expand=("fc1",),
-        contract="fc2",
-        width="ffn_dim",
-        causal=True,
-    ),
-    Family(
-        "gpt_neox",
-        (("layers", "num_hidden_layers"),),
-        attention="attention",
-        attention_out="attention.dense",
-        ffn="mlp",
-        expand=("mlp.dense_h_to_4h",),
-        contract="mlp.dense_4h_to_h",
-        width="intermediate_size",
-        pre_norm=True,
-        causal=True,
-    ),
-    Family("bert", (("encoder.layer", "num_hidden_layers"),), **_BERT),  # type: ignore[arg-type]
-    Family(
-        "distilbert",
-        (("transformer.layer", "n_layers"),),
-        attention="attention",
-        attention_out="attention.out_lin",
-        ffn="ffn",
-        expand=("ffn.lin1",),
-        contract="ffn.lin2",
-        width="hidden_dim",
-    ),
-    Family(
-        "vit",
-        (("layers", "num_hidden_layers"),),
-        attention="attention",
-        attention_out="attention.o_proj",
-        ffn="mlp",
-        expand=("mlp.fc1",),
-        contract="mlp.fc2",
-        width="intermediate_size",
-        pre_norm=True,
-    ),
-    Family(
-        "t5",
-        (("encoder.block", "num_layers"), ("decoder.block", "num_decoder_layers")),
-        attention="layer.0.SelfAttention",
-        attention_out="layer.0.SelfAttention.o",
-        ffn="layer.-1.DenseReluDense",
-        expand=("layer.-1.DenseReluDense.wi",),
-        contract="layer.-1.DenseReluDense.wo",
-        width="d_ff",
-        pre_norm=True,
-    ),
-    Family(
-        "t5-gated",
-        (("encoder.block", "num_layers"), ("decoder.block", "num_decoder_layers")),
-        attention="layer.0.SelfAttention",
-        attention_out="layer.0.SelfAttention.o",
-        ffn="layer.-1.DenseReluDense",
-        expand=("layer.-1.DenseReluDense.wi_0", "layer.-1.DenseReluDense.wi_1"),
-        contract="layer.-1.DenseReluDense.wo",
-        width="d_ff",
-        pre_norm=True,
-    ),
-    Family("resnet", (("encoder.stages.*.layers", "depths"),)),
-)
 
 # Config lists with one entry per block, which must be cut along with the blocks.
 _PER_BLOCK = ("layer_types", "mlp_layer_types", "no_rope_layers", "block_types")
@@ -214,7 +81,7 @@ def family(model: PreTrainedModel) -> Family:
         if all(_fits(row, blocks) for blocks in _lists(model, row)) and _lists(model, row):
             return row
     raise PlanError(
-        f"{type(model).__name__} ({model.config.model_type}): no family in arch.py has its "
+        f"{type(model).__name__} ({model.config.model_type}): no family in families.py has its "
         f"structure; known are {', '.join(row.name for row in FAMILIES)}"
     )
 
