@@ -29,6 +29,7 @@ from search.errors import StudyError, UserError
 from search.explain import explain
 from search.route_pool import Piece, Pool, Tell, finish
 from search.route_table import Evaluation, evaluate, judge
+from search.study import resolved
 from spaces.router import space, start
 from trainables.bench.cache import digest, write_durably
 from trainables.bench.route_spec import RouterSpec, RouteSpec
@@ -53,11 +54,29 @@ def load_route(path: Path, overrides: Mapping[str, Any] | None = None) -> RouteS
                 (tables.setdefault(table, {}) if table else tables)[name] = value
             if value is not None and key == "sets.budget":
                 tables["name"] = f"{tables.get('name', path.stem)}-k{value}"
-        return RouteSpec.model_validate_json(json.dumps(tables), strict=True)
+        return _absolute(RouteSpec.model_validate_json(json.dumps(tables), strict=True))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     except ValidationError as error:
         raise StudyError(str(path), explain(error, RouteSpec)) from None
+
+
+def _absolute(spec: RouteSpec) -> RouteSpec:
+    """Local paths made absolute, as workers run in other folders."""
+    sets, router = spec.sets, spec.router
+    file = str(Path(sets.file).expanduser().absolute()) if sets.file else None
+    return spec.model_copy(
+        update={
+            "folder": str(Path(spec.folder).expanduser().absolute()),
+            "model": spec.model.model_copy(update={"id": resolved(spec.model.id)}),
+            "router": router.model_copy(update={"encoder": resolved(router.encoder)}),
+            "sets": sets.model_copy(update={"file": file}),
+            "tasks": {
+                name: task.model_copy(update={"dataset": resolved(task.dataset)})
+                for name, task in spec.tasks.items()
+            },
+        }
+    )
 
 
 @dataclass
@@ -69,7 +88,7 @@ class Route:
 
     @property
     def root(self) -> Path:
-        return Path(self.spec.folder).absolute() / self.spec.name
+        return Path(self.spec.folder) / self.spec.name
 
     def key(self, *parts: Any) -> str:
         """What a piece depends on, in 16 hex digits."""

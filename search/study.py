@@ -140,14 +140,15 @@ def _overridden(tables: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
 
 def _absolute(study: Study) -> Study:
     """Local paths made absolute, as workers run in other folders."""
-    model = study.model.model_copy(update={"id": _resolved(study.model.id)})
-    data = study.data.model_copy(update={"dataset": _resolved(study.data.dataset)})
+    model = study.model.model_copy(update={"id": resolved(study.model.id)})
+    data = study.data.model_copy(update={"dataset": resolved(study.data.dataset)})
     folder = Path(os.path.expanduser(study.storage.folder)).absolute()
     storage = study.storage.model_copy(update={"folder": str(folder)})
     return study.model_copy(update={"model": model, "data": data, "storage": storage})
 
 
-def _resolved(name: str) -> str:
+def resolved(name: str) -> str:
+    """A local path as an absolute one; a hub id or an asset as it is."""
     path = Path(name).expanduser()
     return str(path.absolute()) if not name.startswith("asset:") and path.exists() else name
 

@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from routing import study, write_study
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from search import route_pool
 from search.errors import StudyError, UserError
 from search.route import Route, export_route, load_route, search_router
+from search.route_cli import app
 from search.route_pool import Here, Piece, open_pool
 from search.route_table import HINDSIGHT, ORACLE, RANDOM, ROUTER
 from trainables.bench.prefix import alone
@@ -201,6 +203,21 @@ def test_the_studies_that_come_along_are_valid(name: str) -> None:
     spec = load_route(Path(f"spaces/studies/{name}.toml"), {"sets.budget": 3})
     assert (spec.name, spec.sets.budget) == (f"{name}-k3", 3)
     assert len(spec.routed()) == 5
+
+
+def test_the_commands_say_what_they_made(whole: Route, made: Path, tmp_path: Path) -> None:
+    file, storage = write_study(made, tmp_path), str(whole.root.parent)
+    found = {
+        command: CliRunner().invoke(app, [command, str(file), "--storage", storage])
+        for command in ("sets", "dataset", "train", "eval")
+    }
+    assert {result.exit_code for result in found.values()} == {0}
+    assert f"{whole.root}/sets.csv" in found["sets"].output
+    assert f"{whole.root}/router.parquet" in found["dataset"].output
+    assert '"rmse"' in found["train"].output
+    assert "oracle over sets" in found["eval"].output
+    assert "best static set:" in found["eval"].output
+    assert not list(tmp_path.iterdir())  # all was done already
 
 
 def start(file: Path, *arguments: str) -> subprocess.Popen[str]:
