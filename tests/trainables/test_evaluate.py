@@ -1,6 +1,7 @@
 """Metrics on tiny models, against numbers worked out another way."""
 
 import math
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,6 @@ import datasets
 import pytest
 import torch
 from torch.nn import functional as F
-from toys import bench, bytes_tokenizer, jsonl, word_tokenizer
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -23,7 +23,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from toys import bench, bytes_tokenizer, jsonl, word_tokenizer
 from trainables.bench import passes, text_scores
+from trainables.bench.assets import fetch
 from trainables.bench.data import Data, load_data
 from trainables.bench.encode import IGNORED
 from trainables.bench.errors import MetricError
@@ -329,3 +331,37 @@ def test_labels_of_padding_are_ignored(tmp_path: Path) -> None:
     assert count.tolist() == (batch["labels"] != IGNORED).sum(1).tolist()
     with torch.no_grad():
         assert float(summed.sum() / count.sum()) == pytest.approx(float(model(**batch).loss))
+
+
+@pytest.mark.parametrize("module", ["metric_names", "asset_rows", "spec"])
+def test_what_checks_a_study_file_needs_no_torch(module: str) -> None:
+    code = f"import sys, trainables.bench.{module}; print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.strip() == "False"
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize(
+    ("fields", "metric", "low", "high"),
+    [
+        ({"dataset": "asset:bbc-news", "task": "language-modelling"}, "perplexity", 25, 45),
+        (
+            {"dataset": "asset:subject-verb-agreement", "subset": "simple"}
+            | {"task": "multiple-choice"},
+            "accuracy",
+            0.85,
+            1,
+        ),
+    ],
+)
+def test_a_real_model_on_real_data(
+    fields: dict[str, Any], metric: str, low: float, high: float
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = fetch("smollm2-135m")
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.bfloat16)
+    counts = {"calibration": 1, "search": 8 if metric == "perplexity" else 40, "held_out": 1}
+    data = load_data(DataSpec.model_validate({**fields, "items": counts}), tokenizer, 0)
+    assert low < measure_all(bench(model, data), [metric])[metric] <= high
