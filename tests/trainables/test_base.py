@@ -1,0 +1,79 @@
+"""The untouched model of a study: new from a config, trained first where the study asks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainables.bench.bench import Bench, open_bench
+from trainables.bench.fork import same_tensors
+from trainables.bench.models import fresh, load_model
+from trainables.bench.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
+from trainables.bench.stage import PlanError
+from trainables.bench.training import Run
+
+CONFIG = {"num_channels": 1, "embedding_size": 8, "hidden_sizes": [8], "depths": [2]}
+TRAINING = TrainSpec(epochs=2, lr=1e-2, batch_size=32)
+
+
+@pytest.fixture(autouse=True)
+def _assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYDUCE_ASSETS", str(tmp_path / "assets"))
+
+
+def opened(folder: Path, train: TrainSpec | None, *, naive: bool = False) -> Bench:
+    spec = BenchSpec(
+        model=ModelSpec(id="new:resnet", config=CONFIG, train=train),
+        data=DataSpec(
+            dataset="asset:digits",
+            task="image-classification",
+            batch_size=32,
+            items=ItemCounts(calibration=32, train=128, search=64, held_out=64),
+        ),
+        objectives=("accuracy",),
+        cache=str(folder),
+        naive=naive,
+    )
+    return open_bench(spec)
+
+
+def test_a_new_model_is_the_same_for_the_same_fields(tmp_path: Path) -> None:
+    spec = ModelSpec(id="new:resnet", config=CONFIG)
+    folder = fresh(spec)
+    assert fresh(spec) == folder
+    assert fresh(ModelSpec(id="new:resnet", config=CONFIG | {"depths": [3]})) != folder
+    one, other = (load_model(folder, spec, "image-classification", ("a", "b")) for _ in "ab")
+    assert same_tensors(one, other) and one.config.depths == [2]
+    assert one.classifier[-1].weight.shape[0] == 2
+
+
+@pytest.mark.parametrize("spec", [ModelSpec(id="new:reznet"), ModelSpec(id="new:resnet-50")])
+def test_an_unknown_type_is_told(spec: ModelSpec) -> None:
+    with pytest.raises(PlanError, match=spec.id):
+        fresh(spec)
+
+
+def test_the_base_is_trained_once_and_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+    epoch = Run.epoch
+    monkeypatch.setattr(Run, "epoch", lambda self: ran.append(1) or epoch(self))
+    plain = opened(tmp_path / "cache", None)
+    first, second = (opened(tmp_path / "cache", TRAINING) for _ in range(2))
+    assert len(ran) == 2, "two epochs, by the first that came"
+    naive = opened(tmp_path / "naive", TRAINING, naive=True)
+    assert same_tensors(first.base, second.base) and same_tensors(first.base, naive.base)
+    assert first.lineage == second.lineage == naive.lineage != plain.lineage
+    assert not same_tensors(first.base, plain.base) and not first.base.training
+    assert first.history == [] and first.model is not first.base
+    assert all(
+        map(torch.equal, first.model.state_dict().values(), first.base.state_dict().values())
+    )
+
+
+def test_who_measures_twice_measured_it_itself(tmp_path: Path) -> None:
+    bench = opened(tmp_path / "cache", None)
+    assert bench.measure(("accuracy",), "study/1")[1] is None
+    assert bench.measure(("accuracy",))[1] is None, "as when a stage asked on the way"
+    assert bench.fork().measure(("accuracy",), "study/2")[1] == "study/1"
