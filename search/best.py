@@ -177,13 +177,17 @@ def best_table_markdown(view: View, found: Best) -> str:
     names = columns(view.study)
     base = view.baseline.metrics if view.baseline else {}
     lines = [f"*{found.note}*", ""] if found.note else []
-    lines.append(" | ".join(["trial", *names, "what was done", ""]))
-    lines.append(" | ".join(["---"] * (len(names) + 3)))
+    lines.append(_line(["trial", *names, "what was done", "mark"]))
+    lines.append(_line(["---"] * (len(names) + 3)))
     for one in [*view.results[:1], *found.trials]:
         values = [_with_change(name, one, base) for name in names]
         number = "base" if one.is_baseline else str(one.number)
-        lines.append(" | ".join([number, *values, story(one), mark(one)]))
+        lines.append(_line([number, *values, story(one), mark(one)]))
     return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _with_change(name: str, result: Result, base: Mapping[str, float]) -> str:

@@ -88,22 +88,25 @@ def _front(view: View, names: Sequence[str]) -> "Figure":
             customdata=[told(view, one) for one in group.results],
             hovertemplate=HOVER,
         )
-    low, high = _window(view, names[0])
-    figure.update_yaxes(title=_axis(view, names[0]), range=[low, high])
-    figure.update_xaxes(title=_axis(view, names[1]))
+    figure.update_yaxes(title=_axis(view, names[0]), range=_window(view, names[0]))
+    figure.update_xaxes(title=_axis(view, names[1]), range=_window(view, names[1]))
     return figure
 
 
 def _window(view: View, name: str) -> tuple[float | None, float | None]:
-    """The axis's range: trials far off would press the front into a line."""
-    values = sorted(one.metrics[name] for one in view.results if one.feasible)
-    everyone = [one.metrics[name] for one in view.results if one.state == "complete"]
-    if len(values) < 2:
+    """The axis's range: what is feasible and what comes near; the rest would press it together."""
+    feasible = [one.metrics[name] for one in view.results if one.feasible]
+    if not feasible:
         return None, None
-    span = values[-1] - values[0] or abs(values[0]) or 1.0
-    low, high = values[0] - 0.6 * span, values[-1] + 0.6 * span
-    far = min(everyone) < low or max(everyone) > high
-    return (low + 0.5 * span, high) if far else (None, None)
+    missed = [one for one in view.trials if one.state == "complete" and not one.feasible]
+    near = sorted(missed, key=lambda one: one.miss)[: (len(missed) + 1) // 2]
+    low, high = min(feasible), max(feasible)
+    room = 4 * (high - low or abs(high) or 1.0)
+    values = [one.metrics[name] for one in near]
+    values = [value for value in values if low - room <= value <= high + room]
+    low, high = min([low, *values]), max([high, *values])
+    margin = 0.08 * (high - low) or 0.1 * room
+    return low - margin, high + margin
 
 
 def _pairs(view: View, names: Sequence[str]) -> "Figure":
@@ -148,8 +151,7 @@ def history_figure(view: View, name: str) -> "Figure":
             customdata=[told(view, one) for one in group.results],
             hovertemplate=HOVER,
         )
-    low, high = _window(view, name)
-    figure.update_yaxes(title=_axis(view, name), range=[low, high])
+    figure.update_yaxes(title=_axis(view, name), range=_window(view, name))
     figure.update_xaxes(title="trial")
     return _styled(figure, view.study.name)
 
@@ -271,6 +273,8 @@ def front_svg(view: View) -> str:
     axes.set_ylabel(_axis(view, names[0]))
     axes.set_xlabel(_axis(view, names[1]) if len(names) == 2 else "trial")
     axes.set_ylim(*_window(view, names[0]))
+    if len(names) == 2:
+        axes.set_xlim(*_window(view, names[1]))
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     if len(names) == 2:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.best import best, best_table_markdown
 from search.links import load_links, save_links
@@ -19,13 +19,16 @@ from search.runs import (
     PARENT,
     TOKEN,
     UID,
+    VIEW,
     as_metric,
     as_params,
     as_tags,
     batches,
     metrics_of,
     millis,
+    params_of,
     run_name,
+    shared_view,
     source_tags,
     study_files,
     study_params,
@@ -33,7 +36,6 @@ from search.runs import (
     tags_of,
     trial_files,
 )
-from search.show import compact
 from search.storage import Store
 
 if TYPE_CHECKING:
@@ -82,8 +84,16 @@ class Ledger:
                 self._add(view, result)
             self._mark_front(view)
             self._study(view, ending)
-            save_links(self.store, {"uri": self.uri, "parent": self.parent, "runs": self.known})
+            save_links(self.store, self._links())
         return len(new)
+
+    def _links(self) -> dict[str, Any]:
+        return {
+            "uri": self.uri,
+            "experiment": self.experiment,
+            "parent": self.parent,
+            "runs": self.known,
+        }
 
     # -- what is there already ------------------------------------------------------------
 
@@ -113,7 +123,8 @@ class Ledger:
         if found is not None:
             return str(found.experiment_id)
         place = self.store.artifacts.as_uri() if self.local else None
-        return str(self.client.create_experiment(name, artifact_location=place))
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # which of its pages to show
+        return str(self.client.create_experiment(name, artifact_location=place, tags=tags))
 
     def _tagged(self, token: str) -> Iterator["Run"]:
         page = None
@@ -144,7 +155,7 @@ class Ledger:
         number, front = str(result.number), _front(result)
         run_id = self.torn.pop(number, None) or self._open(view, result)
         tags = {**tags_of(view, result), "front": front, **source_tags(view)}
-        params = as_params(compact(result.params))
+        params = as_params(params_of(result))
         self.client.log_batch(run_id, params=params, tags=as_tags(tags))
         for metrics in batches(metrics_of(result)):
             self.client.log_batch(run_id, metrics=metrics)
@@ -182,7 +193,7 @@ class Ledger:
         self.client.log_batch(self.parent, metrics=metrics, tags=as_tags(tags))
         self._draw(view, ending)
         if ending:
-            self.client.set_terminated(self.parent, STUDY_STATES[state])
+            self.client.set_terminated(self.parent, STUDY_STATES[state], when)
         else:
             self.client.update_run(self.parent, status="RUNNING")
 
@@ -192,6 +203,8 @@ class Ledger:
         due = shown != self.shown and time.monotonic() - self.drawn > PLOTS_EVERY
         if ending or due:
             self._files(self.parent, study_files(view))
+            key = f"{VIEW}{view.study.name}"
+            self.client.set_experiment_tag(self.experiment, key, shared_view(view))
             self.drawn, self.shown = time.monotonic(), shown
 
     def _files(self, run_id: str, files: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from search.best import best, best_toml
 from search.heatmap import heatmaps_svg
 from search.records import compression, trial_toml
 from search.results import Result, View
-from search.show import columns, compact, delta, story
+from search.show import columns, compact, delta, settings, story
 from search.study import study_toml
 from search.tables import Study
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 UID, TOKEN, PARENT = "rayduce.uid", "rayduce.study", "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 BATCH = 900  # metrics per request; MLflow takes 1000
+PARAM_COLUMNS = 12  # more would not be read
+VIEW = "mlflow.sharedViewState."  # + the study's name: an experiment's tag; the pages open it
 LONGEST = 5900  # characters of a value; MLflow takes 6000
 
 
@@ -29,7 +31,8 @@ LONGEST = 5900  # characters of a value; MLflow takes 6000
 
 def run_name(result: Result) -> str:
     """`012 Omission skip=20,21`: sorts by number, says what it is."""
-    return f"{result.number:03d} {story(result)}"[:120]
+    what = f"failed: {result.reason}" if result.state == "fail" else story(result)
+    return f"{result.number:03d} {what}"[:120]
 
 
 def tags_of(view: View, result: Result) -> dict[str, str]:
@@ -87,6 +90,11 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def params_of(result: Result) -> dict[str, Any]:
+    """What was proposed, and what the stages made of it."""
+    return {**compact(result.params), **settings(result)}
+
+
 def trial_files(view: View, result: Result) -> dict[str, str]:
     """A trial's artifacts."""
     files = {
@@ -137,6 +145,41 @@ def study_files(view: View) -> dict[str, str]:
     return files
 
 
+def shared_view(view: View) -> str:
+    """MLflow's own record of a table: this study's trials, its columns, the best first."""
+    first, direction = next(iter(view.study.objectives.items()))
+    done = dict.fromkeys(name for one in view.trials for name in settings(one))
+    proposed = dict.fromkeys(name for one in view.trials for name in compact(one.params))
+    chosen = [
+        *(f"metrics.`{name}`" for name in columns(view.study)),
+        *(f"tags.`{name}`" for name in ("front", "feasible", "state", "same_as", "lineage")),
+        *(f"params.`{name}`" for name in list(done or proposed)[:PARAM_COLUMNS]),
+    ]
+    state = {
+        "searchFilter": f"tags.study = '{view.study.name}' and tags.feasible LIKE '%'",
+        "orderByKey": f"metrics.`{first}`",
+        "orderByAsc": direction == "min",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": chosen,
+        "columnOrder": [],
+        "columnWidths": {},
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsVisibilityMap": {},
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "groupBy": None,
+        "groupsExpanded": {},
+        "autoRefreshEnabled": True,
+        "hideEmptyCharts": True,
+        "useGroupedValuesInCharts": True,
+    }
+    return json.dumps(state)
+
+
 def source_tags(view: View) -> dict[str, str]:
     """Where it comes from, also in MLflow's own words."""
     commit = str(view.notes.get("git_commit") or "unknown")
@@ -163,7 +206,7 @@ def as_params(values: Mapping[str, Any]) -> list["Param"]:
     from mlflow.entities import Param
 
     texts = {
-        key: ",".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+        key: ",".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
         for key, value in values.items()
     }
     return [Param(key, text[:LONGEST]) for key, text in texts.items()]

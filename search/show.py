@@ -92,6 +92,21 @@ def _stage(stage: Mapping[str, Any]) -> str:
     return " ".join([stage["stage"], *(f"{name}={_word(v)}" for name, v in given.items())])
 
 
+def settings(result: Result) -> dict[str, Any]:
+    """The settings of the stages that changed the model: `Omission.skip`; repeats are numbered."""
+    found: dict[str, Any] = {}
+    for stage in result.record.get("stages") or []:
+        if stage["effect"] is None:
+            continue
+        for name, value in stage["settings"].items():
+            key, index = f"{stage['stage']}.{name}", 2
+            while key in found:
+                key, index = f"{stage['stage']}{index}.{name}", index + 1
+            if value or value is True:
+                found[key] = value
+    return found
+
+
 def _word(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(_word, value)) or "none"

@@ -6,6 +6,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from journals import Sample
@@ -15,7 +16,7 @@ from search.best import best, best_json, best_table, best_toml, status_json, sta
 from search.errors import UserError
 from search.links import save_links
 from search.results import read
-from search.show import better, brief, cell, compact, delta, scaled, story
+from search.show import better, brief, cell, compact, delta, scaled, settings, story
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,14 @@ def test_stories(sample: Sample) -> None:
     assert story(view.trial(0)) == "untouched model"
     assert story(view.trial(5)) == "Omission skip=20,21 > Wanda sparsity=0.4"
     assert story(view.trial(4)) == "omission.skip=20,21  wanda.percent=50"
+
+
+def test_settings_of_repeated_stages(sample: Sample) -> None:
+    trial = read(sample.store).trial(5)
+    assert settings(trial) == {"Omission.skip": [20, 21], "Wanda.sparsity": 0.4}
+    twice = {"stages": [*trial.record["stages"], *trial.record["stages"]]}
+    names = list(settings(replace(trial, record=twice)))
+    assert names == ["Omission.skip", "Wanda.sparsity", "Omission2.skip", "Wanda2.sparsity"]
 
 
 def test_answers_within_a_second_without_heavy_imports(sample: Sample) -> None:

@@ -84,7 +84,7 @@ class Runs:
         """All there is, for comparison."""
         return {
             run.info.run_id: (run.data.to_dictionary(), run.info.status, run.info.end_time)
-            for run in self.trials.values()
+            for run in [*self.trials.values(), self.parent]
         }
 
 
@@ -110,7 +110,12 @@ def test_a_trials_run_says_what_it_is(sample: Sample) -> None:
     runs = Runs(sample)
     run = runs.trials[5]
     assert run.info.run_name == "005 Omission skip=20,21 > Wanda sparsity=0.4"
-    assert run.data.params == {"omission.skip": "20,21", "wanda.percent": "40"}
+    assert run.data.params == {
+        "omission.skip": "20,21",
+        "wanda.percent": "40",
+        "Omission.skip": "20,21",
+        "Wanda.sparsity": "0.4",
+    }
     assert run.data.metrics == {
         "perplexity": 90.0,
         "parameters": 127e6,
@@ -134,6 +139,22 @@ def test_a_failed_trial_keeps_its_reason(sample: Sample) -> None:
     run = Runs(sample).trials[4]
     assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "perplexity was nan")
     assert run.data.params["wanda.percent"] == "50"
+    assert run.info.run_name == "004 failed: perplexity was nan"
+
+
+def test_the_pages_open_with_a_studys_own_columns(sample: Sample) -> None:
+    sync(sample.store)
+    found = Runs(sample).client.get_experiment_by_name("rayduce")
+    assert found is not None
+    view = json.loads(found.tags["mlflow.sharedViewState.depth"])
+    assert view["selectedColumns"][:3] == [
+        "metrics.`perplexity`",
+        "metrics.`parameters`",
+        "tags.`front`",
+    ]
+    assert view["selectedColumns"][-2:] == ["params.`Omission.skip`", "params.`Wanda.sparsity`"]
+    assert view["orderByKey"] == "metrics.`perplexity`" and view["orderByAsc"]
+    assert len(found.tags["mlflow.sharedViewState.depth"]) < 5000  # what MLflow takes
 
 
 def test_artifacts(sample: Sample) -> None:
