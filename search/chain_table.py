@@ -34,12 +34,11 @@ class Row:
 def chain_rows(view: View) -> list[Row]:
     """The untouched model and every completed trial, in their order."""
     done = [result for result in view.results if result.state == "complete"]
-    return [_row(result) for result in done]
+    return [_row(result, view.notes.get("facts") or {}) for result in done]
 
 
-def _row(result: Result) -> Row:
+def _row(result: Result, facts: Mapping[str, Any]) -> Row:
     stages: Sequence[Mapping[str, Any]] = result.record.get("stages", ())
-    facts = result.record.get("facts") or {}
     counts: dict[str, Any] = {"blocks": facts.get("blocks"), "parameters": facts.get("parameters")}
     counts |= {"kept_per_stack": facts.get("stacks", ()), "frozen": None, "zeros": 0}
     for stage in stages:

@@ -60,12 +60,12 @@ def _view() -> View:
     facts = {"blocks": 5, "parameters": 1000, "stacks": [3, 2]}
     score = {"accuracy": 0.75, "evaluation_seconds": 1.5}
     results = (
-        Result(0, "complete", {}, score, {}, {"stages": [], "facts": facts}),
+        Result(0, "complete", {}, score, {}, {"stages": []}),
         Result(1, "complete", {}, {"accuracy": 0.7}, {}, {"stages": [_iterate(), wanda]}),
         Result(2, "complete", {}, {"accuracy": 0.8}, {}, {"stages": [_iterate(), wanda, again]}),
         Result(3, "fail", {}, {}, {}, {"reason": "no"}),
     )
-    return View(cast(Any, SimpleNamespace(name="demo")), results)
+    return View(cast(Any, SimpleNamespace(name="demo")), results, notes={"facts": facts})
 
 
 def test_rows_say_what_became_of_the_model() -> None:
