@@ -1,5 +1,7 @@
 """Retraining: deterministic, shared, resumed where it stopped, and honest about what is frozen."""
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,16 @@ def test_only_the_rest_is_trained_after_an_interruption(
     monkeypatch.setattr(Run, "epoch", lambda self: ran.append(1) or epoch(self))
     assert len(list(stage.on(tiny_bench(tmp_path, model)))) == 3
     assert len(ran) == 2, "one epoch lay in the checkpoint"
+
+
+def test_checkpoints_nobody_went_on_with_are_swept_up(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name, age in (("old.pt", 8), ("fresh.pt", 6)):
+        (folder / name).write_bytes(b"")
+        os.utime(folder / name, (0, time.time() - age * 24 * 3600))
+    do(tiny_bench(tmp_path, tiny("bert", depth=1)), Recover(**FAST))
+    assert [path.name for path in folder.iterdir()] == ["fresh.pt"]
 
 
 def test_zeros_stay_zero_and_the_rest_learns(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ epoch, to the same result. Weights that are zero when it begins stay zero.
 """
 
 import math
+import time
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -29,6 +31,7 @@ Optimiser: TypeAlias = Literal["adamw", "adam", "sgd"]
 Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
 Freeze: TypeAlias = Literal["none", "part"]
 Precision: TypeAlias = Literal["full", "bfloat16"]
+_ABANDONED = 7 * 24 * 3600  # seconds after which an unfinished training is given up
 Training: TypeAlias = Generator[Progress, None, list[Progress]]
 
 
@@ -100,6 +103,7 @@ class Recover(Stage):
             weights = _known(cache, key)
             if weights is None:
                 checkpoint = cache.path("checkpoints", key, ".pt")
+                _sweep(checkpoint.parent)
                 progress = yield from self._train(bench, trained, checkpoint)
                 cache.store("recovered", key, progress)
                 cache.tensors("recovered", key, lambda: tensors_of(bench.model))
@@ -151,6 +155,14 @@ def _known(cache: Cache, key: str) -> dict[str, Tensor] | None:
         return cache.tensors("recovered", key, _gone)
     except FileNotFoundError:
         return None
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what trials that nobody went on with have left behind."""
+    for path in folder.glob("*.pt"):
+        with suppress(FileNotFoundError):  # another worker sweeps too
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink()
 
 
 def _gone() -> dict[str, Tensor]:
