@@ -51,7 +51,9 @@ rayduce launch study.toml
 rayduce export {study} --trial {number} --to DIR
 ```
 
-The base model's lineage after these stages is `{lineage}`; equal lineages are equal models.
+With several workers trials may come in another order: `trial.toml` has this one's parameters, and
+`[[first]]` in a study takes them. The base model's lineage after these stages is `{lineage}`;
+equal lineages are equal models.
 
 ## Licence
 

@@ -145,7 +145,10 @@ def export(
 
     store = _store(name, storage)
     with _quiet_libraries():
-        _out(export_trial(store, to, trial=trial, metric=best_by, register=register))
+        told = export_trial(
+            store, to, trial=trial, metric=best_by, register=register, said=_progress
+        )
+    _out(told)
 
 
 @app.command()
@@ -257,6 +260,10 @@ def _console() -> "Console":
 
 def _out(text: str) -> None:
     typer.echo(text)
+
+
+def _progress(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 @contextmanager

@@ -218,6 +218,9 @@ def _explain(view: View, made: Export, folder: Path) -> None:
     }
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
+    mode = (folder / "README.md").stat().st_mode
+    for weights in folder.rglob("*.safetensors"):  # written for the owner's eyes alone
+        weights.chmod(mode)
 
 
 def _report(view: View, made: Export, target: Path) -> str:
