@@ -46,6 +46,7 @@ class Data:
         self._draw = draw
         self._items: dict[Role, list[Any]] = {}
         self._batches: dict[Role, list[Batch]] = {}
+        self._fingerprints: dict[Role, str] = {}
 
     def items(self, role: Role) -> list[Any]:
         """The task's items before they become tensors, in the order of the batches.
@@ -73,6 +74,11 @@ class Data:
 
     def fingerprint(self, role: Role) -> str:
         """A hash of the exact tensors, and so of the rows, the tokenizer and the batch size."""
+        if role not in self._fingerprints:
+            self._fingerprints[role] = self._hash(role)
+        return self._fingerprints[role]
+
+    def _hash(self, role: Role) -> str:
         digest = hashlib.sha256(f"{self.task} {self.labels}".encode())
         for batch in self.batches(role):
             for name, tensor in sorted(batch.items()):
