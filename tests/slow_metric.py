@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 def pause(bench: object) -> float:
-    """Half a second; a line in the file that RAYDUCE_TEST_LOG names."""
+    """Half a second; a line (lineage, process) in the file that RAYDUCE_TEST_LOG names."""
     time.sleep(0.5)
     with Path(os.environ["RAYDUCE_TEST_LOG"]).open("a") as file:
-        file.write(f"{bench.lineage.key}\n")  # type: ignore[attr-defined]
+        file.write(f"{bench.lineage.key} {os.getpid()}\n")  # type: ignore[attr-defined]
     return 0.5
