@@ -1,6 +1,6 @@
 """Omission sets: which blocks to skip, started from the influence ranking."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ from trainables.bench.stage import Stage
 from trainables.omission import Omission
 
 Blocks = Annotated[int, Field(ge=0)]
+Unit = Literal["block", "attention", "ffn"]
+FIELDS: dict[Unit, str] = {"block": "skip", "attention": "attention", "ffn": "ffn"}
 
 
 def space(
@@ -20,21 +22,17 @@ def space(
     max_skip: Blocks = 8,
     keep_first: Blocks = 1,
     keep_last: Blocks = 1,
+    unit: Unit = "block",
 ) -> list[Stage]:
-    """Skip up to `max_skip` blocks, but never the first and last ones.
+    """Skip up to `max_skip` blocks, or only their attention or FFN; never the first and last ones.
 
     Those stay in the greedy searches of the literature too.
     """
-    return [Omission(skip=chosen(trial, facts, max_skip, keep_first, keep_last))]
-
-
-def chosen(
-    trial: Any, facts: Facts, max_skip: int, keep_first: int, keep_last: int
-) -> tuple[int, ...]:
-    """The blocks a trial skips."""
+    name = FIELDS[unit]
     free = _free(facts, keep_first, keep_last)
     price = dict(enumerate(facts.survey["influence"]))
-    return suggest_set(trial, "omission.skip", free, price, max_skip)
+    chosen = suggest_set(trial, f"omission.{name}", free, price, max_skip)
+    return [Omission(**{name: chosen})]
 
 
 def survey(bench: Bench) -> dict[str, Any]:
@@ -43,13 +41,18 @@ def survey(bench: Bench) -> dict[str, Any]:
 
 
 def starts(
-    facts: Facts, *, max_skip: int = 8, keep_first: int = 1, keep_last: int = 1
+    facts: Facts,
+    *,
+    max_skip: int = 8,
+    keep_first: int = 1,
+    keep_last: int = 1,
+    unit: Unit = "block",
 ) -> list[dict[str, Any]]:
     """The least influential 1, 2, 4, ... blocks."""
     free = _free(facts, keep_first, keep_last)
     ranked = sorted(free, key=lambda n: facts.survey["influence"][n])
     sizes = [2**i for i in range(max_skip.bit_length()) if 2**i <= min(max_skip, len(free))]
-    return [{"omission.skip": sorted(ranked[:size])} for size in sizes]
+    return [{f"omission.{FIELDS[unit]}": sorted(ranked[:size])} for size in sizes]
 
 
 def _free(facts: Facts, keep_first: int, keep_last: int) -> list[int]:

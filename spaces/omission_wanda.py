@@ -8,7 +8,6 @@ from spaces.omission import survey as survey  # the baseline measures the same f
 from spaces.wanda import Percent
 from trainables.bench.facts import Facts
 from trainables.bench.stage import Stage
-from trainables.omission import Omission
 from trainables.wanda import Wanda
 
 
@@ -24,8 +23,10 @@ def space(
     step: Percent = 10,
 ) -> list[Stage]:
     """Skip up to `max_skip` blocks, then zero `low` to `high` percent of each row."""
-    skip = omission.chosen(trial, facts, max_skip, keep_first, keep_last)
-    return [Omission(skip=skip), Wanda(wanda.sparsity(trial, low, high, step))]
+    omitted = omission.space(
+        trial, facts, max_skip=max_skip, keep_first=keep_first, keep_last=keep_last
+    )
+    return [*omitted, Wanda(wanda.sparsity(trial, low, high, step))]
 
 
 def starts(
