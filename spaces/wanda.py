@@ -9,10 +9,11 @@ from trainables.bench.stage import Stage
 from trainables.wanda import Wanda
 
 Percent = Annotated[int, Field(ge=0, le=99)]
+Step = Annotated[int, Field(ge=1, le=99)]
 
 
 def space(
-    trial: Any, facts: Facts, *, low: Percent = 0, high: Percent = 60, step: Percent = 5
+    trial: Any, facts: Facts, *, low: Percent = 0, high: Percent = 60, step: Step = 5
 ) -> list[Stage]:
     """Sparsity from `low` to `high` percent."""
     return [Wanda(sparsity(trial, low, high, step))]

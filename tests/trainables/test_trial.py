@@ -1,0 +1,299 @@
+"""A trial without Ray: stages to metrics, what is shared, what fails and how it is told."""
+
+import json
+import random
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import FixedTrial
+from ray import tune
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from families import GROUPED
+from spaces import omission_wanda
+from toys import bytes_tokenizer
+from trainables.bench.bench import Bench, open_bench
+from trainables.bench.evaluate import METRICS as METRICS_OF
+from trainables.bench.facts import Facts
+from trainables.bench.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec
+from trainables.bench.stage import Progress, Stage, Summary
+from trainables.omission import Omission
+from trainables.trial import Trial, reason, run_stages
+from trainables.wanda import Wanda
+
+METRICS = ("perplexity", "nonzero_parameters")
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Slow(Stage):
+    """Reports three steps and changes nothing."""
+
+    def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
+        for step in range(3):
+            yield {"loss": 3.0 - step}
+        return Summary(None, {"steps": 3})
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model and a text."""
+    place = tmp_path_factory.mktemp("tiny")
+    config = LlamaConfig(**GROUPED | {"vocab_size": 300, "initializer_range": 0.3})
+    LlamaForCausalLM(config).save_pretrained(place / "model")
+    bytes_tokenizer().save_pretrained(place / "model")
+    words = random.Random(0)
+    lines = ["".join(words.choices("abcdefgh ", k=60)) for _ in range(40)]
+    (place / "text.txt").write_text("\n".join(lines))
+    return place
+
+
+def spec(folder: Path, cache: Path, *, naive: bool = False, model: str = "model") -> BenchSpec:
+    items = ItemCounts(calibration=2, train=1, search=2, held_out=1)
+    return BenchSpec(
+        model=ModelSpec(id=str(folder / model)),
+        data=DataSpec(
+            dataset=str(folder / "text.txt"),
+            task="language-modelling",
+            items=items,
+            max_length=16,
+            batch_size=2,
+        ),
+        objectives=METRICS,
+        cache=str(cache),
+        naive=naive,
+    )
+
+
+@pytest.fixture
+def bench(folder: Path, tmp_path: Path) -> Bench:
+    return open_bench(spec(folder, tmp_path / "cache"))
+
+
+def run(bench: Bench, *stages: Stage, by: str = "study/1") -> Record:
+    """A trial on a fork of the bench, to its end."""
+    own = bench.fork()
+    running = run_stages(own, list(stages), by)
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            own.cache.release()
+            found: Record = end.value
+            return found
+
+
+# -- what is shared ------------------------------------------------------------------------------
+
+
+def test_the_untouched_model_is_measured(bench: Bench) -> None:
+    record = run(bench)
+    assert record["metrics"].keys() == set(METRICS)
+    assert record["stages"] == record["progress"] == []
+    assert record["same_as"] is None
+    assert record["lineage"] == bench.lineage.key
+    total = record["seconds"]["stages"] + record["seconds"]["evaluate"]
+    assert record["seconds"]["total"] == pytest.approx(total)
+
+
+def test_the_same_model_is_not_evaluated_again_and_the_record_says_who_did(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(bench, Omission(skip=(1,)), Wanda(0.5), by="study/1")
+
+    def measure(*_: object) -> dict[str, float]:
+        raise AssertionError("evaluated again")
+
+    monkeypatch.setattr("trainables.bench.bench.measure_all", measure)
+    again = run(bench, Omission(skip=(1,)), Wanda(0.5), by="study/2")
+    assert (first["same_as"], again["same_as"]) == (None, "study/1")
+    assert again["metrics"] == first["metrics"]
+    assert again["lineage"] == first["lineage"]
+
+
+def test_settings_that_change_nothing_are_the_baseline(bench: Bench) -> None:
+    run(bench, by="study/0")
+    record = run(bench, Omission(), Wanda(0.0), by="study/1")
+    assert record["same_as"] == "study/0"
+    assert [stage["effect"] for stage in record["stages"]] == [None, None]
+
+
+def test_another_worker_shares_what_was_measured(bench: Bench, folder: Path) -> None:
+    first = run(bench, Wanda(0.5))
+    other = open_bench(bench.spec)
+    record = run(other, Wanda(0.5), by="other/7")
+    assert record["same_as"] == "study/1"
+    assert record["metrics"] == first["metrics"]
+
+
+def test_calibration_is_shared_by_settings_and_not_by_models(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, calibrate = [], Wanda.calibrate.__func__  # type: ignore[attr-defined]
+
+    def counted(cls: type[Wanda], model: Any, batches: Any) -> Any:
+        models.append(model)
+        return calibrate(cls, model, batches)
+
+    monkeypatch.setattr(Wanda, "calibrate", classmethod(counted))
+    for sparsity in (0.0, 0.3, 0.5):
+        run(bench, Wanda(sparsity))
+        run(bench, Omission(skip=(1,)), Wanda(sparsity))
+    assert len(models) == 2
+
+
+STAGES: list[list[Stage]] = [
+    [],
+    [Omission(skip=(2, 1))],
+    [Wanda(0.5)],
+    [Omission(skip=(1,)), Wanda(0.3)],
+    [Wanda(0.3), Omission(skip=(1,))],
+    [Omission(skip=(1,)), Wanda(0.5, sequential=True)],
+    [Omission(skip=(1,)), Wanda(0.3)],
+    [Omission(skip=(1,)), Wanda(0.5)],
+    [Wanda(0.3), Wanda(0.5)],
+]
+
+
+def test_every_shortcut_gives_what_the_naive_twin_gives(bench: Bench, tmp_path: Path) -> None:
+    naive = open_bench(bench.spec.model_copy(update={"naive": True}))
+    shared = [run(bench, *stages) for stages in STAGES]
+    plain = [run(naive, *stages) for stages in STAGES]
+    assert [record["metrics"] for record in shared] == [record["metrics"] for record in plain]
+    assert [record["lineage"] for record in shared] == [record["lineage"] for record in plain]
+    assert len({record["lineage"] for record in shared}) == len(STAGES) - 1
+    assert all(record["same_as"] is None for record in plain)
+
+
+# -- the trainable -------------------------------------------------------------------------------
+
+
+POINT = {"omission.skip.count": 1, "omission.skip.01": 1, "omission.skip.02": 0}
+
+
+def config(number: int, facts: Any = None, **params: Any) -> Record:
+    return {"number": number, "uid": f"t-{number:05d}", "params": params, "facts": facts}
+
+
+@pytest.fixture
+def worker(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
+    """A warm worker as Ray would make it, without Ray."""
+    monkeypatch.setattr(tune.Trainable, "__init__", lambda self: None)
+    made = Trial()
+    made.setup(config(0), bench.spec, omission_wanda.space, "study", tmp_path / "results")
+    return made
+
+
+def finish(worker: Trial) -> Record:
+    while not (result := worker.step())["done"]:
+        pass
+    found: Record = json.loads(result["record"])
+    return found
+
+
+def test_the_baseline_gathers_the_facts(worker: Trial) -> None:
+    record = finish(worker)
+    facts = Facts(**record["facts"])
+    assert (record["number"], record["state"]) == (0, "complete")
+    assert facts.blocks == 4
+    assert len(facts.survey["influence"]) == 4
+    assert omission_wanda.space(FixedTrial({**POINT, "wanda.percent": 30}), facts) == [
+        Omission(skip=(1,)),
+        Wanda(0.3),
+    ]
+
+
+def test_the_result_is_on_disk_before_it_is_reported(worker: Trial, tmp_path: Path) -> None:
+    record = finish(worker)
+    assert json.loads((tmp_path / "results" / "t-00000.json").read_text()) == record
+
+
+def test_a_warm_worker_takes_trial_after_trial(worker: Trial) -> None:
+    facts = finish(worker)["facts"]
+    found = []
+    for number, percent in enumerate((0, 50, 50), start=1):
+        worker.reset_config(config(number, facts, **POINT, **{"wanda.percent": percent}))
+        found.append(finish(worker))
+    assert [record["state"] for record in found] == ["complete"] * 3
+    assert [record["same_as"] for record in found] == [None, None, "study/2"]
+    assert [record["uid"] for record in found] == ["t-00001", "t-00002", "t-00003"]
+    assert len({record["worker"] for record in found}) == 1
+
+
+@pytest.mark.parametrize(
+    ("stages", "parts"),
+    [
+        ([Omission(skip=(9,))], ["PlanError: no block [9]", "blocks 0 to 3"]),
+        ([Omission(skip=(1,)), Wanda(pattern=(1, 5))], ["PlanError: pattern 1:5", "no multiple"]),
+    ],
+)
+def test_a_stage_that_fails_is_a_failed_trial_with_its_reason(
+    worker: Trial, stages: list[Stage], parts: list[str]
+) -> None:
+    worker.space = lambda trial, facts: stages
+    worker.reset_config(config(1, {"blocks": 4}))
+    record = finish(worker)
+    assert (record["state"], record["metrics"]) == ("fail", {})
+    for part in parts:
+        assert part in record["reason"]
+    worker.reset_config(config(0))
+    worker.space = omission_wanda.space
+    assert finish(worker)["state"] == "complete"  # the worker goes on
+
+
+def test_a_model_that_breaks_is_a_failed_trial(
+    worker: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> float:
+        return float("nan")
+
+    monkeypatch.setitem(METRICS_OF, "perplexity", broken)
+    worker.reset_config(config(0))
+    record = finish(worker)
+    assert record["state"] == "fail"
+    assert "perplexity" in record["reason"] and "nan" in record["reason"]
+
+
+def test_progress_is_reported_step_by_step_and_kept(worker: Trial) -> None:
+    worker.space = lambda trial, facts: [Slow()]
+    worker.reset_config(config(1, {"blocks": 4}))
+    steps = [worker.step() for _ in range(3)]
+    assert steps == [{"loss": 3.0 - step, "done": False} for step in range(3)]
+    record = finish(worker)
+    assert record["progress"] == [{"loss": 3.0}, {"loss": 2.0}, {"loss": 1.0}]
+    assert record["stages"][0]["counts"] == {"steps": 3}
+
+
+def test_a_trial_that_is_stopped_leaves_the_worker_ready(worker: Trial) -> None:
+    worker.space = lambda trial, facts: [Slow(), Omission(skip=(1,))]
+    worker.reset_config(config(1, {"blocks": 4}))
+    worker.step()
+    worker.space = omission_wanda.space
+    worker.reset_config(config(0))
+    record = finish(worker)
+    assert record["state"] == "complete"
+    assert record["lineage"] == worker.bench.lineage.key
+
+
+def test_a_model_that_cannot_be_opened_is_said_by_the_baseline(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune.Trainable, "__init__", lambda self: None)
+    worker = Trial()
+    missing = spec(folder, tmp_path / "cache", model="nothing")
+    worker.setup(config(0), missing, omission_wanda.space, "study", tmp_path / "results")
+    record = finish(worker)
+    assert record["state"] == "broken"
+    assert "no config.json in that folder" in record["reason"]
+
+
+def test_a_reason_is_one_line_with_its_place() -> None:
+    try:
+        Omission(skip=(-1,))
+    except ValueError as error:
+        said = reason(error)
+    assert said.startswith("FieldError: Omission.skip = (-1,)")
+    assert said.endswith(")") and "stage.py:" in said and "\n" not in said
