@@ -10,6 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from search.errors import UserError
 from search.projection import Ledger
 from search.results import Reader
 from search.storage import Store
@@ -60,14 +61,30 @@ def open_ledger(store: Store) -> Ledger:
 
 
 def sync(store: Store) -> str:
-    """Bring the ledger up to date with the journal; returns what was done, in a line."""
+    """Bring the ledger up to date with the journal; returns what was done, in a line.
+
+    Raises:
+        UserError: the ledger does not answer.
+    """
     reader = Reader(store)
     view = reader.view()
     reader.close()
     ledger = open_ledger(store)
-    added = ledger.update(view, ending=view.driver is None)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        added = ledger.update(view, ending=view.driver is None)
+    except (MlflowException, OSError) as error:
+        do = "check MLFLOW_TRACKING_URI, and that the server runs"
+        raise UserError(f"no answer from the ledger {ledger.uri}: {said(error)}", do=do) from error
     ended = sum(result.ended for result in view.trials)
     return f"{store.study}: {ended} trials and the baseline, {added} of them new, in {ledger.uri}"
+
+
+def said(error: Exception) -> str:
+    """An error in a line."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 class Mirror:
@@ -136,7 +153,6 @@ class Mirror:
 
     def _failed(self, error: Exception) -> None:
         self._ledger = None  # what was half done is found again by its tags
-        lines = str(error).splitlines() or [""]
-        said, self.error = self.error, f"{type(error).__name__}: {lines[0][:200]}"
-        if said is None:
+        before, self.error = self.error, said(error)
+        if before is None:
             log.warning("the ledger does not answer, the search goes on: %s", self.error)

@@ -14,6 +14,7 @@ from journals import Sample
 
 from search import ledger, projection
 from search.best import best
+from search.errors import UserError
 from search.ledger import Mirror, embedded, open_client, open_ledger, sync, tracking_uri
 from search.links import FILE, load_links, run_ids
 from search.projection import Ledger
@@ -221,7 +222,7 @@ def test_a_run_begun_by_a_dead_driver_is_finished(
 
     with monkeypatch.context() as patch:
         patch.setattr(projection, "trial_files", broken)
-        with pytest.raises(OSError, match="full"):
+        with pytest.raises(UserError, match="the disk is full"):
             sync(sample.store)
     assert [run.info.status for run in Runs(sample).trials.values()] == ["RUNNING"]
     sync(sample.store)
@@ -310,6 +311,17 @@ def test_a_ledger_that_is_down_is_said_once(
     assert "rayduce sync depth" in said[1]
     sync(sample.store)
     assert Runs(sample).count == 8
+
+
+def test_sync_with_a_ledger_that_is_down(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def down(*_: object, **__: object) -> int:
+        raise MlflowException("nobody listens")
+
+    monkeypatch.setattr(Ledger, "update", down)
+    with pytest.raises(UserError, match=r"no answer from the ledger sqlite.*nobody listens"):
+        sync(sample.store)
 
 
 def test_close_does_not_wait_for_ever(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
