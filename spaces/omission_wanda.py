@@ -5,7 +5,7 @@ from typing import Any
 from spaces import omission, wanda
 from spaces.omission import Blocks
 from spaces.omission import survey as survey  # the baseline measures the same for the chain
-from spaces.wanda import Percent
+from spaces.wanda import Percent, Step
 from trainables.bench.facts import Facts
 from trainables.bench.stage import Stage
 from trainables.wanda import Wanda
@@ -20,7 +20,7 @@ def space(
     keep_last: Blocks = 1,
     low: Percent = 0,
     high: Percent = 50,
-    step: Percent = 10,
+    step: Step = 10,
 ) -> list[Stage]:
     """Skip up to `max_skip` blocks, then zero `low` to `high` percent of each row."""
     omitted = omission.space(
