@@ -9,7 +9,7 @@ from planted import FAMILIES, batch_for, plant, tiny
 from torch import Tensor, nan
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from trainables.bench.arch import blocks
+from trainables.bench.arch import blocks, remove_blocks
 from trainables.bench.fork import fork, own, same_tensors
 from trainables.bench.freeze import towers
 from trainables.bench.stage import Batch, FieldError, PlanError
@@ -136,6 +136,17 @@ def test_t5_generates_the_same_with_and_without_a_cache(tmp_path: Path) -> None:
         for use_cache in (True, False)
     ]
     assert all(torch.equal(made[0], other) for other in made[1:])
+
+
+def test_t5_with_the_deeper_decoder_generates_too(tmp_path: Path) -> None:
+    model = tiny("t5")
+    remove_blocks(model, [2, 3, 4, 5])
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
+    inputs = {name: value for name, value in batch_for(model).items() if name != "labels"}
+    made = [which.generate(**inputs, max_new_tokens=8) for which in (model, again)]
+    assert torch.equal(*made) and made[0].shape[1] > 2
+    assert again.generation_config.use_cache is False
 
 
 def test_encoder_and_decoder_are_clustered_apart() -> None:

@@ -152,6 +152,16 @@ def remove_blocks(model: PreTrainedModel, which: Collection[int]) -> None:
         raise PlanError("scale_attn_by_inverse_layer_idx ties each block to its number")
     for stack in stacks(model):
         _cut(model.config, stack, {number - stack.first for number in gone})
+    _mind_the_cache(model)
+
+
+def _mind_the_cache(model: PreTrainedModel) -> None:
+    """transformers gives a T5's decoder a cache of its encoder's depth: none if that is too few."""
+    depths = [len(stack.blocks) for stack in stacks(model)]
+    settings = getattr(model, "generation_config", None)
+    apart = getattr(model.config, "is_encoder_decoder", False)
+    if apart and settings is not None and depths[-1] > depths[0]:
+        settings.use_cache = False
 
 
 def _cut(config: PretrainedConfig, stack: Stack, gone: set[int]) -> None:
