@@ -56,16 +56,16 @@ def ray_cluster(wanted: Resources, phase: Callable[[str], None]) -> Iterator[int
 
 def _slots(wanted: Resources, have: dict[str, float]) -> int:
     """How many trials fit at once."""
-    fits = have.get("CPU", 0) // wanted.cpus
+    fits = int(have.get("CPU", 0) / wanted.cpus)
     if wanted.gpus:
-        fits = min(fits, have.get("GPU", 0) // wanted.gpus)
+        fits = min(fits, int(have.get("GPU", 0) / wanted.gpus + 1e-9))  # 1 // 0.1 is 9
     if fits < 1:
         raise UserError(
             "resources: no node can hold a trial",
             got={"cpus": wanted.cpus, "gpus": wanted.gpus},
             allowed=f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs in all",
         )
-    return int(min(fits, wanted.workers or fits))
+    return min(fits, wanted.workers or fits)
 
 
 def run_tune(study: Study, store: Store, space: Space, plan: Plan) -> None:

@@ -26,7 +26,7 @@ from search.constraints import Constraint
 Params = dict[str, Any]
 Record = Mapping[str, Any]
 DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
-ATTEMPTS = 3  # how often a trial is handed out before its interruptions count as its failure
+ATTEMPTS = 10  # how often a trial is handed out before its interruptions count as its failure
 
 
 @dataclass(frozen=True)
