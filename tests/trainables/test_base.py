@@ -53,6 +53,12 @@ def test_an_unknown_type_is_told(spec: ModelSpec) -> None:
         fresh(spec)
 
 
+@pytest.mark.parametrize("part", [{"config": CONFIG}, {"tokenizer": "asset:minilm-l6"}])
+def test_only_a_new_model_has_parts(part: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="new:t5"):
+        ModelSpec(id="asset:minilm-l6", **part)
+
+
 def test_the_base_is_trained_once_and_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ class ImageClassification(Form[Picture]):
                 "pixel_values": torch.stack([_pixels(image) for image in images]),
                 "labels": labels,
             }
+        images = [image.convert("RGB") for image in images]  # what processors are made for
         pixels: Tensor = self.processor(images=images, return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixels, "labels": labels}
 

@@ -4,9 +4,9 @@ Read by the driver (to validate a study file) and by the workers (to load things
 here imports torch.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Role = Literal["calibration", "train", "search", "held_out"]
 Task = Literal[
@@ -50,6 +50,12 @@ class ModelSpec(Spec):
     config: dict[str, Any] = {}  # of `new:TYPE`: the fields of its architecture
     tokenizer: str | None = None  # of `new:TYPE`: the model whose tokenizer it takes
     train: TrainSpec | None = None
+
+    @model_validator(mode="after")
+    def _own_parts(self) -> Self:
+        if not self.id.startswith("new:") and (self.config or self.tokenizer):
+            raise ValueError('config and tokenizer belong to a new model, such as id = "new:t5"')
+        return self
 
 
 class ItemCounts(Spec):
