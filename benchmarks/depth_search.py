@@ -2,7 +2,7 @@
 
     python -m benchmarks.depth_search [--seeds 3] [--to runs/depth-search]
 
-Each looks for 6 of 30 blocks to omit by the perplexity loss of 4 x 128 tokens of BBC news. Greedy
+Each looks for 6 of 30 blocks to omit by the perplexity loss of 4 x 64 tokens of BBC news. Greedy
 runs to its end; the others get as many block-forwards, start from the ranking by block influence,
 and share prefixes within each batch of 16 proposals, as greedy does within each step. A seed is a
 draw of calibration text and of the samplers' randomness. What was found is also judged on other
@@ -38,6 +38,7 @@ from trainables.bench.stage import Batch
 from trainables.depth import Omit, greedy, influence, lowest
 
 BUDGET, BATCH = 6, 16
+MOST = 2000  # proposals, should a sampler only repeat what is known
 NAME = "omission.skip"
 
 
@@ -63,7 +64,7 @@ class Watched:
 
 def by_greedy(score: Watched, ranking: Omit, spend: int, seed: int) -> None:
     """The published search."""
-    greedy(30, BUDGET, score)
+    greedy(score.evaluator.count, BUDGET, score)
 
 
 def by_sampler(make: Callable[[int], BaseSampler]) -> Callable[[Watched, Omit, int, int], None]:
@@ -72,20 +73,20 @@ def by_sampler(make: Callable[[int], BaseSampler]) -> Callable[[Watched, Omit, i
     def search(score: Watched, ranking: Omit, spend: int, seed: int) -> None:
         study = optuna.create_study(sampler=make(seed))
         first = ranking[:BUDGET]
-        start = {f"{NAME}.{n:02d}": int(n in first) for n in range(1, 29)}
+        start = {f"{NAME}.{n:02d}": int(n in first) for n in sorted(ranking)}
         study.enqueue_trial(start)
-        while score.evaluator.forwards < spend:
+        while score.evaluator.forwards < spend and len(study.trials) < MOST:
             trials = [study.ask() for _ in range(BATCH if score.curve else 1)]
-            sets = [exact(chosen(trial), ranking) for trial in trials]
+            sets = [exact(chosen(trial, ranking), ranking) for trial in trials]
             for trial, loss in zip(trials, score(sets), strict=True):
                 study.tell(trial, loss)
 
     return search
 
 
-def chosen(trial: optuna.Trial) -> Omit:
-    """One 0/1 per block, first and last excepted."""
-    return tuple(n for n in range(1, 29) if trial.suggest_int(f"{NAME}.{n:02d}", 0, 1))
+def chosen(trial: optuna.Trial, free: Omit) -> Omit:
+    """One 0/1 per block that may go."""
+    return tuple(n for n in sorted(free) if trial.suggest_int(f"{NAME}.{n:02d}", 0, 1))
 
 
 def exact(picked: Omit, ranking: Omit) -> Omit:
@@ -145,7 +146,7 @@ def main(arguments: Sequence[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--length", type=int, default=128, help="tokens per window")
+    parser.add_argument("--length", type=int, default=64, help="tokens per window")
     parser.add_argument("--to", type=Path, default=Path("runs/depth-search"))
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
