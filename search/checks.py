@@ -21,6 +21,7 @@ from trainables.bench.metric_names import METRIC_FACTS
 from trainables.bench.spec import Task
 
 SPACES = Path(__file__).parent.parent / "spaces"
+MODEL = "config.json"
 DATA_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"}
 
 
@@ -80,6 +81,8 @@ def _source(key: str, name: str, kind: str) -> Iterator[UserError]:
     elif looks_local(name) and not Path(name).expanduser().exists():
         path = Path(name).expanduser().absolute()
         yield UserError(f"{key}: no such path", got=name, do=f"looked at {path}")
+    elif kind == "model" and looks_local(name) and not (Path(name).expanduser() / MODEL).is_file():
+        yield UserError(f"{key}: not a model's folder", got=name, do=f"it holds no {MODEL}")
 
 
 def looks_local(name: str) -> bool:

@@ -6,7 +6,7 @@ Only what a verb needs is imported when it runs: `status`, `best` and `--help` a
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,7 +78,8 @@ def resume(
 
     store = _store(name, storage)
     text = store.toml.read_text(encoding="utf-8")
-    _run(parse_study(text, str(store.toml), {"budget.trials": trials}))
+    here = {"budget.trials": trials, "storage.folder": str(store.folder)}  # it may have moved
+    _run(parse_study(text, str(store.toml), here))
 
 
 @app.command()
@@ -192,10 +193,10 @@ def ui(
     serve(*_place(storage), port=port)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; a user's error is one message and exit code 2."""
     try:
-        app(standalone_mode=True)
+        app(args=arguments, standalone_mode=True)
     except (UserError, BenchError) as error:
         sys.stderr.write(f"rayduce: {error}\n")
         raise SystemExit(2) from None
