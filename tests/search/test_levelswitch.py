@@ -6,6 +6,8 @@ import optuna
 import pytest
 
 from search.levelswitch import LevelSwitchSampler, make
+from search.samplers import make_sampler, sampler_problems
+from search.tables import SamplerSpec
 from spaces.sets import suggest_set
 
 COSTS = [9, 3, 1, 2, 5, 2, 8, 7, 1, 6]
@@ -115,3 +117,11 @@ def test_a_resumed_study_proposes_what_an_uninterrupted_one_does(tmp_path: Path)
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="offspring = 0"):
         make(seed=0, offspring=0)
+
+
+def test_a_study_file_can_name_it() -> None:
+    spec = SamplerSpec.model_validate({"name": "search.levelswitch:make", "drop": 4})
+    assert sampler_problems(spec) == []
+    sampler = make_sampler(spec, seed=1, existing=0, trials=10, ask=lambda trial: None)
+    assert isinstance(sampler, LevelSwitchSampler)
+    assert sampler.drop == 4
