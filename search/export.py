@@ -22,6 +22,7 @@ from search.card import Export, card
 from search.errors import UserError
 from search.records import compression, trial_toml
 from search.registry import check_name, register_model
+from search.resources import gpu_count
 from search.results import Result, View, distinct, losses, read
 from search.show import cell, columns, story
 from search.space import load_space
@@ -172,12 +173,10 @@ def _exported(bench: "Bench", view: View, result: Result, folder: Path, said: Sa
 
 
 def _bench(store: Store, view: View) -> "Bench":
-    import torch
-
     from trainables.bench.bench import open_bench
 
     spec = bench_spec(view.study, store.cache)
-    if spec.device == "cuda" and not torch.cuda.is_available():
+    if spec.device == "cuda" and not gpu_count():
         spec = spec.model_copy(update={"device": "cpu"})
     return replace(open_bench(spec), role="held_out")
 

@@ -156,6 +156,7 @@ def test_what_workers_get(tmp_path: Path) -> None:
 
 def test_local_paths_become_absolute(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
     (tmp_path / "rows.csv").touch()
     text = SHORT.replace("org/model", "./model").replace("org/rows", "rows.csv")
     study = parse_study(text, "study.toml")
