@@ -159,8 +159,13 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write a page with the front, the best, the failures, and how to reproduce them."""
+    from search.curves import write_page
     from search.report import write_report
 
+    folder = Path(_place(storage)[0]) / name
+    if (folder / "curves.json").is_file():  # of benchmarks/depth_search.py
+        _out(str(write_page(folder, to or folder / "report.html")))
+        return
     store = _store(name, storage)
     _out(str(write_report(store, to or store.root / "report.html")))
 

@@ -1,19 +1,20 @@
 """Searches compared at equal work: the best loss so far against the block-forwards spent.
 
 `benchmarks/depth_search.py` measures; this writes curves.json, and from it the table and the plot,
-which can be made again at any time:
-
-    from search.curves import read_curves, write_curves
-    write_curves(read_curves(Path("runs/depth-search")), Path("page"))
+which `rayduce report depth-search` makes again at any time.
 """
 
+import base64
+import io
 import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 SHARES = (0.25, 0.5, 1.0)  # of the work
@@ -47,6 +48,24 @@ def write_curves(curves: Sequence[Curve], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "curves.json").write_text(json.dumps([asdict(curve) for curve in curves]))
     plot(curves, folder / "curves.png")
+
+
+def write_page(folder: Path, to: Path) -> Path:
+    """The table and the plot of a folder's curves, as one page; returns where it is."""
+    curves = read_curves(folder)
+    plot(curves, folder / "curves.png")
+    picture = base64.b64encode((folder / "curves.png").read_bytes()).decode()
+    console = Console(record=True, width=110, file=io.StringIO())
+    console.print(table(curves))
+    text = escape(console.export_text())
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text(
+        f'<!doctype html><meta charset="utf-8"><title>{escape(folder.name)}</title>'
+        f"<h1>Searches at equal work</h1><pre>{text}</pre>"
+        f'<img alt="loss against block-forwards" src="data:image/png;base64,{picture}">\n',
+        encoding="utf-8",
+    )
+    return to
 
 
 def methods(curves: Iterable[Curve]) -> dict[str, list[Curve]]:

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from search.cli import app
 from search.curves import Curve, read_curves, summary, table, work, write_curves
 
 CURVES = [
@@ -40,3 +42,12 @@ def test_the_page_can_be_made_again(tmp_path: Path) -> None:
     assert shown.row_count == 2
     assert list(shown.columns[1].cells) == ["none yet", "none yet"]
     assert list(shown.columns[3].cells)[1] == "4.550 ± 0.450"
+
+
+def test_the_report_command_writes_it_anew(tmp_path: Path) -> None:
+    write_curves(CURVES, tmp_path / "depth-search")
+    said = CliRunner().invoke(app, ["report", "depth-search", "--storage", str(tmp_path)])
+    page = tmp_path / "depth-search" / "report.html"
+    assert said.output.strip() == str(page)
+    assert "4.550 ± 0.450" in page.read_text()
+    assert "data:image/png" in page.read_text()
