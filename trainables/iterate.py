@@ -3,6 +3,8 @@
 A pass clusters the model as it is now, prunes, retrains and measures. If the metric has fallen too
 far the pass is undone and tried again with the next k, which spares more blocks. Every pass is
 shared with all trials that come by the same model, as its stages would be on their own.
+
+Source: "MPruner", 2024 (arXiv 2408.13482).
 """
 
 from collections.abc import Generator, Mapping

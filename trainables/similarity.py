@@ -4,6 +4,8 @@ The similarity is linear CKA between block outputs, in percent; it is measured o
 data, so that threshold, k and rule are free to vary. `Similarity` measures it over minibatches
 without bias; `SimilarityPerSample` per example and biased, as the published BERT and T5 tables do.
 Thresholds do not carry over between the two.
+
+Source: "MPruner", 2024 (arXiv 2408.13482), after "DeepArc", Ren et al., ICSE 2023.
 """
 
 import logging

@@ -1,7 +1,7 @@
-"""How similar the outputs of two blocks are: linear CKA, in percent.
+"""How similar the outputs of two blocks are: linear CKA, in percent (Kornblith et al., ICML 2019).
 
-Two forms whose numbers do not compare: over minibatches and unbiased (Nguyen et al., 2021), or
-per example and biased. Everything is summed in float64, since nearly equal outputs cancel.
+Two forms whose numbers do not compare: over minibatches and unbiased (Nguyen et al., ICLR 2021),
+or per example and biased. Everything is summed in float64, since nearly equal outputs cancel.
 """
 
 from collections.abc import Sequence
