@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from toys import bytes_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from families import FAMILIES, batches, build
+from toys import bytes_tokenizer
 from trainables.bench import save as save_module
 from trainables.bench.arch import blocks, family, reach, remove_blocks, rows
 from trainables.bench.fork import fork, put
