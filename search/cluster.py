@@ -14,6 +14,7 @@ from typing import Any
 
 from search.errors import UserError
 from search.plan import Plan
+from search.reuse import patient_reuse
 from search.space import Space
 from search.storage import Store
 from search.study import bench_spec
@@ -86,7 +87,8 @@ def run_tune(study: Study, store: Store, space: Space, plan: Plan) -> None:
     wanted: dict[str, float] = {"cpu": study.resources.cpus, "gpu": study.resources.gpus}
     if study.resources.memory_gb:
         wanted["memory"] = study.resources.memory_gb * 1e9
-    with tempfile.TemporaryDirectory(prefix="rayduce-") as scratch:
+    scratched = tempfile.TemporaryDirectory(prefix="rayduce-")
+    with scratched as scratch, patient_reuse(plan.workers):
         tune.Tuner(
             tune.with_resources(trainable, wanted),
             tune_config=tune.TuneConfig(
