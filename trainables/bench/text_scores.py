@@ -4,18 +4,14 @@ BLEU is sacrebleu's corpus BLEU (0 to 100); the others are means over texts, fro
 and METEOR split texts into runs of letters and digits of any script: rouge-score's own tokenizer
 drops everything that is not ASCII. METEOR matches words, then stems, then WordNet synonyms; where
 nltk's WordNet data is not installed it leaves the synonyms out and comes out slightly lower, so
-compare METEOR only between runs on machines that agree on that.
+compare METEOR only between runs on machines that agree on that. The libraries are imported when they
+are needed: they take seconds that every worker would wait for.
 """
 
 import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
-
-import sacrebleu
-from nltk.corpus import wordnet
-from nltk.translate.meteor_score import single_meteor_score
-from rouge_score.rouge_scorer import RougeScorer
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -41,11 +37,15 @@ def words(text: str) -> list[str]:
 
 def bleu(texts: Sequence[str], references: Sequence[str]) -> float:
     """Corpus BLEU, from 0 to 100."""
+    import sacrebleu
+
     return float(sacrebleu.corpus_bleu(list(texts), [list(references)]).score)
 
 
 def rouge_l(texts: Sequence[str], references: Sequence[str]) -> float:
     """Mean F1 of the longest common subsequence of words."""
+    from rouge_score.rouge_scorer import RougeScorer
+
     scorer = RougeScorer(["rougeL"], tokenizer=_Words())
     scores = [scorer.score(r, t)["rougeL"].fmeasure for t, r in zip(texts, references, strict=True)]
     return float(sum(scores) / len(scores))
@@ -53,6 +53,8 @@ def rouge_l(texts: Sequence[str], references: Sequence[str]) -> float:
 
 def meteor(texts: Sequence[str], references: Sequence[str]) -> float:
     """Mean METEOR."""
+    from nltk.translate.meteor_score import single_meteor_score
+
     pairs = zip(texts, references, strict=True)
     scores = [single_meteor_score(words(r), words(t), wordnet=_synonyms()) for t, r in pairs]
     return float(sum(scores) / len(scores))
@@ -66,6 +68,8 @@ def exact_match(texts: Sequence[str], references: Sequence[str]) -> float:
 
 @cache
 def _synonyms() -> Any:
+    from nltk.corpus import wordnet
+
     try:
         wordnet.ensure_loaded()
     except LookupError:
