@@ -4,8 +4,8 @@ BLEU is sacrebleu's corpus BLEU (0 to 100); the others are means over texts, fro
 and METEOR split texts into runs of letters and digits of any script: rouge-score's own tokenizer
 drops everything that is not ASCII. METEOR matches words, then stems, then WordNet synonyms; where
 nltk's WordNet data is not installed it leaves the synonyms out and comes out slightly lower, so
-compare METEOR only between runs on machines that agree on that. The libraries are imported when they
-are needed: they take seconds that every worker would wait for.
+compare METEOR only between runs on machines that agree on that. The libraries are imported when
+they are needed: they take seconds that every worker would wait for.
 """
 
 import re
