@@ -55,16 +55,18 @@ class Omission(Method):
 
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
         count = len(blocks(model))
-        for kind, numbers in (("attention", self.attention), ("ffn", self.ffn)):
+        for kind, numbers in self._silent().items():
             _silence(model, kind, numbers)
         remove_blocks(model, self.skip)
-        done = {
-            name: sorted(getattr(self, name))
-            for name in ("skip", "attention", "ffn")
-            if getattr(self, name)
-        }
+        silent = {kind: sorted(n) for kind, n in self._silent().items() if n}
+        effect: dict[str, Any] = {"silence": silent} if silent else {}
+        if self.skip:
+            effect["remove"] = sorted(self.skip)  # the word of similarity pruning: one lineage
         counts = {"removed": len(self.skip), "blocks": count - len(self.skip)}
-        return Summary({"omission": done} if done else None, counts)
+        return Summary(effect or None, counts)
+
+    def _silent(self) -> dict[str, tuple[int, ...]]:
+        return {"attention": self.attention, "ffn": self.ffn}
 
 
 def block_influence(

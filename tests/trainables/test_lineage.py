@@ -9,13 +9,13 @@ import pytest
 from trainables.bench.cache import Cache
 from trainables.bench.lineage import Lineage, code_version, fingerprint
 
-SKIP: dict[str, Any] = {"omission": {"skip": [1, 2]}}
+SKIP: dict[str, Any] = {"remove": [1, 2]}
 ZERO: dict[str, Any] = {"wanda": {"sparsity": 0.5, "stats": "ab"}}
 
 
 def test_the_same_effects_in_the_same_order_are_the_same_model() -> None:
     one = Lineage("base").then(SKIP).then(ZERO)
-    other = Lineage("base").then({"omission": {"skip": (1, 2)}}).then(dict(reversed(ZERO.items())))
+    other = Lineage("base").then({"remove": (1, 2)}).then(dict(reversed(ZERO.items())))
     assert one == other
     assert one.key == other.key
     assert len(one.key) == 16
@@ -30,7 +30,7 @@ def test_base_effects_and_order_all_count() -> None:
         base.then(ZERO),
         base.then(SKIP).then(ZERO),
         base.then(ZERO).then(SKIP),
-        base.then({"omission": {"skip": [1, 3]}}),
+        base.then({"remove": [1, 3]}),
         base.then({"wanda": {"sparsity": 0.5, "stats": "cd"}}),
     ]
     assert len({one.key for one in found}) == len(found)

@@ -83,7 +83,7 @@ def test_influence_is_zero_for_a_block_that_does_nothing() -> None:
 def test_the_order_of_a_set_does_not_matter() -> None:
     one = Omission(skip=(2, 1)).apply(build("llama"), {})
     other = Omission(skip=(1, 2)).apply(build("llama"), {})
-    assert one.effect == other.effect == {"omission": {"skip": [1, 2]}}
+    assert one.effect == other.effect == {"remove": [1, 2]}
 
 
 def test_the_empty_set_changes_nothing() -> None:

@@ -206,7 +206,7 @@ def test_cuts_are_those_since_the_last_training() -> None:
         return cut_neighbours(base, tiny("bert", depth=left), [(Omission(), e) for e in effects])
 
     early = Summary({"remove": [2, 3]})
-    late = Summary({"omission": {"skip": [5]}})
+    late = Summary({"remove": [5]})
     assert beside(early, left=8) == [1, 2]
     assert beside(early, late, left=7) == [1, 2, 4, 5]
     assert beside(early, recover, late, left=7) == [4, 5]

@@ -68,7 +68,7 @@ def _effects(history: Sequence[tuple[Stage, Summary]]) -> Iterator[Mapping[str, 
 
 def removed(effect: Mapping[str, Any]) -> set[int]:
     """The block numbers that a stage took out of the model it found."""
-    return set(effect.get("remove") or effect.get("omission", {}).get("skip") or ())
+    return set(effect.get("remove") or ())
 
 
 @contextmanager
