@@ -207,6 +207,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
 
 
+def command() -> None:
+    """Run a command and be gone: taking torch and Ray apart takes seconds that nobody needs."""
+    try:
+        main()
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+
+
 def _run(study: "Study") -> None:
     """Search, then say what was found and what to do next."""
     from search.best import best as choose

@@ -9,6 +9,7 @@ import math
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -64,15 +65,13 @@ class Launch:
             storage = open_storage(self.store, create=True)
             self._warn()
             self._continue()
-            self.watcher.phase("loading the space")
-            space = load_space(self.study.space)
             journal = open_journal(self.study, storage)
             journal.reclaim(self.store.results)
             self.store.toml.write_text(study_toml(self.study), encoding="utf-8")
             journal.note("toml", study_toml(self.study))
             journal.note("git_commit", git_commit())
             with Mirror(self.study, self.store) as mirror:
-                self._search(journal, space, mirror)
+                self._search(journal, mirror)
             return not self._done(journal)
 
     def _warn(self) -> None:
@@ -92,28 +91,34 @@ class Launch:
                 do="give the study a new name, or undo the changes",
             )
 
-    def _search(self, journal: Journal, space: Space, mirror: Mirror) -> None:
+    def _search(self, journal: Journal, mirror: Mirror) -> None:
+        if self._done(journal):
+            return
+        with ThreadPoolExecutor(1) as pool:  # importing torch and starting Ray take as long
+            loading = pool.submit(load_space, self.study.space)
+            with ray_cluster(self.study.resources, self.watcher.phase) as workers:
+                self.watcher.phase("loading the space")
+                self._run(journal, loading.result(), workers, mirror)
+
+    def _run(self, journal: Journal, space: Space, workers: int, mirror: Mirror) -> None:
         began, spent = time.time(), float(journal.noted("seconds") or 0)
         hours = self.study.budget.hours
         plan = Plan(
             journal=journal,
             trials=self.study.budget.trials,
             until=began - spent + hours * 3600 if hours else began + ENDLESS,
-            workers=self.study.resources.workers or 1,
+            workers=workers,
             on_facts=lambda facts: self._ready(journal, space, Facts(**facts)),
             on_change=lambda: self._changed(journal, plan, mirror),
         )
         facts = journal.noted("facts")
         if facts is not None and journal.baseline() is not None:
             plan.ask = plan.on_facts(facts)
-        if self._done(journal):
-            return
         try:
-            with ray_cluster(self.study.resources, self.watcher.phase) as workers:
-                plan.workers = workers
-                run_tune(self.study, self.store, space, plan)
+            run_tune(self.study, self.store, space, plan)
         finally:
             journal.note("seconds", spent + time.time() - began)
+            mirror.end()  # while Ray shuts down
         if plan.error is not None:
             raise plan.error
 

@@ -117,10 +117,14 @@ class Mirror:
             self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
             self._thread.start()
 
-    def close(self) -> bool:
-        """Write what is left and how the study ended; whether all of it got there in time."""
+    def end(self) -> None:
+        """Begin to write what is left; nothing changes any more."""
         self._closing.set()
         self.offer()
+
+    def close(self) -> bool:
+        """Write what is left and how the study ended; whether all of it got there in time."""
+        self.end()
         assert self._thread is not None
         self._thread.join(self.timeout)
         done = not self._thread.is_alive() and self.error is None

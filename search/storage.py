@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import socket
+import time
 import tomllib
 import warnings
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 60  # seconds to wait while another process writes to the same SQLite file
 GLANCE = 0.5  # seconds: `status` takes the lock for a moment to see whether it is held
+ELBOWS = 3  # times to try again where two processes open a new journal at once
 DRIVER = "postgresql+psycopg"
 NETWORK = ("nfs", "cifs", "smb", "fuse.sshfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs")
 
@@ -149,6 +151,10 @@ def _open(url: str, database: str | None) -> "RDBStorage":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            for _ in range(ELBOWS):
+                with contextlib.suppress(sqlalchemy.exc.OperationalError):
+                    return optuna.storages.RDBStorage(url, engine_kwargs=engine)
+                time.sleep(0.2)  # another process may be making the tables right now
             return optuna.storages.RDBStorage(url, engine_kwargs=engine)
     except ImportError as error:
         raise _no_driver() from error

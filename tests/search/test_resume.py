@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from families import GROUPED
+from search.storage import Store, open_storage
 from toys import bytes_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -110,7 +111,7 @@ class Driver:
         raise AssertionError(f"measurement {after + 1} never came")
 
     def rows(self) -> list[optuna.trial.FrozenTrial]:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{self.folder}/runs/killed/study.db")
+        storage = open_storage(Store(self.folder / "runs", "killed"))
         try:
             return optuna.load_study(study_name="killed", storage=storage).get_trials()
         except KeyError:
