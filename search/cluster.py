@@ -100,7 +100,7 @@ def run_tune(study: Study, store: Store, space: Space, plan: Plan) -> None:
             run_config=tune.RunConfig(
                 name=study.name,
                 storage_path=scratch,
-                failure_config=tune.FailureConfig(max_failures=2),
+                failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands out again
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),

@@ -173,6 +173,10 @@ class Journal:
         self._read = None
         return Handout(number, self.uid(number), dict(params))
 
+    def owe(self, number: int) -> None:
+        """Hand a trial out again, under its number: its worker died."""
+        self.owed.append(self.trials()[number])
+
     # -- telling -----------------------------------------------------------------------------
 
     def settle(self, number: int, record: Record) -> None:

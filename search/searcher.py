@@ -14,6 +14,7 @@ from search.grid import exhausted
 from search.journal import Handout, Record
 from search.plan import Plan
 
+TRIES = 3  # a trial gets, where its workers die
 DEATHS = 5  # trials in a row whose workers died: then it is not the trials
 
 
@@ -32,8 +33,8 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         if waiting:
             return None
         handout = self._next()
-        if handout is None:
-            return str(Searcher.FINISHED)
+        if handout is None:  # while trials run, one may come back: its worker can die
+            return None if plan.live else str(Searcher.FINISHED)
         plan.live[trial_id] = handout
         plan.on_change()
         facts = plan.journal.noted("facts") if handout.number else None
@@ -93,10 +94,15 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
             self.plan.error = error
 
     def _died(self, handout: Handout) -> None:
-        if handout.number == 0:
-            self.plan.broken("the worker died while it measured the baseline (out of memory?)")
+        number, tries = handout.number, self.plan.tries
+        tries[number] = tries.get(number, 0) + 1
+        if tries[number] < TRIES:
+            self.plan.journal.owe(number)
             return
-        self.plan.journal.fail(handout.number, "its workers died (out of memory?)")
+        if number == 0:
+            self.plan.broken("the workers died that measured the baseline (out of memory?)")
+            return
+        self.plan.journal.fail(number, "its workers died (out of memory?)")
         self.plan.deaths += 1
         if self.plan.deaths == DEATHS:
             self.plan.broken(f"the workers of {DEATHS} trials in a row died")

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from search.errors import UserError
 from search.journal import Journal
 from search.plan import Plan
-from search.searcher import DEATHS, JournalSearcher
+from search.searcher import DEATHS, TRIES, JournalSearcher
 from search.storage import Store, open_storage
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's and SQLAlchemy's own
@@ -77,7 +77,18 @@ def test_no_more_than_the_workers_at_a_time_and_the_budget_in_all(
     three = handed(searcher, "three")
     assert [c["number"] for c in (one, two, three)] == [1, 2, 3]
     searcher.on_trial_complete("two", ended(searcher, two))
+    assert searcher.suggest("four") is None  # the third may still come back
+    searcher.on_trial_complete("three", ended(searcher, three))
     assert searcher.suggest("four") == searcher.FINISHED
+
+
+def test_a_trial_whose_worker_died_is_handed_out_again(searcher: JournalSearcher) -> None:
+    after_baseline(searcher)
+    config = handed(searcher, "one")
+    searcher.on_trial_complete("one", None, error=True)
+    assert handed(searcher, "again") == config
+    searcher.on_trial_complete("again", ended(searcher, config))
+    assert states(searcher)[1:] == [TrialState.COMPLETE]
 
 
 def test_a_failed_trial_keeps_its_reason_and_the_study_goes_on(searcher: JournalSearcher) -> None:
@@ -124,8 +135,9 @@ def test_when_workers_keep_dying_it_is_not_the_trials(searcher: JournalSearcher)
     searcher.plan.trials = 20
     after_baseline(searcher)
     for number in range(DEATHS):
-        handed(searcher, str(number))
-        searcher.on_trial_complete(str(number), None, error=True)
+        for _ in range(TRIES):
+            assert handed(searcher, "tried")["number"] == number + 1
+            searcher.on_trial_complete("tried", None, error=True)
     assert "died" in str(searcher.plan.error)
     assert searcher.suggest("next") == searcher.FINISHED
     assert states(searcher)[1:] == [TrialState.FAIL] * DEATHS
