@@ -12,8 +12,7 @@ it batches; `difference` is the largest relative difference that batching makes.
 bfloat16, as they would; the questions in float32, as packing their choices into one row changes
 the rounding, which bfloat16 shows (1e-2, float32 1e-6).
 
-Fetches asset:smollm2-135m and asset:bbc-news (96 MB) on first use. Takes about 20 minutes. The last
-line is JSON.
+Fetches asset:smollm2-135m and asset:bbc-news (96 MB) on first use. The last line is JSON.
 """
 
 import argparse

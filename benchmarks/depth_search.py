@@ -9,8 +9,7 @@ draw of calibration text and of the samplers' randomness. What was found is also
 text. Writes curves.json, and from it curves.png and the table, which
 `search.curves.write_curves` makes again.
 
-Fetches asset:smollm2-135m and asset:bbc-news (96 MB). Takes about 10 minutes. The last line is
-JSON.
+Fetches asset:smollm2-135m and asset:bbc-news (96 MB). The last line is JSON.
 """
 
 import argparse

@@ -15,8 +15,7 @@ while all workers are warm. Overhead is what lies between two trials of one work
 metric of one to the first stage of the next. It holds the fork of the model, the durable result,
 Tune, the journal and the proposal of the next point.
 
-Fetches asset:smollm2-135m and asset:bbc-news (96 MB) on first use. Takes about 8 minutes on 2
-cores. The last line is JSON.
+Fetches asset:smollm2-135m and asset:bbc-news (96 MB) on first use. The last line is JSON.
 """
 
 import argparse
