@@ -32,6 +32,7 @@ from trainables.bench.bench import open_bench
 from trainables.bench.cache import digest_tensors
 from trainables.bench.facts import Facts
 from trainables.bench.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
+from trainables.bench.stage import drain
 from trainables.bench.training import tensors_of
 from trainables.trial import run_stages
 
@@ -86,20 +87,10 @@ def run_plan(spec: BenchSpec, study: Mapping[str, Any], rows: int) -> tuple[list
         fixed = optuna.trial.FixedTrial(point)
         stages = space(fixed, Facts(blocks=12), **ranges, recover=recover)
         bench = base.fork()
-        running = run_stages(bench, stages, f"chains/{number}")
-        record = _last(running)
+        record = drain(run_stages(bench, stages, f"chains/{number}"))
         bench.cache.release()
         done.append(_ran(record, tensors_of(bench.model)))
     return done, time.perf_counter() - began
-
-
-def _last(running: Any) -> dict[str, Any]:
-    while True:
-        try:
-            next(running)
-        except StopIteration as end:
-            record: dict[str, Any] = end.value
-            return record
 
 
 def _ran(record: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Ran:

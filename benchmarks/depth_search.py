@@ -36,7 +36,8 @@ from trainables.bench.data import load_data
 from trainables.bench.prefix import PrefixEvaluator
 from trainables.bench.spec import DataSpec, ItemCounts
 from trainables.bench.stage import Batch
-from trainables.depth import Omit, greedy, influence, lowest
+from trainables.depth import Omit, greedy, lowest
+from trainables.omission import Omission
 
 BUDGET, BATCH = 6, 16
 MOST = 2000  # proposals, should a sampler only repeat what is known
@@ -119,7 +120,8 @@ def compare(
     """All methods on one draw of calibration text."""
     calibration, other = texts(seed)
     judge = PrefixEvaluator(model, losses.ppl([other]))
-    ranking = lowest(influence(model, [calibration]), 28, fixed={0, 29})
+    influence = Omission.calibrate(model, [calibration])["influence"].tolist()
+    ranking = lowest(influence, 28, fixed={0, 29})
     spend = 0
     for name, search in METHODS.items():
         score = Watched(PrefixEvaluator(model, losses.ppl([calibration])))

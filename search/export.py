@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 
@@ -135,25 +135,25 @@ def _building(target: Path) -> Iterator[Path]:
 def _build(store: Store, view: View, result: Result, folder: Path, said: Said) -> Export:
     """Replay, judge, save and prove; what the bench cannot do is the user's message."""
     from trainables.bench.errors import BenchError
-    from trainables.bench.stage import PlanError
 
     said("loading the model and the data")
     try:
         bench = _bench(store, view)
         return _exported(bench, view, result, folder, said)
-    except (BenchError, PlanError) as error:
+    except BenchError as error:
         raise UserError(str(error)) from error
 
 
 def _exported(bench: "Bench", view: View, result: Result, folder: Path, said: Said) -> Export:
     from trainables.bench.save import prove, save
+    from trainables.bench.stage import drain
     from trainables.trial import run_stages
 
     by = f"{view.study.name}/{result.number}"
     said("measuring the untouched model on held-out data")
     untouched, _ = bench.fork().measure(bench.spec.objectives, f"{view.study.name}/0")
     said(f"replaying {story(result)}, then measuring it on held-out data")
-    record = _drained(run_stages(bench, stages_of(view, result), by))
+    record = drain(run_stages(bench, stages_of(view, result), by))
     said("saving, and loading it in a fresh process")
     saved = save(bench.model, bench.processor, view.study.data.task, folder)
     batch = bench.data.batches("held_out")[0]
@@ -190,15 +190,6 @@ def stages_of(view: View, result: Result) -> "list[Stage]":
         optuna.trial.FixedTrial(dict(result.params)), Facts(**view.notes["facts"])
     )
     return found
-
-
-def _drained(running: Any) -> dict[str, Any]:
-    while True:
-        try:
-            next(running)
-        except StopIteration as end:
-            record: dict[str, Any] = end.value
-            return record
 
 
 def _explain(view: View, made: Export, folder: Path) -> None:

@@ -90,38 +90,23 @@ def states(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
     return found
 
 
-def influence(model: PreTrainedModel, batches: Iterable[Batch]) -> list[float]:
-    """How much each block turns the residual stream: 1 - E cos(before, after) (ShortGPT)."""
-    return [1 - cosine for cosine in _between(model, batches, 1, _cosine)]
-
-
 def windows(model: PreTrainedModel, batches: Iterable[Batch], size: int) -> list[float]:
     """The angle, as a share of half a turn, between the streams before and after every run of
-    `size` neighbouring blocks; entry i is the window that starts at block i."""
-    return _between(model, batches, size, lambda one, other: _cosine(one, other).acos() / math.pi)
-
-
-def _cosine(one: Tensor, other: Tensor) -> Tensor:
-    return torch.cosine_similarity(one, other, dim=-1).clamp(-1, 1)
-
-
-def _between(
-    model: PreTrainedModel,
-    batches: Iterable[Batch],
-    apart: int,
-    measure: Callable[[Tensor, Tensor], Tensor],
-) -> list[float]:
-    """The mean over tokens of a measure of the streams before and after `apart` blocks."""
+    `size` neighbouring blocks, a mean over tokens; entry i is the window that starts at block i."""
     rows: list[list[float]] = []
     tokens = 0
     for batch in batches:
         seen = states(model, batch)
-        if not 0 < apart < len(seen):
-            raise PlanError(f"a window of {apart} blocks in a model of {len(seen) - 1}")
+        if not 0 < size < len(seen):
+            raise PlanError(f"a window of {size} blocks in a model of {len(seen) - 1}")
         tokens += len(seen[0])
-        pairs = zip(seen, seen[apart:], strict=False)
-        rows.append([float(measure(one, other).double().sum()) for one, other in pairs])
+        pairs = zip(seen, seen[size:], strict=False)
+        rows.append([float(_angle(one, other).double().sum()) for one, other in pairs])
     return [sum(column) / tokens for column in zip(*rows, strict=True)]
+
+
+def _angle(one: Tensor, other: Tensor) -> Tensor:
+    return torch.cosine_similarity(one, other, dim=-1).clamp(-1, 1).acos() / math.pi
 
 
 def window(angles: Sequence[float], size: int) -> Omit:

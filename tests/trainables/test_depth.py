@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from trainables import depth
 from trainables.bench.stage import PlanError
 from trainables.depth import Omit
+from trainables.omission import Omission
 
 COSTS = [9.0, 3.0, 1.0, 1.0, 5.0, 2.0, 9.0]
 
@@ -57,7 +58,7 @@ def test_influence_is_small_for_a_block_that_does_nothing(model: PreTrainedModel
         torch.nn.init.zeros_(linear.weight)
     batch = {"input_ids": torch.randint(0, 50, (2, 8)), "attention_mask": torch.ones(2, 8).long()}
     batch["attention_mask"][0, 5:] = 0
-    found = depth.influence(model, [batch, batch])
+    found = Omission.calibrate(model, [batch, batch])["influence"].tolist()
     assert found[2] == pytest.approx(0, abs=1e-6)
     assert depth.lowest(found, 2)[0] == 2
     assert depth.lowest(found, 1, fixed={2}) != (2,)

@@ -21,7 +21,7 @@ from trainables.bench.cache import Cache, digest
 from trainables.bench.fork import own
 from trainables.bench.freeze import cut_neighbours, frozen
 from trainables.bench.spec import TrainSpec
-from trainables.bench.stage import Progress, Stage, Summary
+from trainables.bench.stage import Progress, Stage, Summary, drain
 from trainables.bench.training import Run, cast, give, tensors_of
 
 if TYPE_CHECKING:
@@ -138,13 +138,8 @@ class Recover(Stage):
 def trained(bench: "Bench", settings: TrainSpec) -> "Bench":
     """The bench with its base model trained first: once, and then shared like any training."""
     one, stage = bench.fork(), Recover(**settings.model_dump())
-    running = stage.on(one)
-    while True:
-        try:
-            next(running)
-        except StopIteration as end:
-            lineage = bench.lineage.then(end.value.effect)
-            return replace(bench, base=one.model, lineage=lineage)
+    summary = drain(stage.on(one))
+    return replace(bench, base=one.model, lineage=bench.lineage.then(summary.effect))
 
 
 def _known(cache: Cache, key: str) -> dict[str, Tensor] | None:

@@ -8,7 +8,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Batch: TypeAlias = dict[str, Tensor]  # what model(**batch) takes
 Stats: TypeAlias = dict[str, Tensor]  # what calibration measured; stored as safetensors
 Progress: TypeAlias = dict[str, float]  # what a long stage yields between its steps
+Result = TypeVar("Result")
 
 
 class FieldError(BenchError, ValueError):
@@ -79,3 +80,13 @@ class Method(Stage):
     def on(self, bench: "Bench") -> Generator[Progress, None, Summary]:
         yield from ()
         return self.apply(bench.model, bench.stats(type(self)))
+
+
+def drain(running: Generator[Progress, None, Result]) -> Result:
+    """Run to the end, with nobody to stop it; what the generator returns."""
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
