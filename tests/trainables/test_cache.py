@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -77,6 +78,20 @@ def test_of_two_processes_one_computes_and_the_other_waits(tmp_path: Path) -> No
         worker.join(60)
         assert worker.exitcode == 0
     assert len(calls.read_text().splitlines()) == 1
+
+
+def test_who_waited_goes_on_while_the_maker_still_uses_the_entry(tmp_path: Path) -> None:
+    maker, other, found = Cache(tmp_path), Cache(tmp_path), []
+    waiting = Thread(target=lambda: found.append(other.json("fingerprints", "k", never)))
+
+    def make() -> str:
+        waiting.start()
+        time.sleep(0.2)  # the other sees no entry yet, and waits
+        return "made"
+
+    assert maker.json("fingerprints", "k", make) == "made"
+    waiting.join(30)  # the maker has not released it
+    assert found == ["made"]
 
 
 def test_what_fails_leaves_nothing_and_is_tried_again(tmp_path: Path) -> None:

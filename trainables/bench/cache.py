@@ -82,10 +82,11 @@ class Cache:
     def find(self, kind: str, key: str) -> Any | None:
         """A json entry, or None."""
         path = self.path(kind, key, ".json")
-        if not path.exists():
+        try:
+            os.utime(path)
+            return json.loads(path.read_text())
+        except FileNotFoundError:  # never stored, or evicted
             return None
-        os.utime(path)
-        return json.loads(path.read_text())
 
     def store(self, kind: str, key: str, value: Any) -> None:
         """Write a json entry, replacing an older one."""
@@ -99,23 +100,28 @@ class Cache:
         self._recent.clear()
 
     def _ensure(self, path: Path, write: Callable[[Path], None]) -> None:
-        self._hold(path, exclusive=not path.exists())
+        self._hold(path)
         if not path.exists():
-            temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-            try:
-                write(temporary)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-            self._evict()
-        fcntl.flock(self._held[path], fcntl.LOCK_SH)
+            with path.with_name(f".{path.name}.making.lock").open("w") as making:
+                fcntl.flock(making, fcntl.LOCK_EX)  # let go when made, not at `release`
+                if not path.exists():
+                    self._make(path, write)
         os.utime(path)
 
-    def _hold(self, path: Path, *, exclusive: bool) -> None:
+    def _make(self, path: Path, write: Callable[[Path], None]) -> None:
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            write(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._evict()
+
+    def _hold(self, path: Path) -> None:
         if path not in self._held:
             lock = path.with_name(f".{path.name}.lock")
             self._held[path] = os.open(lock, os.O_CREAT | os.O_RDWR)
-        fcntl.flock(self._held[path], fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            fcntl.flock(self._held[path], fcntl.LOCK_SH)
 
     def _evict(self) -> None:
         entries = [
