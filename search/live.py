@@ -12,7 +12,7 @@ from rich.text import Text
 from search.journal import Journal
 from search.launch import Watcher
 from search.plan import Plan
-from search.results import Result, front, results_of
+from search.results import Result, distinct, front, results_of
 from search.show import brief, cell, result_table, story
 from search.tables import Study
 
@@ -27,6 +27,7 @@ class Progress:
     began: float = field(default_factory=time.time)
     done_before: int | None = None  # trials an earlier launch finished
     results: list[Result] = field(default_factory=list)
+    front: list[Result] = field(default_factory=list)  # a model once
     running: Mapping[int, dict[str, object]] = field(default_factory=dict)
 
 
@@ -50,17 +51,20 @@ class Screen(Watcher):
 
     def _change(self, journal: Journal, plan: Plan) -> None:
         self.now.phase = "measuring the untouched model" if plan.ask is None else "searching"
-        self.now.results = results_of(self.study, journal.trials())
+        self.take(results_of(self.study, journal.trials()))
         ended = sum(result.ended for result in self.now.results)
         if self.now.done_before is None:
             self.now.done_before, self.now.began = ended, time.time()
         self.now.running = {handout.number: handout.params for handout in plan.live.values()}
 
+    def take(self, results: list[Result]) -> None:
+        """Show these from now on."""
+        self.now.results, self.now.front = results, distinct(front(results, self.study.objectives))
+
     def render(self) -> RenderableType:
         """The screen now."""
         parts: list[RenderableType] = [self._head()]
-        shown = front(self.now.results, self.study.objectives)
-        if shown:
+        if shown := self.now.front:
             title = f"front: {len(shown)} of {sum(r.ended for r in self.now.results)} trials"
             parts.append(result_table(self.study, self.now.results, shown[:KEPT], title))
         for number, params in sorted(self.now.running.items()):

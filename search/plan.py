@@ -24,6 +24,7 @@ class Plan:
     on_change: Callable[[], None]  # something to show
     ask: Ask | None = None
     live: dict[str, Handout] = field(default_factory=dict)  # by Tune's trial id
+    warming: set[str] = field(default_factory=set)  # Tune's ids of workers that start up only
     tries: dict[int, int] = field(default_factory=dict)  # by trial: how many workers died of it
     deaths: int = 0  # trials in a row whose workers died
     error: UserError | None = None  # why no trial of this study can run

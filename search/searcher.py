@@ -19,18 +19,24 @@ DEATHS = 5  # trials in a row whose workers died: then it is not the trials
 
 
 class JournalSearcher(Searcher):  # type: ignore[misc]
-    """The baseline alone first, then up to `workers` trials at a time until the budget is spent."""
+    """The baseline first, then up to `workers` trials at a time until the budget is spent.
+
+    The other workers start beside the baseline: each gets a number of None, which means to open
+    its bench and be done.
+    """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(metric=None, mode=None)
         self.plan = plan
+        self.cold = min(plan.workers, plan.trials or plan.workers) - 1  # workers to start up
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         plan = self.plan
         if plan.error is not None:
             return str(Searcher.FINISHED)
-        waiting = len(plan.live) >= (plan.workers if plan.ask else 1)
-        if waiting:
+        if plan.ask is None and plan.live:
+            return self._warm_up(trial_id)
+        if len(plan.live) + len(plan.warming) >= plan.workers:
             return None
         handout = self._next()
         if handout is None:  # while trials run, one may come back: its worker can die
@@ -44,6 +50,14 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
             "params": handout.params,
             "facts": facts,
         }
+
+    def _warm_up(self, trial_id: str) -> dict[str, Any] | None:
+        """What a worker gets that has nothing to do before the baseline's end."""
+        if self.cold == 0:
+            return None
+        self.cold -= 1
+        self.plan.warming.add(trial_id)
+        return {"number": None, "uid": "", "params": {}, "facts": None}
 
     def _next(self) -> Handout | None:
         """The next trial the space accepts, while the budget lasts."""
@@ -65,6 +79,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
+        self.plan.warming.discard(trial_id)
         handout = self.plan.live.pop(trial_id, None)
         if handout is None:
             return

@@ -39,7 +39,8 @@ class Assignment:
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]
-    """A warm worker: `setup` once, then `reset_config` and `step` for every trial."""
+    """A warm worker: `setup` once, then `reset_config` and `step` for every trial. A trial without
+    a number asks for no more than the setup."""
 
     def setup(
         self, config: dict[str, Any], spec: BenchSpec, space: Space, study: str, results: Path
@@ -57,33 +58,37 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def reset_config(self, config: dict[str, Any]) -> bool:
         """Take the next trial; the bench stays."""
-        self.assignment = Assignment(config["number"], config["uid"], config["params"])
+        self.running: Generator[Progress, None, dict[str, Any]] | None = None
         self.facts = Facts(**config["facts"]) if config["facts"] else None
-        self.running = self._run()
+        if config["number"] is not None:
+            given = Assignment(config["number"], config["uid"], config["params"])
+            self.running = self._run(given)
         return True
 
     def step(self) -> dict[str, Any]:
         """Run to the next report; the last one carries the record."""
+        if self.running is None:
+            return {"done": True}
         try:
             return {**next(self.running), "done": False}
         except StopIteration as end:
             text = json.dumps(end.value)  # as text, since Tune flattens nested results
-            write_durably(self.results / f"{self.assignment.uid}.json", text)
+            write_durably(self.results / f"{end.value['uid']}.json", text)
             return {**end.value["metrics"], "record": text, "done": True}
 
-    def _run(self) -> Generator[Progress, None, dict[str, Any]]:
+    def _run(self, given: Assignment) -> Generator[Progress, None, dict[str, Any]]:
         where = f"{socket.gethostname()} pid {os.getpid()}"
-        head = asdict(self.assignment) | {"worker": where, "began": time.time()}
+        head = asdict(given) | {"worker": where, "began": time.time()}
         if self.broken is not None:
-            if self.assignment.number > 0:  # the baseline ran elsewhere: this worker's own trouble
+            if given.number > 0:  # the baseline ran elsewhere: this worker's own trouble
                 raise RuntimeError(self.broken)
             return head | {"state": "broken", "reason": self.broken, "metrics": {}}
         bench = self.bench.fork()
-        by = f"{self.study}/{self.assignment.number}"
+        by = f"{self.study}/{given.number}"
         try:
-            stages = self._stages()
+            stages = self._stages(given)
             record = yield from run_stages(bench, stages, by)
-            if self.assignment.number == 0:
+            if given.number == 0:
                 record["facts"] = asdict(gather(bench, self.space))
             return head | record | {"state": "complete", "reason": None, "opened": self.opened}
         except Exception as error:  # a failed candidate is a failed trial, never a failed study
@@ -93,10 +98,10 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             if bench.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _stages(self) -> list[Stage]:
-        if self.assignment.number == 0 or self.facts is None:
+    def _stages(self, given: Assignment) -> list[Stage]:
+        if given.number == 0 or self.facts is None:
             return []
-        return self.space(optuna.trial.FixedTrial(self.assignment.params), self.facts)
+        return self.space(optuna.trial.FixedTrial(given.params), self.facts)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: stages keep their own checkpoints in the cache, by lineage."""

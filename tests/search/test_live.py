@@ -52,7 +52,7 @@ def test_the_screen_has_the_front_and_what_runs() -> None:
     study = sample_study()
     console = Console(file=io.StringIO(), width=120, force_terminal=False)
     screen = Screen(study, console)
-    screen.now.results = [result(0, 20.0), result(1, 21.0), result(2, 20.5)]
+    screen.take([result(0, 20.0), result(1, 21.0), result(2, 20.5)])
     running = Handout(3, "uid", {"omission.skip.04": 1, "omission.skip.05": 0})
     screen.now.running = {running.number: running.params}
     console.print(screen.render())

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 from ray.tune.execution.tune_controller import TuneController
+from ray.tune.utils.object_cache import _ObjectCache
 
 from search import reuse
 from search.reuse import patient_reuse
 
-TRIAL = SimpleNamespace(trial_id="a")
+TRIAL = SimpleNamespace(trial_id="a", placement_group_factory="one CPU")
 
 
 def controller(*, starting: bool = True, resetting: bool = False, finished: bool = False) -> Any:
@@ -17,6 +18,7 @@ def controller(*, starting: bool = True, resetting: bool = False, finished: bool
         _trial_to_actor=[TRIAL] if starting else [],
         _resetting_trials=[TRIAL] if resetting else [],
         _search_alg=SimpleNamespace(is_finished=lambda: finished),
+        _actor_cache=_ObjectCache(may_keep_one=True),
     )
 
 
@@ -41,6 +43,16 @@ def test_a_trial_waits_for_the_worker_that_is_started_for_it(
 ) -> None:
     with patient_reuse(2):
         assert TuneController._maybe_reuse_cached_actor(controller(**state), TRIAL) is given
+
+
+def test_as_many_idle_workers_are_kept_as_may_be_at_work() -> None:
+    tuning = controller()
+    with patient_reuse(2):
+        for _ in range(3):
+            TuneController._maybe_reuse_cached_actor(tuning, TRIAL)
+    kept = [tuning._actor_cache.cache_object("one CPU", number) for number in range(3)]
+    assert kept == [True, True, False]
+    assert list(tuning._actor_cache.flush_cached_objects()) == []
 
 
 def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,12 +59,27 @@ def states(searcher: JournalSearcher) -> list[TrialState]:
     return [row.state for row in searcher.plan.journal.trials()]
 
 
-def test_nothing_runs_beside_the_baseline(searcher: JournalSearcher) -> None:
+def test_beside_the_baseline_the_other_workers_start_and_nothing_else(
+    searcher: JournalSearcher,
+) -> None:
     config = handed(searcher, "base")
     assert config["number"] == 0 and config["params"] == {} and config["facts"] is None
+    assert handed(searcher, "warming")["number"] is None
     assert searcher.suggest("early") is None
     searcher.on_trial_complete("base", ended(searcher, config))
     assert handed(searcher, "one")["facts"] == FACTS
+    assert searcher.suggest("two") is None  # its worker is still starting
+    searcher.on_trial_complete("warming", {"done": True})
+    assert handed(searcher, "two")["number"] == 2
+    assert states(searcher) == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.RUNNING]
+
+
+@pytest.mark.parametrize(("trials", "cold"), [(None, 1), (3, 1), (1, 0)])
+def test_no_more_workers_start_than_trials_will_run(
+    searcher: JournalSearcher, trials: int | None, cold: int
+) -> None:
+    searcher.plan.trials = trials
+    assert JournalSearcher(searcher.plan).cold == cold
 
 
 def test_no_more_than_the_workers_at_a_time_and_the_budget_in_all(
