@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from spaces.sets import suggest_set
-from trainables.bench.bench import Bench
 from trainables.bench.facts import Facts
+from trainables.bench.light import Bench
 from trainables.bench.stage import Stage
 from trainables.omission import Omission
 

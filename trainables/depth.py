@@ -15,8 +15,8 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from trainables.bench.light import PreTrainedModel
 from trainables.bench.stage import Batch, PlanError
 from trainables.bench.walk import Walk
 

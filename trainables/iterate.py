@@ -9,20 +9,16 @@ Source: "MPruner", 2024 (arXiv 2408.13482).
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
-
-from transformers import PreTrainedModel
+from typing import Any
 
 from trainables.bench.arch import blocks, stacks
 from trainables.bench.fork import fork
+from trainables.bench.light import Bench, PreTrainedModel
 from trainables.bench.lineage import Lineage
 from trainables.bench.metric_names import METRIC_FACTS
 from trainables.bench.recover import Recover
 from trainables.bench.stage import Progress, Stage, Summary
 from trainables.similarity import Similarity
-
-if TYPE_CHECKING:
-    from trainables.bench.bench import Bench
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Iterate(Stage):
         parts = {"similarity": type(self.similarity).__name__, **self.similarity.settings()}
         return parts | own | self.recover.settings()
 
-    def on(self, bench: "Bench") -> Generator[Progress, None, Summary]:
+    def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         """Do the passes; the last accepted model stays."""
         original, k = _value(bench, self.metric), self.similarity.k
         start = accepted = _Mark.of(bench)
@@ -78,7 +74,7 @@ class Iterate(Stage):
         return Summary(effect, counts | _left(accepted.model))
 
     def _pass(
-        self, bench: "Bench", k: int, original: float
+        self, bench: Bench, k: int, original: float
     ) -> Generator[Progress, None, tuple[dict[str, Any] | None, list[Mapping[str, Any]]]]:
         """One pass at one k: how it went, and its effects; None where nothing can be removed."""
         prune = replace(self.similarity, k=k)
@@ -115,17 +111,17 @@ class _Mark:
     effects: tuple[Mapping[str, Any], ...] = ()  # since the stage began
 
     @classmethod
-    def of(cls, bench: "Bench", *effects: Mapping[str, Any]) -> "_Mark":
+    def of(cls, bench: Bench, *effects: Mapping[str, Any]) -> "_Mark":
         """The bench's model as it is now."""
         return cls(bench.model, bench.lineage, tuple(bench.history), effects)
 
-    def restore(self, bench: "Bench") -> None:
+    def restore(self, bench: Bench) -> None:
         """A fresh fork of the model, under its lineage."""
         bench.model = fork(self.model)
         bench.lineage, bench.history = self.lineage, list(self.history)
 
 
-def _value(bench: "Bench", metric: str) -> float:
+def _value(bench: Bench, metric: str) -> float:
     """Measured along with the objectives, so that nothing is measured twice."""
     measured, _ = bench.measure(tuple(dict.fromkeys((metric, *bench.spec.objectives))))
     return measured[metric]

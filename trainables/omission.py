@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from trainables.bench.arch import blocks, family, reach, remove_blocks, stacks
+from trainables.bench.arch import blocks, family, reach, remove_blocks, run_blocks, stacks
 from trainables.bench.fork import put
+from trainables.bench.light import PreTrainedModel
 from trainables.bench.stage import Batch, Method, PlanError, Stats, Summary
 
 
@@ -101,7 +101,7 @@ def _influence(model: PreTrainedModel, batches: Iterable[Batch]) -> Float[Tensor
         for batch in batches:
             mask = batch.get("attention_mask")
             masks[0] = None if mask is None else mask.bool()
-            model(**{name: value for name, value in batch.items() if name != "labels"})
+            run_blocks(model, {n: value for n, value in batch.items() if n != "labels"})
     finally:
         for handle in handles:
             handle.remove()

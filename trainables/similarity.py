@@ -16,11 +16,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from trainables.bench.arch import blocks, fixed_blocks, remove_blocks, stacks
+from trainables.bench.arch import blocks, fixed_blocks, remove_blocks, run_blocks, stacks
 from trainables.bench.cka import SMALLEST, Minibatches, PerSample, gram
 from trainables.bench.freeze import neighbours, towers
+from trainables.bench.light import PreTrainedModel
 from trainables.bench.stage import Batch, Method, PlanError, Stats, Summary
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def watch(
     handles = [block.register_forward_hook(note(i)) for i, block in enumerate(watched)]
     model.eval()
     try:
-        model(**_inputs(model, batch))
+        run_blocks(model, _inputs(model, batch))
     finally:
         model.train(training)
         for handle in handles:

@@ -6,6 +6,7 @@ wrong in a trial is raised: it becomes a failed result with a reason. Only a wor
 open its bench where others could raises, so that Tune starts another one.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -20,9 +21,9 @@ import optuna
 import torch
 from ray import tune
 
-from trainables.bench.bench import Bench, hardware, open_bench
 from trainables.bench.cache import write_durably
 from trainables.bench.facts import Facts, gather
+from trainables.bench.light import Bench
 from trainables.bench.spec import BenchSpec
 from trainables.bench.stage import Progress, Stage
 
@@ -46,6 +47,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self, config: dict[str, Any], spec: BenchSpec, space: Space, study: str, results: Path
     ) -> None:
         """Open the bench. What fails here is every trial's reason, reported by `step`."""
+        from trainables.bench.bench import open_bench
+
         self.space, self.study, self.results = space, study, results
         self.broken: str | None = None
         self.opened = time.perf_counter()
@@ -68,6 +71,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Run to the next report; the last one carries the record."""
         if self.running is None:
+            self._look_ahead()
             return {"done": True}
         try:
             return {**next(self.running), "done": False}
@@ -75,6 +79,13 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             text = json.dumps(end.value)  # as text, since Tune flattens nested results
             write_durably(self.results / f"{end.value['uid']}.json", text)
             return {**end.value["metrics"], "record": text, "done": True}
+
+    def _look_ahead(self) -> None:
+        """Measure what the baseline will want to know next: both share it through the cache."""
+        with contextlib.suppress(Exception):  # the baseline meets it too, and says so
+            if self.broken is None:
+                gather(self.bench.fork(), self.space)
+                self.bench.cache.release()
 
     def _run(self, given: Assignment) -> Generator[Progress, None, dict[str, Any]]:
         where = f"{socket.gethostname()} pid {os.getpid()}"
@@ -114,6 +125,8 @@ def run_stages(
     bench: Bench, stages: list[Stage], by: str
 ) -> Generator[Progress, None, dict[str, Any]]:
     """Do the stages to the bench's fork, then measure; yields what long stages report."""
+    from trainables.bench.bench import hardware
+
     began = time.perf_counter()
     bench.by = by
     done: list[dict[str, Any]] = []

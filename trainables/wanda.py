@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from trainables.bench.arch import Linear, linears, rows, unrows
-from trainables.bench.bench import Bench
+from trainables.bench.arch import linears, rows, run_blocks, unrows
 from trainables.bench.cache import digest_tensors
 from trainables.bench.fork import put
+from trainables.bench.light import Bench, Linear, PreTrainedModel
 from trainables.bench.stage import Batch, Method, PlanError, Progress, Stats, Summary
 from trainables.bench.walk import Entry, Walk
 
@@ -57,7 +56,7 @@ class Wanda(Method):
         """
         with _listening(linears(model)) as norms:
             for sample in _samples(model, batches):
-                model(**sample)
+                run_blocks(model, sample)
         return norms
 
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:

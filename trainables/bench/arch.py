@@ -5,16 +5,16 @@ right shape. A *block* is one residual block; blocks are numbered through all st
 order (T5: encoder, then decoder; ResNet: stage by stage).
 """
 
-from collections.abc import Collection, Iterator
+import inspect
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from trainables.bench.families import FAMILIES, Family
+from trainables.bench.light import Linear, PretrainedConfig, PreTrainedModel
 from trainables.bench.stage import PlanError
 
 # Config lists with one entry per block, which must be cut along with the blocks.
@@ -132,6 +132,13 @@ def blocks(model: PreTrainedModel) -> list[nn.Module]:
     return [block for stack in stacks(model) for block in stack.blocks]
 
 
+def run_blocks(model: PreTrainedModel, batch: Mapping[str, Any]) -> None:
+    """Let a batch run through all blocks, for what listens there; a decoder's head, whose logits
+    over a whole vocabulary can cost more than its blocks, gets only the last position."""
+    brief = "logits_to_keep" in inspect.signature(model.forward).parameters
+    model(**batch, **({"logits_to_keep": 1} if brief else {}))
+
+
 def fixed_blocks(model: PreTrainedModel) -> set[int]:
     """Blocks that can never be removed: shape-changing (ResNet), owning the relative bias (T5)."""
     return set().union(*(stack.fixed() for stack in stacks(model)))
@@ -198,11 +205,10 @@ def _set_depth(config: PretrainedConfig, stack: Stack, depth: int) -> None:
         setattr(config, stack.depth, depths)
 
 
-Linear: TypeAlias = nn.Linear | nn.Conv2d | Conv1D
-
-
 def linears(model: PreTrainedModel) -> dict[str, Linear]:
     """The weight matrices inside the blocks, by name in the model; never embeddings or heads."""
+    from transformers.pytorch_utils import Conv1D
+
     names = {module: name for name, module in model.named_modules()}
     return {
         names[module]: module
@@ -214,12 +220,16 @@ def linears(model: PreTrainedModel) -> dict[str, Linear]:
 
 def rows(layer: Linear) -> torch.Tensor:
     """The weight as (outputs, inputs), whatever way the layer stores it."""
+    from transformers.pytorch_utils import Conv1D
+
     weight: torch.Tensor = layer.weight
     return weight.T if isinstance(layer, Conv1D) else weight.flatten(1)
 
 
 def unrows(layer: Linear, weight: torch.Tensor) -> torch.Tensor:
     """The inverse of `rows`."""
+    from transformers.pytorch_utils import Conv1D
+
     if isinstance(layer, Conv1D):
         return weight.T.contiguous()
     return weight.reshape(layer.weight.shape)

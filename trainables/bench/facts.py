@@ -4,10 +4,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from trainables.bench.bench import Bench
+from trainables.bench.light import Bench
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Facts:
     survey: dict[str, Any] = field(default_factory=dict)
 
 
-def gather(bench: "Bench", space: Callable[..., Any]) -> Facts:
+def gather(bench: Bench, space: Callable[..., Any]) -> Facts:
     """Look at the bench's model; families without blocks have none to tell of."""
     from trainables.bench.arch import family, fixed_blocks, reach, stacks
 

@@ -8,7 +8,8 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+
+from trainables.bench.light import PreTrainedModel
 
 
 def fork(model: PreTrainedModel) -> PreTrainedModel:

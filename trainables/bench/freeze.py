@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import PreTrainedModel
 
 from trainables.bench.arch import blocks, stacks
+from trainables.bench.light import PreTrainedModel
 from trainables.bench.stage import PlanError, Stage, Summary
 
 

@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from trainables.bench import arch
 from trainables.bench.fork import fork, put
+from trainables.bench.light import PreTrainedModel
 from trainables.bench.losses import Loss, Row, Sheet, divergence, log_likelihood, sheet_of
 from trainables.bench.memo import Key, Memo
 from trainables.bench.stage import Batch, PlanError

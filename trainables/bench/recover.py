@@ -11,21 +11,18 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from filelock import FileLock
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from trainables.bench.cache import Cache, digest
 from trainables.bench.fork import own
 from trainables.bench.freeze import cut_neighbours, frozen
+from trainables.bench.light import Bench, PreTrainedModel
 from trainables.bench.spec import TrainSpec
 from trainables.bench.stage import Progress, Stage, Summary, drain
 from trainables.bench.training import Run, cast, give, tensors_of
-
-if TYPE_CHECKING:
-    from trainables.bench.bench import Bench
 
 Optimiser: TypeAlias = Literal["adamw", "adam", "sgd"]
 Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
@@ -66,7 +63,7 @@ class Recover(Stage):
         ):
             self.require(name, getattr(self, name) in get_args(kind), " or ".join(get_args(kind)))
 
-    def on(self, bench: "Bench") -> Generator[Progress, None, Summary]:
+    def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         """Train, or take over what was trained before."""
         trained = None
         if self.freeze == "part":
@@ -81,7 +78,7 @@ class Recover(Stage):
         counts |= {"epochs": len(progress), "epochs_run": len(progress) if ran else 0}
         return Summary(effect, counts)
 
-    def _identity(self, bench: "Bench", trained: Sequence[int] | None) -> dict[str, Any]:
+    def _identity(self, bench: Bench, trained: Sequence[int] | None) -> dict[str, Any]:
         """Everything that decides the result, the model aside."""
         settings = {k: v for k, v in asdict(self).items() if k not in ("freeze", "watch")}
         found = {**settings, "trained": trained, "seed": bench.seed}
@@ -91,7 +88,7 @@ class Recover(Stage):
         return found
 
     def _shared(
-        self, bench: "Bench", trained: Sequence[int] | None, identity: str
+        self, bench: Bench, trained: Sequence[int] | None, identity: str
     ) -> Generator[Progress, None, tuple[list[Progress], bool]]:
         """What was trained by any trial before; else train, one worker at a time."""
         from trainables.bench.bench import source_version
@@ -116,7 +113,7 @@ class Recover(Stage):
         return progress, False
 
     def _train(
-        self, bench: "Bench", trained: Sequence[int] | None, checkpoint: Path | None
+        self, bench: Bench, trained: Sequence[int] | None, checkpoint: Path | None
     ) -> Training:
         model = bench.model
         own(model)
@@ -135,7 +132,7 @@ class Recover(Stage):
         return run.progress
 
 
-def trained(bench: "Bench", settings: TrainSpec) -> "Bench":
+def trained(bench: Bench, settings: TrainSpec) -> Bench:
     """The bench with its base model trained first: once, and then shared like any training."""
     one, stage = bench.fork(), Recover(**settings.model_dump())
     summary = drain(stage.on(one))

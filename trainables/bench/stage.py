@@ -8,15 +8,12 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from trainables.bench.errors import BenchError
-
-if TYPE_CHECKING:
-    from trainables.bench.bench import Bench
+from trainables.bench.light import Bench, PreTrainedModel
 
 Batch: TypeAlias = dict[str, Tensor]  # what model(**batch) takes
 Stats: TypeAlias = dict[str, Tensor]  # what calibration measured; stored as safetensors
@@ -52,7 +49,7 @@ class Stage(ABC):
     """Anything a trial does to the model; a frozen dataclass whose fields are its settings."""
 
     @abstractmethod
-    def on(self, bench: "Bench") -> Generator[Progress, None, Summary]:
+    def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         """Change `bench.model`, yielding progress where a scheduler may stop the trial."""
 
     def settings(self) -> dict[str, Any]:
@@ -77,7 +74,7 @@ class Method(Stage):
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
         """Edit the trial's own copy, deterministically, and say what was done."""
 
-    def on(self, bench: "Bench") -> Generator[Progress, None, Summary]:
+    def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         yield from ()
         return self.apply(bench.model, bench.stats(type(self)))
 

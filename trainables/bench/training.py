@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from trainables.bench.arch import linears
 from trainables.bench.cache import digest
@@ -16,11 +15,11 @@ from trainables.bench.errors import BenchError
 from trainables.bench.evaluate import measure_all
 from trainables.bench.fork import put
 from trainables.bench.freeze import train_mode
+from trainables.bench.light import Bench, PreTrainedModel
 from trainables.bench.rows import examples, shuffled, steps
 from trainables.bench.stage import Batch, Progress
 
 if TYPE_CHECKING:
-    from trainables.bench.bench import Bench
     from trainables.bench.recover import Recover
 
 _OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -40,7 +39,7 @@ _DECAY: dict[str, Callable[[float], float]] = {  # share of training done -> sha
 class Run:
     """One training in progress: everything that changes from epoch to epoch."""
 
-    def __init__(self, settings: "Recover", bench: "Bench", still: Sequence[int]) -> None:
+    def __init__(self, settings: "Recover", bench: Bench, still: Sequence[int]) -> None:
         self.settings, self.bench, self.still = settings, bench, still
         self.model = bench.model
         self.rows = examples(

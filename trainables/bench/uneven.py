@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from trainables.bench.arch import Linear, blocks, family, reach, rows
+from trainables.bench.arch import blocks, family, reach, rows
 from trainables.bench.fork import fork, put
+from trainables.bench.light import Linear
 from trainables.bench.stage import PlanError
 
 LOAD = "from trainables.bench.uneven import load_exact\nmodel = load_exact({folder})"

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from trainables.bench.arch import stacks
 from trainables.bench.fork import fork
+from trainables.bench.light import PreTrainedModel
 from trainables.bench.stage import Batch, PlanError
 
 
