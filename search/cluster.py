@@ -30,15 +30,29 @@ QUIET = {
 }
 
 
+def ray_environment() -> None:
+    """What Ray reads when it is first imported."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if _local() and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        # A token of our own: Ray's default would write one that later clusters then ask for.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+def import_tune() -> None:
+    """What `run_tune` imports; takes seconds, as long as Ray takes to start."""
+    import trainables.trial  # noqa: F401
+
+
+def _local() -> bool:
+    return os.environ.get("RAY_ADDRESS", "local") in ("", "local")
+
+
 @contextlib.contextmanager
 def ray_cluster(wanted: Resources, phase: Callable[[str], None]) -> Iterator[int]:
     """Connect to Ray (RAY_ADDRESS, or start it here); yields how many trials fit at once."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    local = os.environ.get("RAY_ADDRESS", "local") in ("", "local")
-    if local and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
-        # A token of our own: Ray's default would write one that later clusters then ask for.
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    ray_environment()
+    local = _local()
     phase("starting Ray" if local else f"connecting to {os.environ['RAY_ADDRESS']}")
     import ray
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-from search.cluster import ray_cluster, run_tune
+from search.cluster import import_tune, ray_cluster, ray_environment, run_tune
 from search.errors import UserError
 from search.journal import Journal
 from search.ledger import Mirror
@@ -94,11 +94,15 @@ class Launch:
     def _search(self, journal: Journal, mirror: Mirror) -> None:
         if self._done(journal):
             return
-        with ThreadPoolExecutor(1) as pool:  # importing torch and starting Ray take as long
+        ray_environment()
+        with ThreadPoolExecutor(1) as pool:  # importing all this takes as long as starting Ray
+            importing = pool.submit(import_tune)
             loading = pool.submit(load_space, self.study.space)
             with ray_cluster(self.study.resources, self.watcher.phase) as workers:
                 self.watcher.phase("loading the space")
-                self._run(journal, loading.result(), workers, mirror)
+                space = loading.result()
+                importing.result()
+                self._run(journal, space, workers, mirror)
 
     def _run(self, journal: Journal, space: Space, workers: int, mirror: Mirror) -> None:
         began, spent = time.time(), float(journal.noted("seconds") or 0)
