@@ -27,6 +27,7 @@ from toys import bytes_tokenizer, jsonl
 from trainables.bench.bench import open_bench
 from trainables.bench.facts import gather
 from trainables.bench.save import Proof
+from trainables.bench.stage import drain
 from trainables.trial import run_stages
 
 TOML = """
@@ -101,8 +102,7 @@ def _search(folder: Path, text: str) -> None:
 
 
 def _trial(bench: Any, stages: Any, number: int) -> dict[str, Any]:
-    running = run_stages(bench.fork(), stages, f"tiny/{number}")
-    return exporting._drained(running)
+    return drain(run_stages(bench.fork(), stages, f"tiny/{number}"))
 
 
 @pytest.fixture

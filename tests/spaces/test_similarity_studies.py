@@ -11,6 +11,7 @@ from search.study import load_study
 from trainables.bench.bench import Bench, open_bench
 from trainables.bench.facts import Facts
 from trainables.bench.spec import BenchSpec
+from trainables.bench.stage import drain
 from trainables.trial import run_stages
 
 STUDIES = Path(__file__).parents[2] / "spaces" / "studies"
@@ -31,12 +32,8 @@ def opened(name: str, cache: Path) -> tuple[Any, Bench]:
 def record_of(study: Any, bench: Bench, row: int) -> dict[str, Any]:
     """What the row's trial reports."""
     trial = optuna.trial.FixedTrial(study.first[row])
-    running = run_stages(bench.fork(), load_space(study.space)(trial, Facts(blocks=0)), f"x/{row}")
-    while True:
-        try:
-            next(running)
-        except StopIteration as end:
-            return dict(end.value)
+    stages = load_space(study.space)(trial, Facts(blocks=0))
+    return drain(run_stages(bench.fork(), stages, f"x/{row}"))
 
 
 @pytest.mark.slow

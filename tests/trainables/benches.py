@@ -11,7 +11,7 @@ from trainables.bench.bench import Bench
 from trainables.bench.cache import Cache, digest, digest_tensors
 from trainables.bench.lineage import Lineage
 from trainables.bench.spec import BenchSpec, DataSpec, ModelSpec, Role, Task
-from trainables.bench.stage import Batch, Stage, Summary
+from trainables.bench.stage import Batch, Stage, Summary, drain
 
 _SEEDS = {"calibration": 1, "train": 2, "search": 3, "held_out": 4}
 
@@ -73,13 +73,7 @@ def do(bench: Bench, *stages: Stage) -> list[Summary]:
     """Run stages to their ends, as a trial does."""
     found = []
     for stage in stages:
-        running = stage.on(bench)
-        while True:
-            try:
-                next(running)
-            except StopIteration as end:
-                summary = end.value
-                break
+        summary = drain(stage.on(bench))
         bench.advance(stage, summary)
         found.append(summary)
     return found
