@@ -1,6 +1,7 @@
 """Samplers: by name, seeded anew on resume, and the exhaustive grid."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -184,3 +185,26 @@ def test_what_a_scheduler_watches() -> None:
     spec = SchedulerSpec(name="median", metric="loss", mode="min")
     assert watched(spec, {"accuracy": "max", "size": "min"}) == ("loss", "min")
     assert make_scheduler(SchedulerSpec(), {"loss": "min"}) is None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a scheduler knows of a trial."""
+
+    trial_id: str
+
+
+@pytest.mark.parametrize("name", ["asha", "median"])
+def test_a_scheduler_bears_trials_without_its_metric(name: str) -> None:
+    options = {"min_samples_required": 1} if name == "median" else {"reduction_factor": 2.0}
+    made = make_scheduler(SchedulerSpec(name=name, options=options), {"accuracy": "max"})
+    assert made is not None
+    failed, good, poor = trials = [Known(name) for name in "abc"]
+    for trial in trials:
+        made.on_trial_add(None, trial)
+    made.on_trial_complete(None, failed, {"training_iteration": 5, "done": True})
+    told = [
+        made.on_trial_result(None, trial, {"training_iteration": step, "accuracy": accuracy})
+        for trial, step, accuracy in ((good, 1, 0.9), (good, 2, 0.9), (poor, 1, 0.1))
+    ]
+    assert told == ["CONTINUE", "CONTINUE", "STOP"]
