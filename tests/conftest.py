@@ -14,7 +14,17 @@ from jaxtyping import install_import_hook
 
 # The modules of pure tensor functions: every call's shapes and types are checked.
 install_import_hook(
-    ["trainables.wanda", "trainables.omission", "trainables.bench.cka"], "beartype.beartype"
+    [
+        "trainables.wanda",
+        "trainables.omission",
+        "trainables.depth",
+        "trainables.router",
+        "trainables.routed",
+        "trainables.bench.cka",
+        "trainables.bench.losses",
+        "trainables.bench.prefix",
+    ],
+    "beartype.beartype",
 )
 
 import pytest
