@@ -130,7 +130,7 @@ def summary(curves: Sequence[Curve]) -> dict[str, dict[str, Any]]:
 
 
 def plot(curves: Sequence[Curve], path: Path) -> None:
-    """A line per search, a colour per method."""
+    """A line per search, a colour per method, a marker per seed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -138,8 +138,17 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
     for number, (name, group) in enumerate(methods(curves).items()):
         for index, curve in enumerate(group):
             spent, losses = zip(*curve.points, strict=True)
-            label = name if index == 0 else None
-            axes.step(spent, losses, where="post", color=f"C{number}", label=label, marker=".")
+            alone = len(spent) == 1  # one point, to be seen over the lines
+            axes.step(
+                spent,
+                losses,
+                where="post",
+                color=f"C{number}",
+                label=name if index == 0 else None,
+                marker="oxs"[index % 3],
+                markersize=9 if alone else 5,
+                zorder=3 if alone else 2,
+            )
     axes.set(xlabel="block-forwards of the calibration text", ylabel="loss of the best set")
     axes.legend()
     figure.savefig(path, dpi=120)
