@@ -6,6 +6,7 @@ Ray reads its environment when it is first imported, so it is imported here, ins
 import contextlib
 import os
 import secrets
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,9 +35,13 @@ def ray_environment() -> None:
     """What Ray reads when it is first imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if _local() and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+    if "RAY_AUTH_MODE" in os.environ or "ray" in sys.modules:
+        return
+    if _local():
         # A token of our own: Ray's default would write one that later clusters then ask for.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    elif Path("~/.ray/auth_token").expanduser().exists() or "RAY_AUTH_TOKEN" in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"  # a cluster started here asks for it
 
 
 def import_tune() -> None:
@@ -54,6 +59,8 @@ def ray_cluster(wanted: Resources, phase: Callable[[str], None]) -> Iterator[int
     ray_environment()
     local = _local()
     phase("starting Ray" if local else f"connecting to {os.environ['RAY_ADDRESS']}")
+    if not local:
+        _knock(os.environ["RAY_ADDRESS"])
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -63,11 +70,36 @@ def ray_cluster(wanted: Resources, phase: Callable[[str], None]) -> Iterator[int
         root = str(Path(__file__).resolve().parent.parent)
         unwanted = ["mlflow/", ".git/", ".venv/", "runs/", "tests/"]
         options |= {"runtime_env": {"working_dir": root, "excludes": unwanted}}
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise _no_ray(error) from error
     try:
         yield _slots(wanted, ray.cluster_resources())
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See whether anybody listens there; Ray would try again for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise _no_ray(error) from error
+
+
+def _no_ray(error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if _local():
+        return UserError(f"Ray did not start: {reason}")
+    return UserError(
+        f"no answer from Ray: {reason}",
+        got=f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}",
+        do="check that the cluster runs there, and RAY_AUTH_MODE and its token; or unset "
+        "RAY_ADDRESS to search on this machine",
+    )
 
 
 def _slots(wanted: Resources, have: dict[str, float]) -> int:

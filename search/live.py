@@ -65,7 +65,8 @@ class Screen(Watcher):
         """The screen now."""
         parts: list[RenderableType] = [self._head()]
         if shown := self.now.front:
-            title = f"front: {len(shown)} of {sum(r.ended for r in self.now.results)} trials"
+            ended = sum(r.ended and r.number > 0 for r in self.now.results)
+            title = f"front: {sum(r.number > 0 for r in shown)} of {ended} trials"
             parts.append(result_table(self.study, self.now.results, shown[:KEPT], title))
         for number, params in sorted(self.now.running.items()):
             parts.append(Text(f"  running  trial {number}  {brief(params)}", style="dim"))

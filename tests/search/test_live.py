@@ -58,5 +58,5 @@ def test_the_screen_has_the_front_and_what_runs() -> None:
     console.print(screen.render())
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert "2/6 trials" in said
-    assert "front: 2 of 3" in said
+    assert "front: 1 of 2" in said
     assert "running  trial 3  omission.skip=4" in said

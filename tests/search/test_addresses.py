@@ -1,0 +1,73 @@
+"""Which Ray a launch talks to: its environment, and what is said where nobody answers."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.cluster import ray_cluster, ray_environment
+from search.errors import UserError
+from search.tables import Resources
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """As before Ray's first import, in a home without Ray's folder."""
+    monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path)})
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    return monkeypatch
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_local_ray_gets_a_token_of_its_own(tmp_path: Path) -> None:
+    ray_environment()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_cluster_is_shown_the_token_that_was_written_for_it(tmp_path: Path) -> None:
+    os.environ["RAY_ADDRESS"] = "head:6379"
+    ray_environment()
+    assert "RAY_AUTH_MODE" not in os.environ
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray/auth_token").write_text("secret")
+    ray_environment()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+@pytest.mark.usefixtures("environment")
+def test_what_the_user_says_of_authentication_stands(tmp_path: Path) -> None:
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    ray_environment()
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "ray://[127.0.0.1]:{}"])
+def test_where_nobody_listens_there_is_one_message(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:  # bound, and not listening
+        taken.bind(("127.0.0.1", 0))
+        address = form.format(taken.getsockname()[1])
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with (
+            pytest.raises(UserError) as said,
+            ray_cluster(Resources(), lambda text: None),
+        ):
+            pass
+    for part in ("no answer from Ray", address, "RAY_AUTH_MODE", "unset RAY_ADDRESS"):
+        assert part in str(said.value)
+
+
+def test_an_address_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
+    with (
+        pytest.raises(UserError, match="nonsense"),
+        ray_cluster(Resources(), lambda text: None),
+    ):
+        pass
