@@ -6,8 +6,8 @@ Each looks for 6 of 30 blocks to omit by the perplexity loss of 4 x 64 tokens of
 runs to its end; the others get as many block-forwards, start from the ranking by block influence,
 and share prefixes within each batch of 16 proposals, as greedy does within each step. A seed is a
 draw of calibration text and of the samplers' randomness. What was found is also judged on other
-text. Writes curves.json, and from it curves.png and the table, which
-`search.curves.write_curves` makes again.
+text. Writes curves.json, and from it curves.png and the table, which `rayduce report depth-search`
+makes again.
 
 Fetches asset:smollm2-135m and asset:bbc-news (96 MB). The last line is JSON.
 """

@@ -40,13 +40,13 @@ def ray_environment() -> None:
     if _local():
         # A token of our own: Ray's default would write one that later clusters then ask for.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    elif Path("~/.ray/auth_token").expanduser().exists() or "RAY_AUTH_TOKEN" in os.environ:
+    elif _token_known():
         os.environ["RAY_AUTH_MODE"] = "token"  # a cluster started here asks for it
 
 
-def import_tune() -> None:
-    """What `run_tune` imports; takes seconds, as long as Ray takes to start."""
-    import trainables.trial  # noqa: F401
+def _token_known() -> bool:
+    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    return named or Path("~/.ray/auth_token").expanduser().exists()
 
 
 def _local() -> bool:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage
 
-from search.cluster import import_tune, ray_cluster, ray_environment, run_tune
+from search.cluster import ray_cluster, ray_environment, run_tune
 from search.errors import UserError
 from search.journal import Journal
 from search.ledger import Mirror
@@ -96,7 +97,7 @@ class Launch:
             return
         ray_environment()
         with ThreadPoolExecutor(1) as pool:  # importing all this takes as long as starting Ray
-            importing = pool.submit(import_tune)
+            importing = pool.submit(import_module, "trainables.trial")  # with it, Tune
             loading = pool.submit(load_space, self.study.space)
             with ray_cluster(self.study.resources, self.watcher.phase) as workers:
                 self.watcher.phase("loading the space")

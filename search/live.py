@@ -30,6 +30,11 @@ class Progress:
     front: list[Result] = field(default_factory=list)  # a model once
     running: Mapping[int, dict[str, object]] = field(default_factory=dict)
 
+    @property
+    def ended(self) -> int:
+        """Trials, the baseline apart."""
+        return sum(result.ended and result.number > 0 for result in self.results)
+
 
 class Screen(Watcher):
     """A live table: progress, rate, time left, the front so far."""
@@ -65,8 +70,7 @@ class Screen(Watcher):
         """The screen now."""
         parts: list[RenderableType] = [self._head()]
         if shown := self.now.front:
-            ended = sum(r.ended and r.number > 0 for r in self.now.results)
-            title = f"front: {sum(r.number > 0 for r in shown)} of {ended} trials"
+            title = f"front: {sum(r.number > 0 for r in shown)} of {self.now.ended} trials"
             parts.append(result_table(self.study, self.now.results, shown[:KEPT], title))
         for number, params in sorted(self.now.running.items()):
             parts.append(Text(f"  running  trial {number}  {brief(params)}", style="dim"))
@@ -74,13 +78,12 @@ class Screen(Watcher):
 
     def _head(self) -> Table:
         grid = Table.grid(padding=(0, 2))
-        ended = sum(r.ended and r.number > 0 for r in self.now.results)
         failed = sum(r.state == "fail" for r in self.now.results)
         planned = self.study.budget.trials
         grid.add_row(
             Text(self.study.name, style="bold"),
             Text(self.now.phase),
-            Text(f"{ended}/{planned or '…'} trials", style="cyan"),
+            Text(f"{self.now.ended}/{planned or '…'} trials", style="cyan"),
             Text(f"{failed} failed", style="red") if failed else Text(""),
             Text(pace(self.now, planned)),
         )
@@ -133,7 +136,7 @@ def pace(now: Progress, planned: int | None) -> str:
     if ended < 1 or seconds <= 0:
         return ""
     text = f"{ended / seconds * 3600:.0f} trials/h"
-    left = (planned or 0) - sum(r.ended and r.number > 0 for r in now.results)
+    left = (planned or 0) - now.ended
     if left > 0:
         text += f"  {clock(left * seconds / ended)} left"
     return text

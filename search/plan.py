@@ -27,7 +27,11 @@ class Plan:
     warming: set[str] = field(default_factory=set)  # Tune's ids of workers that start up only
     tries: dict[int, int] = field(default_factory=dict)  # by trial: how many workers died of it
     deaths: int = 0  # trials in a row whose workers died
+    cold: int = field(init=False)  # workers still to be started beside the baseline
     error: UserError | None = None  # why no trial of this study can run
+
+    def __post_init__(self) -> None:
+        self.cold = min(self.workers, self.trials or self.workers) - 1
 
     def broken(self, why: object) -> None:
         """Note that no trial can run."""

@@ -22,13 +22,11 @@ def patient_reuse(workers: int) -> Iterator[None]:
     from ray.tune.execution.tune_controller import TuneController
 
     reuse, since = TuneController._maybe_reuse_cached_actor, dict[str, float]()
-    grown = set[int]()
 
     def patient(controller: Any, trial: Any) -> bool:
-        begun = since.setdefault(trial.trial_id, time.monotonic())
-        if id(controller) not in grown:
-            grown.add(id(controller))
+        if not since:  # the first trial of all
             controller._actor_cache.increase_max(trial.placement_group_factory, workers)
+        begun = since.setdefault(trial.trial_id, time.monotonic())
         starting = trial in controller._trial_to_actor and trial not in controller._resetting_trials
         more = not controller._search_alg.is_finished()
         if starting and more and time.monotonic() < begun + PATIENCE:

@@ -28,7 +28,6 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
     def __init__(self, plan: Plan) -> None:
         super().__init__(metric=None, mode=None)
         self.plan = plan
-        self.cold = min(plan.workers, plan.trials or plan.workers) - 1  # workers to start up
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         plan = self.plan
@@ -53,9 +52,9 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
 
     def _warm_up(self, trial_id: str) -> dict[str, Any] | None:
         """What a worker gets that has nothing to do before the baseline's end."""
-        if self.cold == 0:
+        if self.plan.cold == 0:
             return None
-        self.cold -= 1
+        self.plan.cold -= 1
         self.plan.warming.add(trial_id)
         return {"number": None, "uid": "", "params": {}, "facts": None}
 

@@ -4,6 +4,8 @@ A worker opens its bench once and is then reused for trial after trial. Each `st
 next progress report of a stage, so a scheduler can stop a long trial in between. Nothing that goes
 wrong in a trial is raised: it becomes a failed result with a reason. Only a worker that cannot
 open its bench where others could raises, so that Tune starts another one.
+
+The driver imports this module too: what needs transformers is imported inside functions.
 """
 
 import contextlib
@@ -82,10 +84,11 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def _look_ahead(self) -> None:
         """Measure what the baseline will want to know next: both share it through the cache."""
+        if self.broken is not None:
+            return
         with contextlib.suppress(Exception):  # the baseline meets it too, and says so
-            if self.broken is None:
-                gather(self.bench.fork(), self.space)
-                self.bench.cache.release()
+            gather(self.bench.fork(), self.space)
+        self.bench.cache.release()
 
     def _run(self, given: Assignment) -> Generator[Progress, None, dict[str, Any]]:
         where = f"{socket.gethostname()} pid {os.getpid()}"

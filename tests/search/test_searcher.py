@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,7 @@ def test_beside_the_baseline_the_other_workers_start_and_nothing_else(
 def test_no_more_workers_start_than_trials_will_run(
     searcher: JournalSearcher, trials: int | None, cold: int
 ) -> None:
-    searcher.plan.trials = trials
-    assert JournalSearcher(searcher.plan).cold == cold
+    assert replace(searcher.plan, trials=trials).cold == cold
 
 
 def test_no_more_than_the_workers_at_a_time_and_the_budget_in_all(

@@ -135,8 +135,12 @@ def blocks(model: PreTrainedModel) -> list[nn.Module]:
 def run_blocks(model: PreTrainedModel, batch: Mapping[str, Any]) -> None:
     """Let a batch run through all blocks, for what listens there; a decoder's head, whose logits
     over a whole vocabulary can cost more than its blocks, gets only the last position."""
-    brief = "logits_to_keep" in inspect.signature(model.forward).parameters
-    model(**batch, **({"logits_to_keep": 1} if brief else {}))
+    model(**batch, **({"logits_to_keep": 1} if leaves_out_logits(model) else {}))
+
+
+def leaves_out_logits(model: PreTrainedModel) -> bool:
+    """Whether its forward takes `logits_to_keep`, how many last positions to give logits of."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def fixed_blocks(model: PreTrainedModel) -> set[int]:

@@ -4,7 +4,6 @@ Log-likelihoods are taken in float32 from logits of the model's own dtype, a sli
 summed in float64.
 """
 
-import inspect
 import math
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainables.bench import measure
+from trainables.bench.arch import leaves_out_logits
 from trainables.bench.data import Data
 from trainables.bench.encode import IGNORED
 from trainables.bench.errors import MetricError
@@ -146,7 +146,7 @@ def _summed(logits: Tensor, wanted: Tensor) -> Tensor:
 
 def _first(model: Any, labels: Tensor) -> int:
     """The first position whose logits are needed, where the model can leave out those before."""
-    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+    if not leaves_out_logits(model):
         return 0
     labelled = (labels != IGNORED).any(0).nonzero()
     return max(int(labelled[0]) - 1, 0) if len(labelled) else 0
