@@ -28,7 +28,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from search.curves import Curve, summary, table, write_curves
+from benchmarks.curves import Curve, summary, table, write_curves
 from search.levelswitch import LevelSwitchSampler
 from trainables.bench import losses
 from trainables.bench.assets import fetch

@@ -159,7 +159,7 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write a page with the front, the best, the failures, and how to reproduce them."""
-    from search.curves import write_page
+    from benchmarks.curves import write_page
     from search.report import write_report
 
     folder = Path(_place(storage)[0]) / name

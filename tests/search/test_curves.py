@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from search.cli import app
-from search.curves import Curve, read_curves, summary, table, work, write_curves
+from benchmarks.curves import Curve, read_curves, summary, table, work, write_curves
 
 CURVES = [
     Curve("greedy", 0, [(100, 4.0)], 4.0, 4.4, [1, 2], 10),
