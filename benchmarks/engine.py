@@ -130,7 +130,7 @@ def plain(study: Path) -> None:
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    from search.study import bench_spec, load_study
+    from search.study.load import bench_spec, load_study
 
     given = load_study(study)
     wanted = [dict(point) for point in given.first]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from search.constraints import Constraint, parse_where
+from search.study.constraints import Constraint, parse_where
 from search.links import run_ids
 from search.results import Result, View, distinct, losses, ranked, undominated
 from search.show import cell, columns, compact, delta, mark, result_table, story
 from search.storage import Store
-from search.study import limits
+from search.study.load import limits
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

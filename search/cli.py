@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.storage import Store
-    from search.tables import Study
+    from search.study.schema import Study
 
 app = typer.Typer(
     name="rayduce",
@@ -54,7 +54,7 @@ def launch(
     storage: Storage = None,
 ) -> None:
     """Run a study; launched again, it goes on where it was interrupted."""
-    from search.study import load_study, storage_overrides
+    from search.study.load import load_study, storage_overrides
 
     overrides: dict[str, Any] = {
         "budget.trials": trials,
@@ -74,7 +74,7 @@ def resume(
     storage: Storage = None,
 ) -> None:
     """Go on with an interrupted study, as it was launched."""
-    from search.study import parse_study
+    from search.study.load import parse_study
 
     store = _store(name, storage)
     text = store.toml.read_text(encoding="utf-8")
@@ -262,7 +262,7 @@ def _store(name: str, storage: str | None) -> "Store":
 
 def _place(storage: str | None) -> tuple[str, str | None]:
     """The folder and the database that --storage means."""
-    from search.study import storage_overrides
+    from search.study.load import storage_overrides
 
     given = storage_overrides(storage)
     return given.get("storage.folder", "runs"), given.get("storage.database")

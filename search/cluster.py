@@ -16,10 +16,10 @@ from typing import Any
 from search.errors import UserError
 from search.plan import Plan
 from search.reuse import patient_reuse
-from search.space import Space
+from search.study.space import Space
 from search.storage import Store
-from search.study import bench_spec
-from search.tables import Resources, Study
+from search.study.load import bench_spec
+from search.study.schema import Resources, Study
 
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is ours

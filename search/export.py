@@ -25,9 +25,9 @@ from search.registry import check_name, register_model
 from search.resources import gpu_count
 from search.results import Result, View, distinct, losses, read
 from search.show import cell, columns, story
-from search.space import load_space
+from search.study.space import load_space
 from search.storage import Store
-from search.study import bench_spec, study_toml
+from search.study.load import bench_spec, study_toml
 from trainables.bench.facts import Facts
 
 if TYPE_CHECKING:

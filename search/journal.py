@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.constraints import Constraint
+from search.study.constraints import Constraint
 
 Params = dict[str, Any]
 Record = Mapping[str, Any]

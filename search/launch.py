@@ -23,13 +23,13 @@ from search.errors import UserError
 from search.journal import Journal
 from search.ledger import Mirror
 from search.plan import Ask, Plan
-from search.points import read_point
+from search.study.starting_points import read_point
 from search.resources import check_resources
 from search.samplers import make_sampler
-from search.space import Space, load_space
+from search.study.space import Space, load_space
 from search.storage import Store, network_file_system, open_storage, study_lock
-from search.study import compare, constraint_keys, limits, parse_study, study_toml
-from search.tables import Study
+from search.study.load import compare, constraint_keys, limits, parse_study, study_toml
+from search.study.schema import Study
 from trainables.bench.facts import Facts, hook
 
 ENDLESS = 10 * 365 * 24 * 3600.0  # seconds

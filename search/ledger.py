@@ -14,7 +14,7 @@ from search.errors import UserError
 from search.projection import Ledger
 from search.results import Reader
 from search.storage import Store
-from search.tables import Study
+from search.study.schema import Study
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,7 +14,7 @@ from search.launch import Watcher
 from search.plan import Plan
 from search.results import Result, distinct, front, results_of
 from search.show import brief, cell, result_table, story
-from search.tables import Study
+from search.study.schema import Study
 
 KEPT = 8  # rows of the front on the screen
 

@@ -17,7 +17,7 @@ from search.plots import front_figure, growth_figure
 from search.results import Result, View, read
 from search.show import better, cell, columns, delta, mark, story
 from search.storage import Store
-from search.study import limits, study_toml
+from search.study.load import limits, study_toml
 from trainables.bench.metric_names import METRIC_FACTS
 
 if TYPE_CHECKING:

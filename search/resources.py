@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from search.errors import StudyError, UserError
-from search.tables import Resources
+from search.study.schema import Resources
 
 NVIDIA = Path("/proc/driver/nvidia/gpus")
 

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 from search.driver import driver_of
 from search.errors import UserError
 from search.storage import Store, open_storage
-from search.tables import Study
+from search.study.schema import Study
 
 State = Literal["complete", "fail", "pruned", "running", "waiting"]
 StudyState = Literal["new", "running", "interrupted", "finished"]

@@ -26,10 +26,10 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from search.errors import StudyError, UserError
-from search.explain import explain
+from search.study.messages import explain
 from search.route_pool import Piece, Pool, Tell, finish
 from search.route_table import Evaluation, evaluate, judge
-from search.study import resolved
+from search.study.load import resolved
 from spaces.router import space, start
 from trainables.bench.cache import digest, write_durably
 from trainables.bench.route_spec import RouterSpec, RouteSpec

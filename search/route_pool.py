@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 
 from search.cluster import ray_cluster
 from search.errors import UserError
-from search.tables import Resources
+from search.study.schema import Resources
 from trainables.bench.cache import write_durably
 from trainables.bench.route_spec import RouteSpec
 

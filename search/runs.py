@@ -12,8 +12,8 @@ from search.heatmap import heatmaps_svg
 from search.records import compression, trial_toml
 from search.results import Result, View
 from search.show import columns, compact, delta, settings, story
-from search.study import study_toml
-from search.tables import Study
+from search.study.load import study_toml
+from search.study.schema import Study
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, RunTag

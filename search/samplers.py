@@ -9,10 +9,10 @@ from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSa
 from pydantic import BaseModel, Field, ValidationError
 
 from search.errors import UserError, did_you_mean
-from search.explain import explain
+from search.study.messages import explain
 from search.grid import Ask, GridSampler, grid_points
-from search.space import bind, find_function
-from search.tables import SamplerSpec
+from search.study.space import bind, find_function
+from search.study.schema import SamplerSpec
 from trainables.bench.spec import Count, Spec
 
 MANY = 1000  # trials from which NSGA-II's cheap proposals pay

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError
 
 from search.errors import UserError
-from search.explain import explain
-from search.tables import Direction, SchedulerSpec
+from search.study.messages import explain
+from search.study.schema import Direction, SchedulerSpec
 from trainables.bench.spec import Count, Spec
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from search.constraints import Constraint, parse_constraint
+from search.study.constraints import Constraint, parse_constraint
 from search.errors import UserError, did_you_mean
 from search.samplers import sampler_problems
 from search.schedulers import scheduler_problems
 from search.storage import database_problems
-from search.tables import Direction, Study
+from search.study.schema import Direction, Study
 from trainables.bench.asset_rows import ASSETS
 from trainables.bench.metric_names import METRIC_FACTS
 from trainables.bench.spec import Task

@@ -1,7 +1,7 @@
 """Reads a study file: validates it, and says everything that is wrong with it in one message.
 
 `load_study(path)` needs neither torch nor ray. The space is loaded apart from it, by
-`search.space.load_space`, since spaces import the methods and the methods torch.
+`search.study.space.load_space`, since spaces import the methods and the methods torch.
 """
 
 import json
@@ -15,11 +15,11 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from search.checks import problems
-from search.constraints import Constraint, parse_constraint
+from search.study.checks import problems
+from search.study.constraints import Constraint, parse_constraint
 from search.errors import StudyError, UserError, did_you_mean
-from search.explain import explain
-from search.tables import Study
+from search.study.messages import explain
+from search.study.schema import Study
 from trainables.bench.spec import BenchSpec
 
 OVERRIDABLE = ("budget", "resources", "storage")

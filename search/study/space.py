@@ -17,8 +17,8 @@ from typing import Any, TypeAlias, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from search.errors import StudyError, UserError, did_you_mean
-from search.explain import explain
-from search.tables import SpaceSpec
+from search.study.messages import explain
+from search.study.schema import SpaceSpec
 
 Space: TypeAlias = Callable[[Any, Any], Any]  # (optuna.Trial, Facts) -> list[Stage]
 

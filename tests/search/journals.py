@@ -8,8 +8,8 @@ from optuna.samplers import RandomSampler
 
 from search.journal import Journal
 from search.storage import Store, open_storage
-from search.study import constraint_keys, limits, parse_study, study_toml
-from search.tables import Study
+from search.study.load import constraint_keys, limits, parse_study, study_toml
+from search.study.schema import Study
 
 TOML = """
 name = "depth"

@@ -9,7 +9,7 @@ import pytest
 
 from search.cluster import ray_cluster, ray_environment
 from search.errors import UserError
-from search.tables import Resources
+from search.study.schema import Resources
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from search.errors import StudyError, UserError
-from search.study import load_study
+from search.study.load import load_study
 
 GOOD = """
 name = "depth"

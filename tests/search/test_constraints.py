@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from search.constraints import parse_constraint, parse_where
+from search.study.constraints import parse_constraint, parse_where
 from search.errors import UserError
 
 

@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from search import export as exporting
 from search.errors import UserError
 from search.export import choose, export_trial, stages_of
-from search.points import read_point
+from search.study.starting_points import read_point
 from search.results import read
-from search.space import load_space
-from search.study import bench_spec, parse_study
+from search.study.space import load_space
+from search.study.load import bench_spec, parse_study
 from toys import bytes_tokenizer, jsonl
 from trainables.bench.bench import open_bench
 from trainables.bench.facts import gather

@@ -12,10 +12,10 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from search.constraints import parse_constraint
+from search.study.constraints import parse_constraint
 from search.journal import ATTEMPTS, Handout, Journal, read_record
 from search.samplers import make_sampler
-from search.tables import SamplerSpec
+from search.study.schema import SamplerSpec
 from trainables.bench.cache import write_durably
 
 OBJECTIVES = {"perplexity": "min", "parameters": "min"}

@@ -7,7 +7,7 @@ import pytest
 
 from search.levelswitch import LevelSwitchSampler, make
 from search.samplers import make_sampler, sampler_problems
-from search.tables import SamplerSpec
+from search.study.schema import SamplerSpec
 from spaces.sets import suggest_set
 
 COSTS = [9, 3, 1, 2, 5, 2, 8, 7, 1, 6]

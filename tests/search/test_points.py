@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from search.errors import UserError
-from search.points import read_point
+from search.study.starting_points import read_point
 from spaces.sets import suggest_set
 
 

@@ -9,11 +9,11 @@ import pytest
 from journals import Sample, record, sample_study
 
 from search.best import best
-from search.constraints import parse_where
+from search.study.constraints import parse_where
 from search.errors import UserError
 from search.results import Result, View, front, losses, ranked, read, results_of
 from search.storage import Store, study_lock
-from search.tables import Budget
+from search.study.schema import Budget
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from search.errors import UserError
 from search.grid import exhausted, grid_points
 from search.samplers import make_sampler, sampler_problems
 from search.schedulers import make_scheduler, watched
-from search.tables import SamplerSpec, SchedulerSpec
+from search.study.schema import SamplerSpec, SchedulerSpec
 
 
 @pytest.fixture(autouse=True)

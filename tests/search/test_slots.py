@@ -4,7 +4,7 @@ import pytest
 
 from search.cluster import _slots
 from search.errors import UserError
-from search.tables import Resources
+from search.study.schema import Resources
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 from search import resources
 from search.errors import UserError
 from search.resources import check_resources, gpu_count
-from search.space import load_space
-from search.study import (
+from search.study.space import load_space
+from search.study.load import (
     bench_spec,
     compare,
     limits,
@@ -21,7 +21,7 @@ from search.study import (
     storage_overrides,
     study_toml,
 )
-from search.tables import Resources, SpaceSpec
+from search.study.schema import Resources, SpaceSpec
 
 SHORT = """
 name = "depth"
@@ -245,7 +245,7 @@ def test_broken_spaces(name: str, options: dict[str, object], fragments: list[st
 
 def test_reading_a_study_needs_no_torch() -> None:
     code = (
-        "import sys, search.study, search.storage, search.schedulers, search.resources;"
+        "import sys, search.study.load, search.storage, search.schedulers, search.resources;"
         "print(sorted({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules)))"
     )
     root = Path(resources.__file__).parent.parent

@@ -7,9 +7,9 @@ import pytest
 from optuna.trial import FixedTrial
 
 from search.errors import StudyError
-from search.points import read_point
-from search.space import load_space
-from search.tables import SpaceSpec
+from search.study.starting_points import read_point
+from search.study.space import load_space
+from search.study.schema import SpaceSpec
 from spaces import omission, omission_wanda, wanda
 from spaces.sets import suggest_set
 from trainables.bench.facts import Facts

@@ -6,8 +6,8 @@ import optuna
 import pytest
 
 from search.errors import StudyError
-from search.space import bind, load_space
-from search.study import load_study
+from search.study.space import bind, load_space
+from search.study.load import load_study
 from spaces.similarity import space
 from trainables.bench.facts import Facts
 from trainables.bench.recover import Recover

@@ -6,8 +6,8 @@ from typing import Any
 import optuna
 import pytest
 
-from search.space import load_space
-from search.study import load_study
+from search.study.space import load_space
+from search.study.load import load_study
 from trainables.bench.bench import Bench, open_bench
 from trainables.bench.facts import Facts
 from trainables.bench.spec import BenchSpec
