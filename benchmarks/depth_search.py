@@ -29,7 +29,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from benchmarks.curves import Curve, summary, table, write_curves
-from search.levelswitch import LevelSwitchSampler
+from search.samplers.level_switch import LevelSwitchSampler
 from trainables.bench import losses
 from trainables.bench.assets import fetch
 from trainables.bench.data import load_data

@@ -25,7 +25,7 @@ from search.ledger import Mirror
 from search.plan import Ask, Plan
 from search.study.starting_points import read_point
 from search.resources import check_resources
-from search.samplers import make_sampler
+from search.samplers.build import make_sampler
 from search.study.space import Space, load_space
 from search.storage import Store, network_file_system, open_storage, study_lock
 from search.study.load import compare, constraint_keys, limits, parse_study, study_toml

@@ -10,7 +10,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from search.errors import UserError
-from search.grid import exhausted
+from search.samplers.grid import exhausted
 from search.journal import Handout, Record
 from search.plan import Plan
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from search.errors import UserError, did_you_mean
 from search.study.messages import explain
-from search.grid import Ask, GridSampler, grid_points
+from search.samplers.grid import Ask, GridSampler, grid_points
 from search.study.space import bind, find_function
 from search.study.schema import SamplerSpec
 from trainables.bench.spec import Count, Spec

@@ -7,7 +7,7 @@ switches one to three pairs of every group, so that as many units are omitted as
 file:
 
     [sampler]
-    name = "search.levelswitch:make"
+    name = "search.samplers.level_switch:make"
     drop = 6        # how many units to omit
     offspring = 16
 """

@@ -5,8 +5,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.levelswitch import LevelSwitchSampler, make
-from search.samplers import make_sampler, sampler_problems
+from search.samplers.level_switch import LevelSwitchSampler, make
+from search.samplers.build import make_sampler, sampler_problems
 from search.study.schema import SamplerSpec
 from spaces.sets import suggest_set
 
@@ -120,7 +120,7 @@ def test_settings_out_of_range_are_refused() -> None:
 
 
 def test_a_study_file_can_name_it() -> None:
-    spec = SamplerSpec.model_validate({"name": "search.levelswitch:make", "drop": 4})
+    spec = SamplerSpec.model_validate({"name": "search.samplers.level_switch:make", "drop": 4})
     assert sampler_problems(spec) == []
     sampler = make_sampler(spec, seed=1, existing=0, trials=10, ask=lambda trial: None)
     assert isinstance(sampler, LevelSwitchSampler)

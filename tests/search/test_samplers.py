@@ -10,8 +10,8 @@ from optuna.distributions import IntDistribution
 from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from search.errors import UserError
-from search.grid import exhausted, grid_points
-from search.samplers import make_sampler, sampler_problems
+from search.samplers.grid import exhausted, grid_points
+from search.samplers.build import make_sampler, sampler_problems
 from search.schedulers import make_scheduler, watched
 from search.study.schema import SamplerSpec, SchedulerSpec
 
