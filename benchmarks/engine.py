@@ -184,8 +184,8 @@ def read_plain(folder: Path) -> tuple[Found, dict[str, float]]:
 
 def read_ours(folder: Path) -> tuple[Found, list[dict[str, Any]]]:
     """Our metrics, and the trials' records without the baseline."""
-    from search.results import read
-    from search.storage import Store
+    from search.journal.results import read
+    from search.journal.store import Store
 
     view = read(Store(folder / "runs", "engine"))
     for trial in view.trials:

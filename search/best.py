@@ -12,9 +12,9 @@ import tomli_w
 
 from search.study.constraints import Constraint, parse_where
 from search.links import run_ids
-from search.results import Result, View, distinct, losses, ranked, undominated
+from search.journal.results import Result, View, distinct, losses, ranked, undominated
 from search.show import cell, columns, compact, delta, mark, result_table, story
-from search.storage import Store
+from search.journal.store import Store
 from search.study.load import limits
 
 if TYPE_CHECKING:

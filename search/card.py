@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.results import Result, View
+from search.journal.results import Result, View
 from search.show import cell, columns, delta, story
 from trainables.bench.asset_rows import ASSETS
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from search.results import Result, View
+from search.journal.results import Result, View
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -20,7 +20,7 @@ from trainables.bench.errors import BenchError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from search.storage import Store
+    from search.journal.store import Store
     from search.study.schema import Study
 
 app = typer.Typer(
@@ -90,8 +90,8 @@ def status(
 ) -> None:
     """How far the studies are."""
     from search.best import status_json, status_lines
-    from search.results import read
-    from search.storage import study_names
+    from search.journal.results import read
+    from search.journal.store import study_names
 
     names = [name] if name else study_names(*_place(storage))
     views = [read(_store(one, storage)) for one in names]
@@ -117,7 +117,7 @@ def best(
     """The best trials: the front, or the best under --where."""
     from search.best import best as choose
     from search.best import best_json, best_table, where_of
-    from search.results import read
+    from search.journal.results import read
 
     store = _store(name, storage)
     view = read(store)
@@ -174,7 +174,7 @@ def report(
 def table(name: Name, storage: Storage = None) -> None:
     """The study as the papers on pruning print it: blocks, parameters, non-zeros, scores."""
     from search.chain_table import chain_table
-    from search.results import read
+    from search.journal.results import read
 
     _console().print(chain_table(read(_store(name, storage))))
 
@@ -221,8 +221,8 @@ def _run(study: "Study") -> None:
     """Search, then say what was found and what to do next."""
     from search.best import best as choose
     from search.best import best_table
-    from search.results import read
-    from search.storage import Store
+    from search.journal.results import read
+    from search.journal.store import Store
 
     console = _console()
     store = Store(Path(study.storage.folder), study.name, study.storage.database)
@@ -254,7 +254,7 @@ def _search(study: "Study", store: "Store", console: "Console") -> bool:
 
 
 def _store(name: str, storage: str | None) -> "Store":
-    from search.storage import find_store
+    from search.journal.store import find_store
 
     folder, database = _place(storage)
     return find_store(folder, name, database)

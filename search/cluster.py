@@ -17,7 +17,7 @@ from search.errors import UserError
 from search.plan import Plan
 from search.reuse import patient_reuse
 from search.study.space import Space
-from search.storage import Store
+from search.journal.store import Store
 from search.study.load import bench_spec
 from search.study.schema import Resources, Study
 

@@ -23,10 +23,10 @@ from search.errors import UserError
 from search.records import compression, trial_toml
 from search.registry import check_name, register_model
 from search.resources import gpu_count
-from search.results import Result, View, distinct, losses, read
+from search.journal.results import Result, View, distinct, losses, read
 from search.show import cell, columns, story
 from search.study.space import load_space
-from search.storage import Store
+from search.journal.store import Store
 from search.study.load import bench_spec, study_toml
 from trainables.bench.facts import Facts
 

@@ -20,14 +20,14 @@ from optuna.storages import BaseStorage
 
 from search.cluster import ray_cluster, ray_environment, run_tune
 from search.errors import UserError
-from search.journal import Journal
+from search.journal.journal import Journal
 from search.ledger import Mirror
 from search.plan import Ask, Plan
 from search.study.starting_points import read_point
 from search.resources import check_resources
 from search.samplers.build import make_sampler
 from search.study.space import Space, load_space
-from search.storage import Store, network_file_system, open_storage, study_lock
+from search.journal.store import Store, network_file_system, open_storage, study_lock
 from search.study.load import compare, constraint_keys, limits, parse_study, study_toml
 from search.study.schema import Study
 from trainables.bench.facts import Facts, hook

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from search.errors import UserError
 from search.projection import Ledger
-from search.results import Reader
-from search.storage import Store
+from search.journal.results import Reader
+from search.journal.store import Store
 from search.study.schema import Study
 
 if TYPE_CHECKING:

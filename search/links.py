@@ -6,7 +6,7 @@ Only a shortcut: the runs carry tags by which the ledger finds them again.
 import json
 from typing import Any
 
-from search.storage import Store
+from search.journal.store import Store
 
 FILE = "ledger.json"
 

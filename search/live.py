@@ -9,10 +9,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from search.journal import Journal
+from search.journal.journal import Journal
 from search.launch import Watcher
 from search.plan import Plan
-from search.results import Result, distinct, front, results_of
+from search.journal.results import Result, distinct, front, results_of
 from search.show import brief, cell, result_table, story
 from search.study.schema import Study
 

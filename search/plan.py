@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 
 from search.errors import UserError
-from search.journal import Handout, Journal
+from search.journal.journal import Handout, Journal
 
 Ask = Callable[[optuna.Trial], object]
 

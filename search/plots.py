@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from search.results import Result, View, front, losses
+from search.journal.results import Result, View, front, losses
 from search.show import cell, delta, story
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.best import best, best_table_markdown
 from search.links import load_links, save_links
-from search.results import Result, View
+from search.journal.results import Result, View
 from search.runs import (
     PARENT,
     TOKEN,
@@ -36,7 +36,7 @@ from search.runs import (
     tags_of,
     trial_files,
 )
-from search.storage import Store
+from search.journal.store import Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

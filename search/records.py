@@ -5,7 +5,7 @@ from typing import Any
 import tomli_w
 
 from search.best import without_nones
-from search.results import Result, View
+from search.journal.results import Result, View
 
 FORMAT = 1  # of compression.json
 

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from search.errors import UserError
-from search.results import Result, View
-from search.storage import Store
+from search.journal.results import Result, View
+from search.journal.store import Store
 
 NAME = re.compile(r"[^/:\s][^/:]{0,199}")
 ALIAS = "champion"  # models:/NAME@champion is what was registered last

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from search.best import Best, best
 from search.errors import UserError
 from search.plots import front_figure, growth_figure
-from search.results import Result, View, read
+from search.journal.results import Result, View, read
 from search.show import better, cell, columns, delta, mark, story
-from search.storage import Store
+from search.journal.store import Store
 from search.study.load import limits, study_toml
 from trainables.bench.metric_names import METRIC_FACTS
 

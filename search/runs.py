@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from search.best import best, best_toml
 from search.heatmap import heatmaps_svg
 from search.records import compression, trial_toml
-from search.results import Result, View
+from search.journal.results import Result, View
 from search.show import columns, compact, delta, settings, story
 from search.study.load import study_toml
 from search.study.schema import Study

@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 
 from search.errors import UserError
 from search.samplers.grid import exhausted
-from search.journal import Handout, Record
+from search.journal.journal import Handout, Record
 from search.plan import Plan
 
 TRIES = 3  # a trial gets, where its workers die

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from search.results import Result
+from search.journal.results import Result
 from search.study.schema import Study
 from trainables.bench.metric_names import METRIC_FACTS
 

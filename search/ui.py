@@ -20,7 +20,7 @@ import typer
 from search.errors import UserError
 from search.ledger import embedded, tracking_uri
 from search.links import load_links
-from search.storage import Store, study_names
+from search.journal.store import Store, study_names
 
 HOST = "127.0.0.1"
 PATIENCE = 180.0  # seconds until the server answers; half a minute is usual

@@ -1,6 +1,6 @@
 """Who runs a study right now, as seen from another process."""
 
-from search.storage import HOLDER, Store, owner_name
+from search.journal.store import HOLDER, Store, owner_name
 
 
 def driver_of(store: Store) -> str | None:

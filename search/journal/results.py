@@ -15,9 +15,9 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial
 
-from search.driver import driver_of
+from search.journal.lock import driver_of
 from search.errors import UserError
-from search.storage import Store, open_storage
+from search.journal.store import Store, open_storage
 from search.study.schema import Study
 
 State = Literal["complete", "fail", "pruned", "running", "waiting"]

@@ -6,8 +6,8 @@ from typing import Any
 import optuna
 from optuna.samplers import RandomSampler
 
-from search.journal import Journal
-from search.storage import Store, open_storage
+from search.journal.journal import Journal
+from search.journal.store import Store, open_storage
 from search.study.load import constraint_keys, limits, parse_study, study_toml
 from search.study.schema import Study
 

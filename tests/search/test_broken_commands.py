@@ -11,7 +11,7 @@ import pytest
 from journals import TOML, Sample
 
 from search.cli import main
-from search.storage import Store, study_lock
+from search.journal.store import Store, study_lock
 
 RUNS = "--storage {folder}/runs"
 TABLE: list[tuple[str, str, list[str]]] = [

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from search.chain_table import chain_rows, chain_table
 from search.heatmap import heatmaps_svg, similarities
-from search.results import Result, View
+from search.journal.results import Result, View
 
 FREE = [[100.0, 98.0, None], [98.0, 100.0, 60.0], [None, 60.0, 100.0]]
 LATE = [[100.0, 97.0], [97.0, 100.0]]

@@ -20,7 +20,7 @@ from search import export as exporting
 from search.errors import UserError
 from search.export import choose, export_trial, stages_of
 from search.study.starting_points import read_point
-from search.results import read
+from search.journal.results import read
 from search.study.space import load_space
 from search.study.load import bench_spec, parse_study
 from toys import bytes_tokenizer, jsonl

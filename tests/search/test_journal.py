@@ -13,7 +13,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from search.study.constraints import parse_constraint
-from search.journal import ATTEMPTS, Handout, Journal, read_record
+from search.journal.journal import ATTEMPTS, Handout, Journal, read_record
 from search.samplers.build import make_sampler
 from search.study.schema import SamplerSpec
 from trainables.bench.cache import write_durably

@@ -18,8 +18,8 @@ from search.errors import UserError
 from search.ledger import Mirror, embedded, open_client, open_ledger, sync, tracking_uri
 from search.links import FILE, load_links, run_ids
 from search.projection import Ledger
-from search.results import read
-from search.storage import study_lock
+from search.journal.results import read
+from search.journal.store import study_lock
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ import pytest
 from journals import record, sample_study
 from rich.console import Console
 
-from search.journal import Handout
+from search.journal.journal import Handout
 from search.live import Progress, Screen, clock, event, pace
-from search.results import Result
+from search.journal.results import Result
 
 
 def result(number: int, perplexity: float, **changes: object) -> Result:

@@ -21,7 +21,7 @@ from search.plots import (
     told,
 )
 from search.report import page, write_report
-from search.results import View, read
+from search.journal.results import View, read
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from journals import Sample, record, sample_study
 from search.best import best
 from search.study.constraints import parse_where
 from search.errors import UserError
-from search.results import Result, View, front, losses, ranked, read, results_of
-from search.storage import Store, study_lock
+from search.journal.results import Result, View, front, losses, ranked, read, results_of
+from search.journal.store import Store, study_lock
 from search.study.schema import Budget
 
 

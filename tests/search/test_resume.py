@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from families import GROUPED
-from search.storage import Store, open_storage
+from search.journal.store import Store, open_storage
 from toys import bytes_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -12,10 +12,10 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from search.errors import UserError
-from search.journal import Journal
+from search.journal.journal import Journal
 from search.plan import Plan
 from search.searcher import DEATHS, TRIES, JournalSearcher
-from search.storage import Store, open_storage
+from search.journal.store import Store, open_storage
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's and SQLAlchemy's own
 FACTS = {"blocks": 4}

@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 from search.errors import UserError
-from search.storage import (
+from search.journal.store import (
     Store,
     database_problems,
     database_url,
@@ -28,7 +28,7 @@ POSTGRES = os.environ.get("RAYDUCE_TEST_POSTGRES")
 HOLD = """
 import sys
 from pathlib import Path
-from search.storage import Store, study_lock
+from search.journal.store import Store, study_lock
 with study_lock(Store(Path(sys.argv[1]), "depth", sys.argv[2] or None)):
     print("held", flush=True)
     sys.stdin.read()

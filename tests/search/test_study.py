@@ -245,7 +245,7 @@ def test_broken_spaces(name: str, options: dict[str, object], fragments: list[st
 
 def test_reading_a_study_needs_no_torch() -> None:
     code = (
-        "import sys, search.study.load, search.storage, search.schedulers, search.resources;"
+        "import sys, search.study.load, search.journal.store, search.schedulers, search.resources;"
         "print(sorted({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules)))"
     )
     root = Path(resources.__file__).parent.parent

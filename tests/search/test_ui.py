@@ -11,7 +11,7 @@ from search import ui
 from search.errors import UserError
 from search.ledger import embedded
 from search.links import save_links
-from search.storage import Store
+from search.journal.store import Store
 
 
 @pytest.fixture
