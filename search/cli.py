@@ -89,7 +89,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """How far the studies are."""
-    from search.best import status_json, status_lines
+    from search.report.best import status_json, status_lines
     from search.journal.results import read
     from search.journal.store import study_names
 
@@ -115,8 +115,8 @@ def best(
     as_json: Json = False,
 ) -> None:
     """The best trials: the front, or the best under --where."""
-    from search.best import best as choose
-    from search.best import best_json, best_table, where_of
+    from search.report.best import best as choose
+    from search.report.best import best_json, best_table, where_of
     from search.journal.results import read
 
     store = _store(name, storage)
@@ -160,7 +160,7 @@ def report(
 ) -> None:
     """Write a page with the front, the best, the failures, and how to reproduce them."""
     from benchmarks.curves import write_page
-    from search.report import write_report
+    from search.report.page import write_report
 
     folder = Path(_place(storage)[0]) / name
     if (folder / "curves.json").is_file():  # of benchmarks/depth_search.py
@@ -173,7 +173,7 @@ def report(
 @app.command()
 def table(name: Name, storage: Storage = None) -> None:
     """The study as the papers on pruning print it: blocks, parameters, non-zeros, scores."""
-    from search.chain_table import chain_table
+    from search.report.paper_table import chain_table
     from search.journal.results import read
 
     _console().print(chain_table(read(_store(name, storage))))
@@ -219,8 +219,8 @@ def command() -> None:
 
 def _run(study: "Study") -> None:
     """Search, then say what was found and what to do next."""
-    from search.best import best as choose
-    from search.best import best_table
+    from search.report.best import best as choose
+    from search.report.best import best_table
     from search.journal.results import read
     from search.journal.store import Store
 

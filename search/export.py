@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from search.best import best
-from search.card import Export, card
+from search.report.best import best
+from search.report.model_card import Export, card
 from search.errors import UserError
-from search.records import compression, trial_toml
+from search.report.provenance import compression, trial_toml
 from search.registry import check_name, register_model
 from search.resources import gpu_count
 from search.journal.results import Result, View, distinct, losses, read
-from search.show import cell, columns, story
+from search.report.format import cell, columns, story
 from search.study.space import load_space
 from search.journal.store import Store
 from search.study.load import bench_spec, study_toml

@@ -13,7 +13,7 @@ from search.journal.journal import Journal
 from search.launch import Watcher
 from search.plan import Plan
 from search.journal.results import Result, distinct, front, results_of
-from search.show import brief, cell, result_table, story
+from search.report.format import brief, cell, result_table, story
 from search.study.schema import Study
 
 KEPT = 8  # rows of the front on the screen

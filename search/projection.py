@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.best import best, best_table_markdown
+from search.report.best import best, best_table_markdown
 from search.links import load_links, save_links
 from search.journal.results import Result, View
 from search.runs import (

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from search.best import best, best_toml
-from search.heatmap import heatmaps_svg
-from search.records import compression, trial_toml
+from search.report.best import best, best_toml
+from search.report.heatmap import heatmaps_svg
+from search.report.provenance import compression, trial_toml
 from search.journal.results import Result, View
-from search.show import columns, compact, delta, settings, story
+from search.report.format import columns, compact, delta, settings, story
 from search.study.load import study_toml
 from search.study.schema import Study
 
@@ -137,7 +137,7 @@ def study_values(view: View) -> dict[str, float]:
 
 def study_files(view: View) -> dict[str, str]:
     """A study's artifacts."""
-    from search.plots import front_html, front_svg
+    from search.report.plots import front_html, front_svg
 
     files = {"study.toml": study_toml(view.study), "best.toml": best_toml(view, best(view))}
     if any(result.state == "complete" for result in view.results):

@@ -13,7 +13,7 @@ import tomli_w
 from search.study.constraints import Constraint, parse_where
 from search.links import run_ids
 from search.journal.results import Result, View, distinct, losses, ranked, undominated
-from search.show import cell, columns, compact, delta, mark, result_table, story
+from search.report.format import cell, columns, compact, delta, mark, result_table, story
 from search.journal.store import Store
 from search.study.load import limits
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.journal.results import Result, View
-from search.show import cell, columns, delta, story
+from search.report.format import cell, columns, delta, story
 from trainables.bench.asset_rows import ASSETS
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from search.best import Best, best
+from search.report.best import Best, best
 from search.errors import UserError
-from search.plots import front_figure, growth_figure
+from search.report.plots import front_figure, growth_figure
 from search.journal.results import Result, View, read
-from search.show import better, cell, columns, delta, mark, story
+from search.report.format import better, cell, columns, delta, mark, story
 from search.journal.store import Store
 from search.study.load import limits, study_toml
 from trainables.bench.metric_names import METRIC_FACTS

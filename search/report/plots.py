@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from search.journal.results import Result, View, front, losses
-from search.show import cell, delta, story
+from search.report.format import cell, delta, story
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

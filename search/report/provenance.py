@@ -4,7 +4,7 @@ from typing import Any
 
 import tomli_w
 
-from search.best import without_nones
+from search.report.best import without_nones
 from search.journal.results import Result, View
 
 FORMAT = 1  # of compression.json

@@ -12,11 +12,11 @@ import pytest
 from journals import Sample
 from rich.console import Console
 
-from search.best import best, best_json, best_table, best_toml, status_json, status_lines, where_of
+from search.report.best import best, best_json, best_table, best_toml, status_json, status_lines, where_of
 from search.errors import UserError
 from search.links import save_links
 from search.journal.results import read
-from search.show import better, brief, cell, compact, delta, scaled, settings, story
+from search.report.format import better, brief, cell, compact, delta, scaled, settings, story
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_settings_of_repeated_stages(sample: Sample) -> None:
 def test_answers_within_a_second_without_heavy_imports(sample: Sample) -> None:
     code = (
         "import sys; from pathlib import Path; from search.journal.results import read;"
-        "from search.best import best, best_json, status_json; from search.journal.store import Store;"
+        "from search.report.best import best, best_json, status_json; from search.journal.store import Store;"
         f"store = Store(Path({str(sample.store.folder)!r}), 'depth'); view = read(store);"
         "best_json(view, best(view), store); status_json(view);"
         "print([m for m in ('torch', 'ray', 'mlflow', 'pandas', 'transformers') "

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from search.chain_table import chain_rows, chain_table
-from search.heatmap import heatmaps_svg, similarities
+from search.report.paper_table import chain_rows, chain_table
+from search.report.heatmap import heatmaps_svg, similarities
 from search.journal.results import Result, View
 
 FREE = [[100.0, 98.0, None], [98.0, 100.0, 60.0], [None, 60.0, 100.0]]

@@ -13,7 +13,7 @@ import pytest
 from journals import Sample
 
 from search import ledger, projection
-from search.best import best
+from search.report.best import best
 from search.errors import UserError
 from search.ledger import Mirror, embedded, open_client, open_ledger, sync, tracking_uri
 from search.links import FILE, load_links, run_ids
@@ -341,7 +341,7 @@ def test_which_ledger(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_best_names_the_runs(sample: Sample) -> None:
-    from search.best import best_json
+    from search.report.best import best_json
 
     sync(sample.store)
     view, runs = read(sample.store), Runs(sample)

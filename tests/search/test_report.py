@@ -9,7 +9,7 @@ import pytest
 from journals import TOML, Sample, sample_study
 
 from search.errors import UserError
-from search.plots import (
+from search.report.plots import (
     area,
     best_so_far,
     front_figure,
@@ -20,7 +20,7 @@ from search.plots import (
     history_figure,
     told,
 )
-from search.report import page, write_report
+from search.report.page import page, write_report
 from search.journal.results import View, read
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from journals import Sample, record, sample_study
 
-from search.best import best
+from search.report.best import best
 from search.study.constraints import parse_where
 from search.errors import UserError
 from search.journal.results import Result, View, front, losses, ranked, read, results_of
