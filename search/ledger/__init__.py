@@ -1,0 +1,1 @@
+"""MLflow, kept up to date with the journal."""
