@@ -182,7 +182,7 @@ def table(name: Name, storage: Storage = None) -> None:
 @app.command()
 def sync(name: Name, storage: Storage = None) -> None:
     """Bring the ledger (MLflow) up to date with the journal."""
-    from search.ledger import sync as bring
+    from search.ledger.mirror import sync as bring
 
     _out(bring(_store(name, storage)))
 
@@ -193,7 +193,7 @@ def ui(
     storage: Storage = None,
 ) -> None:
     """Open the ledger in MLflow's pages."""
-    from search.ui import serve
+    from search.ledger.ui import serve
 
     serve(*_place(storage), port=port)
 

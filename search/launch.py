@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage
 from search.cluster import ray_cluster, ray_environment, run_tune
 from search.errors import UserError
 from search.journal.journal import Journal
-from search.ledger import Mirror
+from search.ledger.mirror import Mirror
 from search.plan import Ask, Plan
 from search.study.starting_points import read_point
 from search.resources import check_resources

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from search.errors import UserError
-from search.projection import Ledger
+from search.ledger.writer import Ledger
 from search.journal.results import Reader
 from search.journal.store import Store
 from search.study.schema import Study

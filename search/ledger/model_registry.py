@@ -25,7 +25,7 @@ def register_model(store: Store, view: View, result: Result, folder: Path, name:
     """
     from mlflow.exceptions import MlflowException
 
-    from search.ledger import open_ledger
+    from search.ledger.mirror import open_ledger
 
     try:
         ledger = open_ledger(store)

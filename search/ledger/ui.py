@@ -18,8 +18,8 @@ from typing import Any
 import typer
 
 from search.errors import UserError
-from search.ledger import embedded, tracking_uri
-from search.links import load_links
+from search.ledger.mirror import embedded, tracking_uri
+from search.ledger.run_ids import load_links
 from search.journal.store import Store, study_names
 
 HOST = "127.0.0.1"

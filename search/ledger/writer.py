@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.report.best import best, best_table_markdown
-from search.links import load_links, save_links
+from search.ledger.run_ids import load_links, save_links
 from search.journal.results import Result, View
-from search.runs import (
+from search.ledger.run_fields import (
     PARENT,
     TOKEN,
     UID,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from search.study.constraints import Constraint, parse_where
-from search.links import run_ids
+from search.ledger.run_ids import run_ids
 from search.journal.results import Result, View, distinct, losses, ranked, undominated
 from search.report.format import cell, columns, compact, delta, mark, result_table, story
 from search.journal.store import Store

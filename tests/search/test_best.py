@@ -14,7 +14,7 @@ from rich.console import Console
 
 from search.report.best import best, best_json, best_table, best_toml, status_json, status_lines, where_of
 from search.errors import UserError
-from search.links import save_links
+from search.ledger.run_ids import save_links
 from search.journal.results import read
 from search.report.format import better, brief, cell, compact, delta, scaled, settings, story
 

@@ -237,7 +237,7 @@ def test_a_replay_that_drifts_says_so(
 
 
 def test_registered_as_champion(tiny: Sample, tmp_path: Path, unproven: list[str]) -> None:
-    from search.ledger import open_client, tracking_uri
+    from search.ledger.mirror import open_client, tracking_uri
 
     report = export_trial(tiny.store, tmp_path / "out", trial=2, register="tiny-model")
     assert "models:/tiny-model@champion" in report

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from journals import Sample
 
-from search import ledger, projection
+from search.ledger import mirror as ledger
+from search.ledger import writer as projection
 from search.report.best import best
 from search.errors import UserError
-from search.ledger import Mirror, embedded, open_client, open_ledger, sync, tracking_uri
-from search.links import FILE, load_links, run_ids
-from search.projection import Ledger
+from search.ledger.mirror import Mirror, embedded, open_client, open_ledger, sync, tracking_uri
+from search.ledger.run_ids import FILE, load_links, run_ids
+from search.ledger.writer import Ledger
 from search.journal.results import read
 from search.journal.store import study_lock
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from journals import Sample
 
-from search import ui
+from search.ledger import ui
 from search.errors import UserError
-from search.ledger import embedded
-from search.links import save_links
+from search.ledger.mirror import embedded
+from search.ledger.run_ids import save_links
 from search.journal.store import Store
 
 
