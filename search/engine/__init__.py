@@ -1,0 +1,1 @@
+"""Ray executes: sessions, Tune, the searcher, workers."""
