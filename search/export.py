@@ -22,7 +22,7 @@ from search.report.model_card import Export, card
 from search.errors import UserError
 from search.report.provenance import compression, trial_toml
 from search.ledger.model_registry import check_name, register_model
-from search.resources import gpu_count
+from search.engine.preflight import gpu_count
 from search.journal.results import Result, View, distinct, losses, read
 from search.report.format import cell, columns, story
 from search.study.space import load_space

@@ -18,13 +18,13 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-from search.cluster import ray_cluster, ray_environment, run_tune
+from search.engine.ray_session import ray_cluster, ray_environment, run_tune
 from search.errors import UserError
 from search.journal.journal import Journal
 from search.ledger.mirror import Mirror
-from search.plan import Ask, Plan
+from search.engine.dispatch import Ask, Plan
 from search.study.starting_points import read_point
-from search.resources import check_resources
+from search.engine.preflight import check_resources
 from search.samplers.build import make_sampler
 from search.study.space import Space, load_space
 from search.journal.store import Store, network_file_system, open_storage, study_lock

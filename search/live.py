@@ -11,7 +11,7 @@ from rich.text import Text
 
 from search.journal.journal import Journal
 from search.launch import Watcher
-from search.plan import Plan
+from search.engine.dispatch import Plan
 from search.journal.results import Result, distinct, front, results_of
 from search.report.format import brief, cell, result_table, story
 from search.study.schema import Study

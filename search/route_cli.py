@@ -39,7 +39,7 @@ def sets(
 ) -> None:
     """Stage 1: find diverse omission sets by greedy searches over tasks and losses."""
     from search.route import Route
-    from search.route_pool import open_pool
+    from search.engine.pool import open_pool
 
     route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:
@@ -54,7 +54,7 @@ def dataset(
 ) -> None:
     """Stage 2: how likely each training item's right answer is under every set."""
     from search.route import Route
-    from search.route_pool import open_pool
+    from search.engine.pool import open_pool
 
     route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:
@@ -68,7 +68,7 @@ def train(
 ) -> None:
     """Stage 3: train the router."""
     from search.route import Route
-    from search.route_pool import open_pool
+    from search.engine.pool import open_pool
 
     route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:
@@ -84,7 +84,7 @@ def evaluate(
     from rich.console import Console
 
     from search.route import Route
-    from search.route_pool import open_pool
+    from search.engine.pool import open_pool
     from search.route_table import speed
 
     route = Route(_load(study, workers, budget, storage), _tell)
@@ -109,7 +109,7 @@ def export(
 ) -> None:
     """Save the routed model, load it again and let it write."""
     from search.route import Route, export_route
-    from search.route_pool import open_pool
+    from search.engine.pool import open_pool
 
     route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from search.cluster import ray_cluster
+from search.engine.ray_session import ray_cluster
 from search.errors import UserError
 from search.study.schema import Resources
 from trainables.bench.cache import write_durably

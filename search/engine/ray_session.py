@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from search.errors import UserError
-from search.plan import Plan
-from search.reuse import patient_reuse
+from search.engine.dispatch import Plan
+from search.engine.tune import patient_reuse
 from search.study.space import Space
 from search.journal.store import Store
 from search.study.load import bench_spec
@@ -120,8 +120,8 @@ def run_tune(study: Study, store: Store, space: Space, plan: Plan) -> None:
     """Let Ray Tune execute what the searcher hands out, on warm workers."""
     from ray import tune
 
-    from search.schedulers import make_scheduler
-    from search.searcher import JournalSearcher
+    from search.engine.schedulers import make_scheduler
+    from search.engine.searcher import JournalSearcher
     from trainables.trial import Trial
 
     trainable = tune.with_parameters(

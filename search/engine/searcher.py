@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 from search.errors import UserError
 from search.samplers.grid import exhausted
 from search.journal.journal import Handout, Record
-from search.plan import Plan
+from search.engine.dispatch import Plan
 
 TRIES = 3  # a trial gets, where its workers die
 DEATHS = 5  # trials in a row whose workers died: then it is not the trials

@@ -13,7 +13,7 @@ from typing import Any
 from search.study.constraints import Constraint, parse_constraint
 from search.errors import UserError, did_you_mean
 from search.samplers.build import sampler_problems
-from search.schedulers import scheduler_problems
+from search.engine.schedulers import scheduler_problems
 from search.journal.store import database_problems
 from search.study.schema import Direction, Study
 from trainables.bench.asset_rows import ASSETS

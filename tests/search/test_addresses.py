@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search.cluster import ray_cluster, ray_environment
+from search.engine.ray_session import ray_cluster, ray_environment
 from search.errors import UserError
 from search.study.schema import Resources
 

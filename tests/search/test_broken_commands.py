@@ -183,7 +183,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(searched: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """It, on a machine without GPUs and without networks."""
-    monkeypatch.setattr("search.resources.gpu_count", lambda: 0)
+    monkeypatch.setattr("search.engine.preflight.gpu_count", lambda: 0)
     monkeypatch.setattr("search.launch.fetch_assets", lambda study: None)
     monkeypatch.setenv("COLUMNS", "200")
     return searched

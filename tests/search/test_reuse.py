@@ -7,8 +7,8 @@ import pytest
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.utils.object_cache import _ObjectCache
 
-from search import reuse
-from search.reuse import patient_reuse
+from search.engine import tune as reuse
+from search.engine.tune import patient_reuse
 
 TRIAL = SimpleNamespace(trial_id="a", placement_group_factory="one CPU")
 

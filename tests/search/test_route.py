@@ -17,11 +17,11 @@ from routing import study, write_study
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from search import route_pool
+from search.engine import pool as route_pool
 from search.errors import StudyError, UserError
 from search.route import Route, export_route, load_route, search_router
 from search.route_cli import app
-from search.route_pool import Here, Piece, open_pool
+from search.engine.pool import Here, Piece, open_pool
 from search.route_table import HINDSIGHT, ORACLE, RANDOM, ROUTER
 from trainables.bench.prefix import alone
 from trainables.bench.route_work import RouteWork

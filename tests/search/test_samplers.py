@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSa
 from search.errors import UserError
 from search.samplers.grid import exhausted, grid_points
 from search.samplers.build import make_sampler, sampler_problems
-from search.schedulers import make_scheduler, watched
+from search.engine.schedulers import make_scheduler, watched
 from search.study.schema import SamplerSpec, SchedulerSpec
 
 

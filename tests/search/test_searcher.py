@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 
 from search.errors import UserError
 from search.journal.journal import Journal
-from search.plan import Plan
-from search.searcher import DEATHS, TRIES, JournalSearcher
+from search.engine.dispatch import Plan
+from search.engine.searcher import DEATHS, TRIES, JournalSearcher
 from search.journal.store import Store, open_storage
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's and SQLAlchemy's own

@@ -2,7 +2,7 @@
 
 import pytest
 
-from search.cluster import _slots
+from search.engine.ray_session import _slots
 from search.errors import UserError
 from search.study.schema import Resources
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from search import resources
+from search.engine import preflight as resources
 from search.errors import UserError
-from search.resources import check_resources, gpu_count
+from search.engine.preflight import check_resources, gpu_count
 from search.study.space import load_space
 from search.study.load import (
     bench_spec,
@@ -245,7 +245,7 @@ def test_broken_spaces(name: str, options: dict[str, object], fragments: list[st
 
 def test_reading_a_study_needs_no_torch() -> None:
     code = (
-        "import sys, search.study.load, search.journal.store, search.schedulers, search.resources;"
+        "import sys, search.study.load, search.journal.store, search.engine.schedulers, search.engine.preflight;"
         "print(sorted({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules)))"
     )
     root = Path(resources.__file__).parent.parent
