@@ -1,0 +1,1 @@
+"""Prompt-routed depth pruning (PuDDing): its four stages and their commands."""
