@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search.errors import UserError
-from search.route_cli import app as route_app
+from search.routing.commands import app as route_app
 from trainables.bench.errors import BenchError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
-from search.route import load_route
+from search.routing.stages import load_route
 from trainables.bench.route_spec import RouteSpec
 
 sys.path.append(str(Path(__file__).parent / "trainables"))

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from search.route_table import Evaluation
+    from search.routing.evaluation import Evaluation
     from trainables.bench.route_spec import RouteSpec
 
 app = typer.Typer(
@@ -38,7 +38,7 @@ def sets(
     study: File, workers: Workers = None, budget: Budget = None, storage: Storage = None
 ) -> None:
     """Stage 1: find diverse omission sets by greedy searches over tasks and losses."""
-    from search.route import Route
+    from search.routing.stages import Route
     from search.engine.pool import open_pool
 
     route = Route(_load(study, workers, budget, storage), _tell)
@@ -53,7 +53,7 @@ def dataset(
     study: File, workers: Workers = None, budget: Budget = None, storage: Storage = None
 ) -> None:
     """Stage 2: how likely each training item's right answer is under every set."""
-    from search.route import Route
+    from search.routing.stages import Route
     from search.engine.pool import open_pool
 
     route = Route(_load(study, workers, budget, storage), _tell)
@@ -67,7 +67,7 @@ def train(
     study: File, workers: Workers = None, budget: Budget = None, storage: Storage = None
 ) -> None:
     """Stage 3: train the router."""
-    from search.route import Route
+    from search.routing.stages import Route
     from search.engine.pool import open_pool
 
     route = Route(_load(study, workers, budget, storage), _tell)
@@ -83,9 +83,9 @@ def evaluate(
     """Stage 4: judge the router against the dense model, static sets, chance and the oracle."""
     from rich.console import Console
 
-    from search.route import Route
+    from search.routing.stages import Route
     from search.engine.pool import open_pool
-    from search.route_table import speed
+    from search.routing.evaluation import speed
 
     route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:
@@ -108,7 +108,7 @@ def export(
     storage: Storage = None,
 ) -> None:
     """Save the routed model, load it again and let it write."""
-    from search.route import Route, export_route
+    from search.routing.stages import Route, export_route
     from search.engine.pool import open_pool
 
     route = Route(_load(study, workers, budget, storage), _tell)
@@ -131,7 +131,7 @@ def table(found: "Evaluation") -> "Table":
 
 
 def _load(study: Path, workers: int | None, budget: int | None, storage: str | None) -> "RouteSpec":
-    from search.route import load_route
+    from search.routing.stages import load_route
 
     given = {"resources.workers": workers, "sets.budget": budget, "folder": storage}
     return load_route(study, given)

@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from search.errors import StudyError, UserError
 from search.study.messages import explain
 from search.engine.pool import Piece, Pool, Tell, finish
-from search.route_table import Evaluation, evaluate, judge
+from search.routing.evaluation import Evaluation, evaluate, judge
 from search.study.load import resolved
 from spaces.router import space, start
 from trainables.bench.cache import digest, write_durably

@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 
 from search.engine import pool as route_pool
 from search.errors import StudyError, UserError
-from search.route import Route, export_route, load_route, search_router
-from search.route_cli import app
+from search.routing.stages import Route, export_route, load_route, search_router
+from search.routing.commands import app
 from search.engine.pool import Here, Piece, open_pool
-from search.route_table import HINDSIGHT, ORACLE, RANDOM, ROUTER
+from search.routing.evaluation import HINDSIGHT, ORACLE, RANDOM, ROUTER
 from trainables.bench.prefix import alone
 from trainables.bench.route_work import RouteWork
 from trainables.depth import read_sets
@@ -222,7 +222,7 @@ def test_the_commands_say_what_they_made(whole: Route, made: Path, tmp_path: Pat
 
 def start(file: Path, *arguments: str) -> subprocess.Popen[str]:
     """The command line, in a process group of its own."""
-    command = [sys.executable, "-c", "from search.route_cli import app; app()"]
+    command = [sys.executable, "-c", "from search.routing.commands import app; app()"]
     return subprocess.Popen(
         [*command, *arguments, str(file)], text=True, stdout=subprocess.PIPE, start_new_session=True
     )

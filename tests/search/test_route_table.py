@@ -2,8 +2,8 @@
 
 import pytest
 
-from search.route_cli import table
-from search.route_table import (
+from search.routing.commands import table
+from search.routing.evaluation import (
     DENSE,
     HINDSIGHT,
     MAJORITY,
