@@ -242,7 +242,7 @@ def _run(study: "Study") -> None:
 def _search(study: "Study", store: "Store", console: "Console") -> bool:
     """Whether someone stopped it."""
     from search.launch import Launch, fetch_assets
-    from search.live import Lines, Screen
+    from search.progress import Lines, Screen
 
     fetch_assets(study)
     screen = Screen(study, console) if console.is_terminal else Lines(study, console)

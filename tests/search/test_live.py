@@ -8,7 +8,7 @@ from journals import record, sample_study
 from rich.console import Console
 
 from search.journal.journal import Handout
-from search.live import Progress, Screen, clock, event, pace
+from search.progress import Progress, Screen, clock, event, pace
 from search.journal.results import Result
 
 
