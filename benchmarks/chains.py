@@ -29,9 +29,9 @@ from transformers.utils import logging as transformers_logging
 
 from spaces.similarity import space
 from trainables.bench.bench import open_bench
-from trainables.bench.cache import digest_tensors
+from trainables.core.cache import digest_tensors
 from trainables.bench.facts import Facts
-from trainables.bench.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
+from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
 from trainables.bench.stage import drain
 from trainables.bench.training import tensors_of
 from trainables.trial import run_stages

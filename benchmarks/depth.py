@@ -38,7 +38,7 @@ from trainables.bench.data import load_data
 from trainables.bench.losses import Loss, Sheet
 from trainables.bench.prefix import PrefixEvaluator, path
 from trainables.bench.prompts import Question
-from trainables.bench.spec import DataSpec, ItemCounts
+from trainables.core.spec import DataSpec, ItemCounts
 from trainables.depth import PUBLISHED, Omit, greedy, switch, switches
 
 Losses = list[float]

@@ -34,7 +34,7 @@ from trainables.bench import losses
 from trainables.bench.assets import fetch
 from trainables.bench.data import load_data
 from trainables.bench.prefix import PrefixEvaluator
-from trainables.bench.spec import DataSpec, ItemCounts
+from trainables.core.spec import DataSpec, ItemCounts
 from trainables.bench.stage import Batch
 from trainables.depth import Omit, greedy, lowest
 from trainables.omission import Omission

@@ -103,7 +103,7 @@ def evaluate_plainly(config: Point, spec: dict[str, Any]) -> None:
 
     from trainables.bench.bench import open_bench
     from trainables.bench.evaluate import measure_all
-    from trainables.bench.spec import BenchSpec
+    from trainables.core.spec import BenchSpec
     from trainables.omission import Omission
     from trainables.wanda import Wanda
 

@@ -15,7 +15,7 @@ import typer
 
 from search.errors import UserError
 from search.routing.commands import app as route_app
-from trainables.bench.errors import BenchError
+from trainables.core.errors import BenchError
 
 if TYPE_CHECKING:
     from rich.console import Console

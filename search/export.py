@@ -134,7 +134,7 @@ def _building(target: Path) -> Iterator[Path]:
 
 def _build(store: Store, view: View, result: Result, folder: Path, said: Said) -> Export:
     """Replay, judge, save and prove; what the bench cannot do is the user's message."""
-    from trainables.bench.errors import BenchError
+    from trainables.core.errors import BenchError
 
     said("loading the model and the data")
     try:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from spaces.sets import suggest_set
 from trainables.bench.facts import Facts
-from trainables.bench.light import Bench
+from trainables.core.types import Bench
 from trainables.bench.stage import Stage
 from trainables.omission import Omission
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainables.bench.facts import Facts
 from trainables.bench.recover import Freeze, Recover
-from trainables.bench.spec import Count, TrainSpec
+from trainables.core.spec import Count, TrainSpec
 from trainables.bench.stage import Stage
 from trainables.iterate import Iterate
 from trainables.similarity import Rule, Similarity, SimilarityPerSample

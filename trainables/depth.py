@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from trainables.bench.light import PreTrainedModel
+from trainables.core.types import PreTrainedModel
 from trainables.bench.stage import Batch, PlanError
 from trainables.bench.walk import Walk
 

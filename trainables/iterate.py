@@ -13,8 +13,8 @@ from typing import Any
 
 from trainables.bench.arch import blocks, stacks
 from trainables.bench.fork import fork
-from trainables.bench.light import Bench, PreTrainedModel
-from trainables.bench.lineage import Lineage
+from trainables.core.types import Bench, PreTrainedModel
+from trainables.core.lineage import Lineage
 from trainables.bench.metric_names import METRIC_FACTS
 from trainables.bench.recover import Recover
 from trainables.bench.stage import Progress, Stage, Summary

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from trainables.bench.arch import blocks, family, reach, remove_blocks, run_blocks, stacks
 from trainables.bench.fork import put
-from trainables.bench.light import PreTrainedModel
+from trainables.core.types import PreTrainedModel
 from trainables.bench.stage import Batch, Method, PlanError, Stats, Summary
 
 

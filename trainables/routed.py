@@ -29,7 +29,7 @@ from transformers import (
 
 from trainables.bench import losses
 from trainables.bench.arch import blocks, remove_blocks
-from trainables.bench.cache import write_durably
+from trainables.core.cache import write_durably
 from trainables.bench.fork import fork
 from trainables.bench.prefix import PrefixEvaluator
 from trainables.bench.prompts import Question

@@ -26,10 +26,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from trainables.bench.cache import digest, write_durably
+from trainables.core.cache import digest, write_durably
 from trainables.bench.models import locate
 from trainables.bench.route_spec import RouterSpec
-from trainables.bench.spec import ModelSpec
+from trainables.core.spec import ModelSpec
 from trainables.bench.stage import PlanError
 
 Progress = dict[str, float]

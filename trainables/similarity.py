@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from trainables.bench.arch import blocks, fixed_blocks, remove_blocks, run_blocks, stacks
 from trainables.bench.cka import SMALLEST, Minibatches, PerSample, gram
 from trainables.bench.freeze import neighbours, towers
-from trainables.bench.light import PreTrainedModel
+from trainables.core.types import PreTrainedModel
 from trainables.bench.stage import Batch, Method, PlanError, Stats, Summary
 
 log = logging.getLogger(__name__)

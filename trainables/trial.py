@@ -23,10 +23,10 @@ import optuna
 import torch
 from ray import tune
 
-from trainables.bench.cache import write_durably
+from trainables.core.cache import write_durably
 from trainables.bench.facts import Facts, gather
-from trainables.bench.light import Bench
-from trainables.bench.spec import BenchSpec
+from trainables.core.types import Bench
+from trainables.core.spec import BenchSpec
 from trainables.bench.stage import Progress, Stage
 
 Space = Callable[[Any, Facts], list[Stage]]

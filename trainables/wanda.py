@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from trainables.bench.arch import linears, rows, run_blocks, unrows
-from trainables.bench.cache import digest_tensors
+from trainables.core.cache import digest_tensors
 from trainables.bench.fork import put
-from trainables.bench.light import Bench, Linear, PreTrainedModel
+from trainables.core.types import Bench, Linear, PreTrainedModel
 from trainables.bench.stage import Batch, Method, PlanError, Progress, Stats, Summary
 from trainables.bench.walk import Entry, Walk
 

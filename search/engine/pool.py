@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 from search.engine.ray_session import ray_cluster
 from search.errors import UserError
 from search.study.schema import Resources
-from trainables.bench.cache import write_durably
+from trainables.core.cache import write_durably
 from trainables.bench.route_spec import RouteSpec
 
 ATTEMPTS = 3  # a piece whose worker dies this often fails

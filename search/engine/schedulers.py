@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from search.errors import UserError
 from search.study.messages import explain
 from search.study.schema import Direction, SchedulerSpec
-from trainables.bench.spec import Count, Spec
+from trainables.core.spec import Count, Spec
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler

@@ -31,9 +31,9 @@ from search.engine.pool import Piece, Pool, Tell, finish
 from search.routing.evaluation import Evaluation, evaluate, judge
 from search.study.load import resolved
 from spaces.router import space, start
-from trainables.bench.cache import digest, write_durably
+from trainables.core.cache import digest, write_durably
 from trainables.bench.route_spec import RouterSpec, RouteSpec
-from trainables.bench.spec import Role
+from trainables.core.spec import Role
 from trainables.depth import Omit, diverse, greedy, read_sets, write_sets
 
 

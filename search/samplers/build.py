@@ -13,7 +13,7 @@ from search.study.messages import explain
 from search.samplers.grid import Ask, GridSampler, grid_points
 from search.study.space import bind, find_function
 from search.study.schema import SamplerSpec
-from trainables.bench.spec import Count, Spec
+from trainables.core.spec import Count, Spec
 
 MANY = 1000  # trials from which NSGA-II's cheap proposals pay
 

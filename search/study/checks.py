@@ -18,7 +18,7 @@ from search.journal.store import database_problems
 from search.study.schema import Direction, Study
 from trainables.bench.asset_rows import ASSETS
 from trainables.bench.metric_names import METRIC_FACTS
-from trainables.bench.spec import Task
+from trainables.core.spec import Task
 
 SPACES = Path(__file__).parent.parent / "spaces"
 MODEL = "config.json"

@@ -20,7 +20,7 @@ from search.study.constraints import Constraint, parse_constraint
 from search.errors import StudyError, UserError, did_you_mean
 from search.study.messages import explain
 from search.study.schema import Study
-from trainables.bench.spec import BenchSpec
+from trainables.core.spec import BenchSpec
 
 OVERRIDABLE = ("budget", "resources", "storage")
 MAY_DIFFER = (*OVERRIDABLE, "first")  # between two launches of one study

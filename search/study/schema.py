@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
 
-from trainables.bench.spec import Count, DataSpec, ModelSpec, Spec
+from trainables.core.spec import Count, DataSpec, ModelSpec, Spec
 
 Direction = Literal["min", "max"]
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

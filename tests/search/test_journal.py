@@ -16,7 +16,7 @@ from search.study.constraints import parse_constraint
 from search.journal.journal import ATTEMPTS, Handout, Journal, read_record
 from search.samplers.build import make_sampler
 from search.study.schema import SamplerSpec
-from trainables.bench.cache import write_durably
+from trainables.core.cache import write_durably
 
 OBJECTIVES = {"perplexity": "min", "parameters": "min"}
 LIMIT = parse_constraint("perplexity", "<= 150% of baseline")

@@ -10,7 +10,7 @@ from search.study.space import load_space
 from search.study.load import load_study
 from trainables.bench.bench import Bench, open_bench
 from trainables.bench.facts import Facts
-from trainables.bench.spec import BenchSpec
+from trainables.core.spec import BenchSpec
 from trainables.bench.stage import drain
 from trainables.trial import run_stages
 

@@ -8,9 +8,9 @@ from planted import batch_for
 from transformers import PreTrainedModel
 
 from trainables.bench.bench import Bench
-from trainables.bench.cache import Cache, digest, digest_tensors
-from trainables.bench.lineage import Lineage
-from trainables.bench.spec import BenchSpec, DataSpec, ModelSpec, Role, Task
+from trainables.core.cache import Cache, digest, digest_tensors
+from trainables.core.lineage import Lineage
+from trainables.core.spec import BenchSpec, DataSpec, ModelSpec, Role, Task
 from trainables.bench.stage import Batch, Stage, Summary, drain
 
 _SEEDS = {"calibration": 1, "train": 2, "search": 3, "held_out": 4}

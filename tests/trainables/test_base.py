@@ -8,7 +8,7 @@ import torch
 from trainables.bench.bench import Bench, open_bench
 from trainables.bench.fork import same_tensors
 from trainables.bench.models import fresh, load_model
-from trainables.bench.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
+from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
 from trainables.bench.stage import PlanError
 from trainables.bench.training import Run
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.bench.cache import Cache, digest, digest_tensors, write_durably
+from trainables.core.cache import Cache, digest, digest_tensors, write_durably
 
 KB = 1000
 
@@ -132,7 +132,7 @@ def test_a_write_that_fails_keeps_what_was_there(
     def full(_: int) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("trainables.bench.cache.os.fsync", full)
+    monkeypatch.setattr("trainables.core.cache.os.fsync", full)
     with pytest.raises(OSError, match="no space left"):
         write_durably(path, "new")
     assert path.read_text() == "old"

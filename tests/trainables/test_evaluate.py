@@ -28,10 +28,10 @@ from trainables.bench import passes, text_scores
 from trainables.bench.assets import fetch
 from trainables.bench.data import Data, load_data
 from trainables.bench.encode import IGNORED
-from trainables.bench.errors import MetricError
+from trainables.core.errors import MetricError
 from trainables.bench.evaluate import METRICS, load_metric, measure_all
 from trainables.bench.metric_names import METRIC_FACTS, known_metrics
-from trainables.bench.spec import DataSpec, Task
+from trainables.core.spec import DataSpec, Task
 
 FEW = {"calibration": 1, "train": 1, "search": 5, "held_out": 3}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from trainables.bench.cache import Cache
-from trainables.bench.lineage import Lineage, code_version, fingerprint
+from trainables.core.cache import Cache
+from trainables.core.lineage import Lineage, code_version, fingerprint
 
 SKIP: dict[str, Any] = {"remove": [1, 2]}
 ZERO: dict[str, Any] = {"wanda": {"sparsity": 0.5, "stats": "ab"}}
@@ -93,7 +93,7 @@ def test_files_that_did_not_change_are_not_read_again(
     def read(_: list[Path]) -> str:
         raise AssertionError("read again")
 
-    monkeypatch.setattr("trainables.bench.lineage._content", read)
+    monkeypatch.setattr("trainables.core.lineage._content", read)
     assert fingerprint(model, cache) == before
 
 

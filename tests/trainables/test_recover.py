@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from trainables.bench.arch import blocks, linears
 from trainables.bench.bench import Bench
-from trainables.bench.errors import BenchError
+from trainables.core.errors import BenchError
 from trainables.bench.fork import same_tensors
 from trainables.bench.freeze import cut_neighbours, frozen, neighbours, train_mode
 from trainables.bench.recover import Recover

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from trainables.bench.families import FAMILIES, Family
-from trainables.bench.light import Linear, PretrainedConfig, PreTrainedModel
+from trainables.core.types import Linear, PretrainedConfig, PreTrainedModel
 from trainables.bench.stage import PlanError
 
 # Config lists with one entry per block, which must be cut along with the blocks.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trainables.bench.errors import AssetError
+from trainables.core.errors import AssetError
 
 Form: TypeAlias = Callable[[Path, Path], None]
 _TASKS = "bigbench/benchmark_tasks"

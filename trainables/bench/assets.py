@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainables.bench.asset_rows import ASSETS, PACKAGES, Asset, File, Package
-from trainables.bench.errors import AssetError, near
+from trainables.core.errors import AssetError, near
 
 __all__ = ["ASSETS", "PACKAGES", "AssetError", "fetch", "resolve"]
 

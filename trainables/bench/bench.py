@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from trainables.bench.cache import Cache, digest
+from trainables.core.cache import Cache, digest
 from trainables.bench.data import Data, load_data
 from trainables.bench.evaluate import load_metric, measure_all
 from trainables.bench.fork import fork
-from trainables.bench.lineage import Lineage, code_version, fingerprint
+from trainables.core.lineage import Lineage, code_version, fingerprint
 from trainables.bench.models import is_encoder_decoder, load_model, load_processor, locate
 from trainables.bench.recover import trained
-from trainables.bench.spec import BenchSpec, Role
+from trainables.core.spec import BenchSpec, Role
 from trainables.bench.stage import Batch, Method, Stage, Stats, Summary
 
 

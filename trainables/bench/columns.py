@@ -5,8 +5,8 @@ from typing import Any, TypeAlias
 
 import datasets
 
-from trainables.bench.errors import DataError, near
-from trainables.bench.spec import DataSpec
+from trainables.core.errors import DataError, near
+from trainables.core.spec import DataSpec
 
 Row: TypeAlias = dict[str, Any]
 Words: TypeAlias = Mapping[str, tuple[str, ...]]  # a task's words, and other names they go by

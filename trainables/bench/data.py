@@ -12,11 +12,11 @@ from functools import cache
 from typing import Any, get_args
 
 from trainables.bench.columns import Row
-from trainables.bench.errors import DataError, near
+from trainables.core.errors import DataError, near
 from trainables.bench.form import Form
 from trainables.bench.images import ImageClassification
 from trainables.bench.sources import Splits, open_splits
-from trainables.bench.spec import DataSpec, Role, Task
+from trainables.core.spec import DataSpec, Role, Task
 from trainables.bench.stage import Batch
 from trainables.bench.tasks import (
     Classification,

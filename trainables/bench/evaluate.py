@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 
 from trainables.bench import measure, text_scores
-from trainables.bench.errors import MetricError, near
+from trainables.core.errors import MetricError, near
 from trainables.bench.metric_names import METRIC_FACTS
 from trainables.bench.passes import Evaluation, finite
 

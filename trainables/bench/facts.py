@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from trainables.bench.light import Bench
+from trainables.core.types import Bench
 
 
 @dataclass(frozen=True)

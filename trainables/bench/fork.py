@@ -9,7 +9,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from trainables.bench.light import PreTrainedModel
+from trainables.core.types import PreTrainedModel
 
 
 def fork(model: PreTrainedModel) -> PreTrainedModel:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import datasets
 
 from trainables.bench.columns import Columns, Row
-from trainables.bench.spec import DataSpec, Role
+from trainables.core.spec import DataSpec, Role
 from trainables.bench.stage import Batch
 
 Item = TypeVar("Item")

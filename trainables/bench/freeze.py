@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainables.bench.arch import blocks, stacks
-from trainables.bench.light import PreTrainedModel
+from trainables.core.types import PreTrainedModel
 from trainables.bench.stage import PlanError, Stage, Summary
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from trainables.bench.columns import Row, label_names
-from trainables.bench.errors import DataError
+from trainables.core.errors import DataError
 from trainables.bench.form import Form
-from trainables.bench.spec import DataSpec, Role
+from trainables.core.spec import DataSpec, Role
 from trainables.bench.stage import Batch
 
 

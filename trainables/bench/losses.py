@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from trainables.bench.cache import digest_tensors
+from trainables.core.cache import digest_tensors
 from trainables.bench.encode import Ids, question_ids
 from trainables.bench.prompts import Question
 from trainables.bench.stage import Batch, PlanError

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from trainables.bench.spec import Task
+from trainables.core.spec import Task
 
 Direction = Literal["min", "max"]
 _EVERY: frozenset[Task] = frozenset(get_args(Task))

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from trainables.bench.assets import fetch, home
-from trainables.bench.cache import digest
-from trainables.bench.spec import ModelSpec, Task
+from trainables.core.cache import digest
+from trainables.core.spec import ModelSpec, Task
 from trainables.bench.stage import PlanError
 
 HEADS: dict[Task, Any] = {

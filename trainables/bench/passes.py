@@ -20,8 +20,8 @@ from trainables.bench import measure
 from trainables.bench.arch import leaves_out_logits
 from trainables.bench.data import Data
 from trainables.bench.encode import IGNORED
-from trainables.bench.errors import MetricError
-from trainables.bench.spec import Role
+from trainables.core.errors import MetricError
+from trainables.core.spec import Role
 from trainables.bench.stage import Batch
 
 _SLICE = 1024  # positions whose logits are float32 at one time

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trainables.bench import arch
 from trainables.bench.fork import fork, put
-from trainables.bench.light import PreTrainedModel
+from trainables.core.types import PreTrainedModel
 from trainables.bench.losses import Loss, Row, Sheet, divergence, log_likelihood, sheet_of
 from trainables.bench.memo import Key, Memo
 from trainables.bench.stage import Batch, PlanError

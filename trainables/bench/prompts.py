@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from trainables.bench.errors import DataError
+from trainables.core.errors import DataError
 
 Row: TypeAlias = dict[str, Any]
 

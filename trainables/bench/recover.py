@@ -16,11 +16,11 @@ from typing import Any, Literal, TypeAlias, get_args
 from filelock import FileLock
 from torch import Tensor
 
-from trainables.bench.cache import Cache, digest
+from trainables.core.cache import Cache, digest
 from trainables.bench.fork import own
 from trainables.bench.freeze import cut_neighbours, frozen
-from trainables.bench.light import Bench, PreTrainedModel
-from trainables.bench.spec import TrainSpec
+from trainables.core.types import Bench, PreTrainedModel
+from trainables.core.spec import TrainSpec
 from trainables.bench.stage import Progress, Stage, Summary, drain
 from trainables.bench.training import Run, cast, give, tensors_of
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trainables.bench.spec import Count, DataSpec, ModelSpec, Spec, Task
+from trainables.core.spec import Count, DataSpec, ModelSpec, Spec, Task
 
 TaskLoss = Literal["tl", "tld"]
 TextLoss = Literal["ppl", "kl"]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trainables.bench.models import HEADS
-from trainables.bench.spec import Task
+from trainables.core.spec import Task
 from trainables.bench.stage import Batch, PlanError
 from trainables.bench.uneven import padded, save_exact
 

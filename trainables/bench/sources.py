@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainables.bench.assets import ASSETS, fetch
-from trainables.bench.errors import DataError, near
-from trainables.bench.spec import DataSpec
+from trainables.core.errors import DataError, near
+from trainables.core.spec import DataSpec
 
 Row: TypeAlias = dict[str, Any]
 Splits: TypeAlias = dict[str, datasets.Dataset]

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor
 
-from trainables.bench.errors import BenchError
-from trainables.bench.light import Bench, PreTrainedModel
+from trainables.core.errors import BenchError
+from trainables.core.types import Bench, PreTrainedModel
 
 Batch: TypeAlias = dict[str, Tensor]  # what model(**batch) takes
 Stats: TypeAlias = dict[str, Tensor]  # what calibration measured; stored as safetensors

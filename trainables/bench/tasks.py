@@ -22,7 +22,7 @@ from trainables.bench.encode import (
     question_ids,
     stack,
 )
-from trainables.bench.errors import DataError
+from trainables.core.errors import DataError
 from trainables.bench.form import Form, folded
 from trainables.bench.prompts import (
     ANSWERS,
@@ -34,7 +34,7 @@ from trainables.bench.prompts import (
     choose,
     classify,
 )
-from trainables.bench.spec import DataSpec, Role
+from trainables.core.spec import DataSpec, Role
 from trainables.bench.stage import Batch
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from trainables.bench.arch import linears
-from trainables.bench.cache import digest
-from trainables.bench.errors import BenchError
+from trainables.core.cache import digest
+from trainables.core.errors import BenchError
 from trainables.bench.evaluate import measure_all
 from trainables.bench.fork import put
 from trainables.bench.freeze import train_mode
-from trainables.bench.light import Bench, PreTrainedModel
+from trainables.core.types import Bench, PreTrainedModel
 from trainables.bench.rows import examples, shuffled, steps
 from trainables.bench.stage import Batch, Progress
 

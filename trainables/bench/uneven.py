@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from trainables.bench.arch import blocks, family, reach, rows
 from trainables.bench.fork import fork, put
-from trainables.bench.light import Linear
+from trainables.core.types import Linear
 from trainables.bench.stage import PlanError
 
 LOAD = "from trainables.bench.uneven import load_exact\nmodel = load_exact({folder})"

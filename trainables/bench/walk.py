@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainables.bench.arch import stacks
 from trainables.bench.fork import fork
-from trainables.bench.light import PreTrainedModel
+from trainables.core.types import PreTrainedModel
 from trainables.bench.stage import Batch, PlanError
 
 

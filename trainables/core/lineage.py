@@ -12,7 +12,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from trainables.bench.cache import Cache, digest
+from trainables.core.cache import Cache, digest
 
 
 @dataclass(frozen=True)
