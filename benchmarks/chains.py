@@ -32,7 +32,7 @@ from trainables.bench.bench import open_bench
 from trainables.core.cache import digest_tensors
 from trainables.bench.facts import Facts
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
-from trainables.bench.stage import drain
+from trainables.stage import drain
 from trainables.bench.training import tensors_of
 from trainables.trial import run_stages
 

@@ -35,7 +35,7 @@ from trainables.bench.assets import fetch
 from trainables.bench.data import load_data
 from trainables.bench.prefix import PrefixEvaluator
 from trainables.core.spec import DataSpec, ItemCounts
-from trainables.bench.stage import Batch
+from trainables.stage import Batch
 from trainables.depth import Omit, greedy, lowest
 from trainables.omission import Omission
 

@@ -32,7 +32,7 @@ from trainables.bench.facts import Facts
 
 if TYPE_CHECKING:
     from trainables.bench.bench import Bench
-    from trainables.bench.stage import Stage
+    from trainables.stage import Stage
 
 Said = Callable[[str], None]
 
@@ -146,7 +146,7 @@ def _build(store: Store, view: View, result: Result, folder: Path, said: Said) -
 
 def _exported(bench: "Bench", view: View, result: Result, folder: Path, said: Said) -> Export:
     from trainables.bench.save import prove, save
-    from trainables.bench.stage import drain
+    from trainables.stage import drain
     from trainables.trial import run_stages
 
     by = f"{view.study.name}/{result.number}"

@@ -7,7 +7,7 @@ from pydantic import Field
 from spaces.sets import suggest_set
 from trainables.bench.facts import Facts
 from trainables.core.types import Bench
-from trainables.bench.stage import Stage
+from trainables.stage import Stage
 from trainables.omission import Omission
 
 Blocks = Annotated[int, Field(ge=0)]

@@ -7,9 +7,9 @@ retrained or only the neighbours of cuts, and how many percent Wanda takes after
 from typing import Any
 
 from trainables.bench.facts import Facts
-from trainables.bench.recover import Freeze, Recover
+from trainables.recover import Freeze, Recover
 from trainables.core.spec import Count, TrainSpec
-from trainables.bench.stage import Stage
+from trainables.stage import Stage
 from trainables.iterate import Iterate
 from trainables.similarity import Rule, Similarity, SimilarityPerSample
 from trainables.wanda import Wanda

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from trainables.bench.facts import Facts
-from trainables.bench.stage import Stage
+from trainables.stage import Stage
 from trainables.wanda import Wanda
 
 Percent = Annotated[int, Field(ge=0, le=99)]

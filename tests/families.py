@@ -27,7 +27,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from trainables.bench.stage import Batch
+from trainables.stage import Batch
 
 VOCABULARY = 97
 COMMON = {

@@ -1,7 +1,7 @@
 """The methods the contract test holds: one line each."""
 
 from families import DECODERS, FAMILIES
-from trainables.bench.stage import Method
+from trainables.stage import Method
 from trainables.omission import Omission
 from trainables.similarity import Similarity, SimilarityPerSample
 from trainables.wanda import Wanda

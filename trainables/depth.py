@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from trainables.core.types import PreTrainedModel
-from trainables.bench.stage import Batch, PlanError
+from trainables.stage import Batch, PlanError
 from trainables.bench.walk import Walk
 
 Omit: TypeAlias = tuple[int, ...]

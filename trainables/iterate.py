@@ -16,8 +16,8 @@ from trainables.bench.fork import fork
 from trainables.core.types import Bench, PreTrainedModel
 from trainables.core.lineage import Lineage
 from trainables.bench.metric_names import METRIC_FACTS
-from trainables.bench.recover import Recover
-from trainables.bench.stage import Progress, Stage, Summary
+from trainables.recover import Recover
+from trainables.stage import Progress, Stage, Summary
 from trainables.similarity import Similarity
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trainables.bench.arch import blocks, family, reach, remove_blocks, run_blocks, stacks
 from trainables.bench.fork import put
 from trainables.core.types import PreTrainedModel
-from trainables.bench.stage import Batch, Method, PlanError, Stats, Summary
+from trainables.stage import Batch, Method, PlanError, Stats, Summary
 
 
 @dataclass(frozen=True)

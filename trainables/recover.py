@@ -21,7 +21,7 @@ from trainables.bench.fork import own
 from trainables.bench.freeze import cut_neighbours, frozen
 from trainables.core.types import Bench, PreTrainedModel
 from trainables.core.spec import TrainSpec
-from trainables.bench.stage import Progress, Stage, Summary, drain
+from trainables.stage import Progress, Stage, Summary, drain
 from trainables.bench.training import Run, cast, give, tensors_of
 
 Optimiser: TypeAlias = Literal["adamw", "adam", "sgd"]

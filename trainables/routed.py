@@ -33,7 +33,7 @@ from trainables.core.cache import write_durably
 from trainables.bench.fork import fork
 from trainables.bench.prefix import PrefixEvaluator
 from trainables.bench.prompts import Question
-from trainables.bench.stage import PlanError
+from trainables.stage import PlanError
 from trainables.depth import Omit
 from trainables.router import Router
 

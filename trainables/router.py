@@ -30,7 +30,7 @@ from trainables.core.cache import digest, write_durably
 from trainables.bench.models import locate
 from trainables.bench.route_spec import RouterSpec
 from trainables.core.spec import ModelSpec
-from trainables.bench.stage import PlanError
+from trainables.stage import PlanError
 
 Progress = dict[str, float]
 

@@ -21,7 +21,7 @@ from trainables.bench.arch import blocks, fixed_blocks, remove_blocks, run_block
 from trainables.bench.cka import SMALLEST, Minibatches, PerSample, gram
 from trainables.bench.freeze import neighbours, towers
 from trainables.core.types import PreTrainedModel
-from trainables.bench.stage import Batch, Method, PlanError, Stats, Summary
+from trainables.stage import Batch, Method, PlanError, Stats, Summary
 
 log = logging.getLogger(__name__)
 Rule: TypeAlias = Literal["anchor", "adjacent"]

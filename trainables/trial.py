@@ -27,7 +27,7 @@ from trainables.core.cache import write_durably
 from trainables.bench.facts import Facts, gather
 from trainables.core.types import Bench
 from trainables.core.spec import BenchSpec
-from trainables.bench.stage import Progress, Stage
+from trainables.stage import Progress, Stage
 
 Space = Callable[[Any, Facts], list[Stage]]
 

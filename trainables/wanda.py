@@ -19,7 +19,7 @@ from trainables.bench.arch import linears, rows, run_blocks, unrows
 from trainables.core.cache import digest_tensors
 from trainables.bench.fork import put
 from trainables.core.types import Bench, Linear, PreTrainedModel
-from trainables.bench.stage import Batch, Method, PlanError, Progress, Stats, Summary
+from trainables.stage import Batch, Method, PlanError, Progress, Stats, Summary
 from trainables.bench.walk import Entry, Walk
 
 

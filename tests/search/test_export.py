@@ -27,7 +27,7 @@ from toys import bytes_tokenizer, jsonl
 from trainables.bench.bench import open_bench
 from trainables.bench.facts import gather
 from trainables.bench.save import Proof
-from trainables.bench.stage import drain
+from trainables.stage import drain
 from trainables.trial import run_stages
 
 TOML = """
@@ -215,7 +215,7 @@ def test_a_folder_with_something_in_it_is_left_alone(tiny: Sample, tmp_path: Pat
 def test_nothing_is_left_of_an_export_that_fails(
     tiny: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainables.bench.stage import PlanError
+    from trainables.stage import PlanError
 
     def refuted(*_: object) -> Proof:
         raise PlanError("its logits differ by 3.0")

@@ -10,7 +10,7 @@ from search.study.space import bind, load_space
 from search.study.load import load_study
 from spaces.similarity import space
 from trainables.bench.facts import Facts
-from trainables.bench.recover import Recover
+from trainables.recover import Recover
 from trainables.iterate import Iterate
 from trainables.similarity import Similarity, SimilarityPerSample
 from trainables.wanda import Wanda

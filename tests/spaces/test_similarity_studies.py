@@ -11,7 +11,7 @@ from search.study.load import load_study
 from trainables.bench.bench import Bench, open_bench
 from trainables.bench.facts import Facts
 from trainables.core.spec import BenchSpec
-from trainables.bench.stage import drain
+from trainables.stage import drain
 from trainables.trial import run_stages
 
 STUDIES = Path(__file__).parents[2] / "spaces" / "studies"

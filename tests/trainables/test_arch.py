@@ -31,7 +31,7 @@ from trainables.bench.arch import (
     unrows,
 )
 from trainables.bench.fork import fork
-from trainables.bench.stage import PlanError
+from trainables.stage import PlanError
 
 ROWS = {
     "llama": "llama",

@@ -9,7 +9,7 @@ from trainables.bench.bench import Bench, open_bench
 from trainables.bench.fork import same_tensors
 from trainables.bench.models import fresh, load_model
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
-from trainables.bench.stage import PlanError
+from trainables.stage import PlanError
 from trainables.bench.training import Run
 
 CONFIG = {"num_channels": 1, "embedding_size": 8, "hidden_sizes": [8], "depths": [2]}

@@ -13,7 +13,7 @@ from families import batches, build
 from methods import METHODS
 from trainables.bench.arch import blocks, linears, rows
 from trainables.bench.fork import fork, same_tensors
-from trainables.bench.stage import FieldError, Method
+from trainables.stage import FieldError, Method
 
 CASES = [
     pytest.param(method, name, id=f"{type(method).__name__}-{index}-{name}")

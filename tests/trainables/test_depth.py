@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from trainables import depth
-from trainables.bench.stage import PlanError
+from trainables.stage import PlanError
 from trainables.depth import Omit
 from trainables.omission import Omission
 

@@ -11,8 +11,8 @@ from planted import plant, tiny
 from trainables.bench import bench as bench_module
 from trainables.bench.arch import blocks, linears
 from trainables.bench.fork import same_tensors
-from trainables.bench.recover import Recover
-from trainables.bench.stage import FieldError
+from trainables.recover import Recover
+from trainables.stage import FieldError
 from trainables.iterate import Iterate
 from trainables.similarity import Similarity
 from trainables.wanda import Wanda

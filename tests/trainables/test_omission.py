@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from families import DECODERS, batches, build
 from trainables.bench.arch import blocks
 from trainables.bench.fork import fork
-from trainables.bench.stage import PlanError
+from trainables.stage import PlanError
 from trainables.omission import Omission
 
 

@@ -24,7 +24,7 @@ from trainables.bench.encode import question_ids
 from trainables.bench.memo import Memo
 from trainables.bench.prefix import PrefixEvaluator, alone, naive_forwards, path, shared_forwards
 from trainables.bench.prompts import Question
-from trainables.bench.stage import PlanError
+from trainables.stage import PlanError
 from trainables.depth import PUBLISHED, greedy
 
 

@@ -17,9 +17,9 @@ from trainables.bench.bench import Bench
 from trainables.core.errors import BenchError
 from trainables.bench.fork import same_tensors
 from trainables.bench.freeze import cut_neighbours, frozen, neighbours, train_mode
-from trainables.bench.recover import Recover
+from trainables.recover import Recover
 from trainables.bench.rows import examples, shuffled, steps
-from trainables.bench.stage import FieldError, Stage, Summary
+from trainables.stage import FieldError, Stage, Summary
 from trainables.bench.training import Run, give, tensors_of
 from trainables.omission import Omission
 from trainables.similarity import Similarity

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trainables.bench import losses, prefix
 from trainables.bench.prompts import Question
 from trainables.bench.route_spec import RouterSpec
-from trainables.bench.stage import PlanError
+from trainables.stage import PlanError
 from trainables.routed import RoutedModel, measure
 from trainables.router import Router
 

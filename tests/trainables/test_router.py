@@ -9,7 +9,7 @@ from routing import write_study
 
 from trainables import router
 from trainables.bench.route_spec import RouterSpec
-from trainables.bench.stage import PlanError
+from trainables.stage import PlanError
 from trainables.router import Lesson, Router
 
 

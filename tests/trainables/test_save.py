@@ -14,7 +14,7 @@ from trainables.bench.arch import blocks, family, reach, remove_blocks, rows
 from trainables.bench.fork import fork, put
 from trainables.bench.measure import count_parameters
 from trainables.bench.save import logits, misfits, prove, save
-from trainables.bench.stage import PlanError
+from trainables.stage import PlanError
 from trainables.bench.uneven import load_exact, padded, put_rows, save_exact
 
 WITH_FFN = [name for name in FAMILIES if name != "resnet"]

@@ -12,7 +12,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from trainables.bench.arch import blocks, remove_blocks
 from trainables.bench.fork import fork, own, same_tensors
 from trainables.bench.freeze import towers
-from trainables.bench.stage import Batch, FieldError, PlanError
+from trainables.stage import Batch, FieldError, PlanError
 from trainables.similarity import (
     Similarity,
     SimilarityPerSample,

@@ -19,7 +19,7 @@ from trainables.bench.bench import Bench, open_bench
 from trainables.bench.evaluate import METRICS as METRICS_OF
 from trainables.bench.facts import Facts
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec
-from trainables.bench.stage import Progress, Stage, Summary
+from trainables.stage import Progress, Stage, Summary
 from trainables.omission import Omission
 from trainables.trial import Trial, reason, run_stages
 from trainables.wanda import Wanda

@@ -18,7 +18,7 @@ from transformers import (
 from families import COMMON, FAMILIES, GROUPED, batches, build
 from trainables.bench.arch import blocks, remove_blocks
 from trainables.bench.fork import fork, same_tensors
-from trainables.bench.stage import Batch, PlanError
+from trainables.stage import Batch, PlanError
 from trainables.bench.walk import Walk
 
 MORE = {

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from families import batches, build
 from trainables.bench.arch import blocks, linears, rows
 from trainables.bench.fork import fork
-from trainables.bench.stage import Batch, PlanError
+from trainables.stage import Batch, PlanError
 from trainables.wanda import Wanda, prune_mask
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from trainables.bench.families import FAMILIES, Family
 from trainables.core.types import Linear, PretrainedConfig, PreTrainedModel
-from trainables.bench.stage import PlanError
+from trainables.stage import PlanError
 
 # Config lists with one entry per block, which must be cut along with the blocks.
 _PER_BLOCK = ("layer_types", "mlp_layer_types", "no_rope_layers", "block_types")

@@ -23,9 +23,9 @@ from trainables.bench.evaluate import load_metric, measure_all
 from trainables.bench.fork import fork
 from trainables.core.lineage import Lineage, code_version, fingerprint
 from trainables.bench.models import is_encoder_decoder, load_model, load_processor, locate
-from trainables.bench.recover import trained
+from trainables.recover import trained
 from trainables.core.spec import BenchSpec, Role
-from trainables.bench.stage import Batch, Method, Stage, Stats, Summary
+from trainables.stage import Batch, Method, Stage, Stats, Summary
 
 
 @dataclass

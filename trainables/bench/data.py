@@ -17,7 +17,7 @@ from trainables.bench.form import Form
 from trainables.bench.images import ImageClassification
 from trainables.bench.sources import Splits, open_splits
 from trainables.core.spec import DataSpec, Role, Task
-from trainables.bench.stage import Batch
+from trainables.stage import Batch
 from trainables.bench.tasks import (
     Classification,
     Generation,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trainables.bench.prompts import Question
-from trainables.bench.stage import Batch
+from trainables.stage import Batch
 
 Ids: TypeAlias = list[int]
 IGNORED = -100  # the label of a token that is not to be predicted

@@ -9,7 +9,7 @@ import datasets
 
 from trainables.bench.columns import Columns, Row
 from trainables.core.spec import DataSpec, Role
-from trainables.bench.stage import Batch
+from trainables.stage import Batch
 
 Item = TypeVar("Item")
 

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainables.bench.arch import blocks, stacks
 from trainables.core.types import PreTrainedModel
-from trainables.bench.stage import PlanError, Stage, Summary
+from trainables.stage import PlanError, Stage, Summary
 
 
 def towers(model: PreTrainedModel) -> list[range]:

@@ -15,7 +15,7 @@ from trainables.bench.columns import Row, label_names
 from trainables.core.errors import DataError
 from trainables.bench.form import Form
 from trainables.core.spec import DataSpec, Role
-from trainables.bench.stage import Batch
+from trainables.stage import Batch
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from trainables.core.cache import digest_tensors
 from trainables.bench.encode import Ids, question_ids
 from trainables.bench.prompts import Question
-from trainables.bench.stage import Batch, PlanError
+from trainables.stage import Batch, PlanError
 
 
 @dataclass(frozen=True)

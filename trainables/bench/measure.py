@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.bench.stage import Batch
+from trainables.stage import Batch
 
 _WARM_UPS, _LEAST, _MOST, _SECONDS = 1, 3, 50, 2.0
 _DTYPES = {

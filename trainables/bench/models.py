@@ -22,7 +22,7 @@ from transformers import (
 from trainables.bench.assets import fetch, home
 from trainables.core.cache import digest
 from trainables.core.spec import ModelSpec, Task
-from trainables.bench.stage import PlanError
+from trainables.stage import PlanError
 
 HEADS: dict[Task, Any] = {
     "language-modelling": AutoModelForCausalLM,

@@ -22,7 +22,7 @@ from trainables.bench.data import Data
 from trainables.bench.encode import IGNORED
 from trainables.core.errors import MetricError
 from trainables.core.spec import Role
-from trainables.bench.stage import Batch
+from trainables.stage import Batch
 
 _SLICE = 1024  # positions whose logits are float32 at one time
 

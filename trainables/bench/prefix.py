@@ -19,7 +19,7 @@ from trainables.bench.fork import fork, put
 from trainables.core.types import PreTrainedModel
 from trainables.bench.losses import Loss, Row, Sheet, divergence, log_likelihood, sheet_of
 from trainables.bench.memo import Key, Memo
-from trainables.bench.stage import Batch, PlanError
+from trainables.stage import Batch, PlanError
 from trainables.bench.walk import Entry, Walk
 
 Unit: TypeAlias = Literal["block", "attention", "mlp", "both"]

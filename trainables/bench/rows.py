@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from trainables.bench.stage import Batch
+from trainables.stage import Batch
 
 _FILL = {"labels": -100}  # all else is filled up with zeros but the token numbers
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from trainables.bench.models import HEADS
 from trainables.core.spec import Task
-from trainables.bench.stage import Batch, PlanError
+from trainables.stage import Batch, PlanError
 from trainables.bench.uneven import padded, save_exact
 
 EXACT = "exact"  # the sub-folder of the exact form

@@ -35,7 +35,7 @@ from trainables.bench.prompts import (
     classify,
 )
 from trainables.core.spec import DataSpec, Role
-from trainables.bench.stage import Batch
+from trainables.stage import Batch
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from trainables.bench.fork import put
 from trainables.bench.freeze import train_mode
 from trainables.core.types import Bench, PreTrainedModel
 from trainables.bench.rows import examples, shuffled, steps
-from trainables.bench.stage import Batch, Progress
+from trainables.stage import Batch, Progress
 
 if TYPE_CHECKING:
-    from trainables.bench.recover import Recover
+    from trainables.recover import Recover
 
 _OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from trainables.bench.arch import blocks, family, reach, rows
 from trainables.bench.fork import fork, put
 from trainables.core.types import Linear
-from trainables.bench.stage import PlanError
+from trainables.stage import PlanError
 
 LOAD = "from trainables.bench.uneven import load_exact\nmodel = load_exact({folder})"
 WIDTHS = ("out_features", "in_features", "nf", "nx")  # what layers say of their own shape

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trainables.bench.arch import stacks
 from trainables.bench.fork import fork
 from trainables.core.types import PreTrainedModel
-from trainables.bench.stage import Batch, PlanError
+from trainables.stage import Batch, PlanError
 
 
 @dataclass(frozen=True)
