@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from spaces.similarity import space
 from trainables.bench.bench import open_bench
 from trainables.core.cache import digest_tensors
-from trainables.bench.facts import Facts
+from trainables.bench.survey import Facts
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
 from trainables.stage import drain
 from trainables.bench.training import tensors_of

@@ -28,7 +28,7 @@ from search.report.format import cell, columns, story
 from search.study.space import load_space
 from search.journal.store import Store
 from search.study.load import bench_spec, study_toml
-from trainables.bench.facts import Facts
+from trainables.bench.survey import Facts
 
 if TYPE_CHECKING:
     from trainables.bench.bench import Bench

@@ -30,7 +30,7 @@ from search.study.space import Space, load_space
 from search.journal.store import Store, network_file_system, open_storage, study_lock
 from search.study.load import compare, constraint_keys, limits, parse_study, study_toml
 from search.study.schema import Study
-from trainables.bench.facts import Facts, hook
+from trainables.bench.survey import Facts, hook
 
 ENDLESS = 10 * 365 * 24 * 3600.0  # seconds
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from spaces.sets import suggest_set
-from trainables.bench.facts import Facts
+from trainables.bench.survey import Facts
 from trainables.core.types import Bench
 from trainables.stage import Stage
 from trainables.omission import Omission

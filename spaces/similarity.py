@@ -6,7 +6,7 @@ retrained or only the neighbours of cuts, and how many percent Wanda takes after
 
 from typing import Any
 
-from trainables.bench.facts import Facts
+from trainables.bench.survey import Facts
 from trainables.recover import Freeze, Recover
 from trainables.core.spec import Count, TrainSpec
 from trainables.stage import Stage

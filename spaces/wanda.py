@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from trainables.bench.facts import Facts
+from trainables.bench.survey import Facts
 from trainables.stage import Stage
 from trainables.wanda import Wanda
 

@@ -24,7 +24,7 @@ import torch
 from ray import tune
 
 from trainables.core.cache import write_durably
-from trainables.bench.facts import Facts, gather
+from trainables.bench.survey import Facts, gather
 from trainables.core.types import Bench
 from trainables.core.spec import BenchSpec
 from trainables.stage import Progress, Stage

@@ -25,7 +25,7 @@ from search.study.space import load_space
 from search.study.load import bench_spec, parse_study
 from toys import bytes_tokenizer, jsonl
 from trainables.bench.bench import open_bench
-from trainables.bench.facts import gather
+from trainables.bench.survey import gather
 from trainables.bench.save import Proof
 from trainables.stage import drain
 from trainables.trial import run_stages

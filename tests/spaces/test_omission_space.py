@@ -12,7 +12,7 @@ from search.study.space import load_space
 from search.study.schema import SpaceSpec
 from spaces import omission, omission_wanda, wanda
 from spaces.sets import suggest_set
-from trainables.bench.facts import Facts
+from trainables.bench.survey import Facts
 from trainables.omission import Omission
 from trainables.wanda import Wanda
 

@@ -9,7 +9,7 @@ from search.errors import StudyError
 from search.study.space import bind, load_space
 from search.study.load import load_study
 from spaces.similarity import space
-from trainables.bench.facts import Facts
+from trainables.bench.survey import Facts
 from trainables.recover import Recover
 from trainables.iterate import Iterate
 from trainables.similarity import Similarity, SimilarityPerSample

@@ -9,7 +9,7 @@ import pytest
 from search.study.space import load_space
 from search.study.load import load_study
 from trainables.bench.bench import Bench, open_bench
-from trainables.bench.facts import Facts
+from trainables.bench.survey import Facts
 from trainables.core.spec import BenchSpec
 from trainables.stage import drain
 from trainables.trial import run_stages
