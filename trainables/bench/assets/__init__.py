@@ -1,0 +1,1 @@
+"""Packaged models and data sets: fetched, unpacked, converted."""
