@@ -33,7 +33,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from trainables.bench import arch, losses
-from trainables.bench.assets import fetch
+from trainables.bench.assets.fetch import fetch
 from trainables.bench.data import load_data
 from trainables.bench.losses import Loss, Sheet
 from trainables.bench.prefix import PrefixEvaluator, path

@@ -311,7 +311,7 @@ def main(arguments: Sequence[str]) -> None:
     if given.plain:
         plain(given.plain)
         return
-    from trainables.bench.assets import fetch
+    from trainables.bench.assets.fetch import fetch
 
     for asset in ("smollm2-135m", "bbc-news"):
         fetch(asset)

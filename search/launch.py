@@ -164,7 +164,7 @@ def fetch_assets(study: Study) -> None:
 
     Raises AssetError, with one message for the user.
     """
-    from trainables.bench.assets import resolve
+    from trainables.bench.assets.fetch import resolve
 
     for name in (study.model.id, study.model.tokenizer, study.data.dataset):
         if name is not None and name.startswith("asset:"):

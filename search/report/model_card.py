@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.journal.results import Result, View
 from search.report.format import cell, columns, delta, story
-from trainables.bench.asset_rows import ASSETS
+from trainables.bench.assets.catalogue import ASSETS
 
 if TYPE_CHECKING:
     from trainables.bench.save import Saved

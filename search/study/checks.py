@@ -16,7 +16,7 @@ from search.samplers.build import sampler_problems
 from search.engine.schedulers import scheduler_problems
 from search.journal.store import database_problems
 from search.study.schema import Direction, Study
-from trainables.bench.asset_rows import ASSETS
+from trainables.bench.assets.catalogue import ASSETS
 from trainables.bench.metric_names import METRIC_FACTS
 from trainables.core.spec import Task
 

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from trainables.bench import asset_forms, assets
-from trainables.bench.asset_rows import ASSETS, PACKAGES, Asset, File, Package
-from trainables.bench.assets import AssetError, fetch, resolve
+from trainables.bench.assets import convert as asset_forms
+from trainables.bench.assets import fetch as assets
+from trainables.bench.assets.catalogue import ASSETS, PACKAGES, Asset, File, Package
+from trainables.bench.assets.fetch import AssetError, fetch, resolve
 
 MEMBERS = {
     "tiny_data/poems/one.txt": b"roses are red",

@@ -25,7 +25,7 @@ from transformers import (
 
 from toys import bench, bytes_tokenizer, jsonl, word_tokenizer
 from trainables.bench import passes, text_scores
-from trainables.bench.assets import fetch
+from trainables.bench.assets.fetch import fetch
 from trainables.bench.data import Data, load_data
 from trainables.bench.encode import IGNORED
 from trainables.core.errors import MetricError

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from trainables.bench.assets import fetch, home
+from trainables.bench.assets.fetch import fetch, home
 from trainables.core.cache import digest
 from trainables.core.spec import ModelSpec, Task
 from trainables.stage import PlanError

@@ -9,7 +9,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.bench.assets import ASSETS, fetch
+from trainables.bench.assets.fetch import ASSETS, fetch
 from trainables.core.errors import DataError, near
 from trainables.core.spec import DataSpec
 

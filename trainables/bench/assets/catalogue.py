@@ -8,7 +8,7 @@ their own terms, which `licence` names.
 from dataclasses import dataclass
 from typing import Literal
 
-from trainables.bench import asset_forms as forms
+from trainables.bench.assets import convert as forms
 
 _TASKS = "bigbench/benchmark_tasks"
 _ASK = "Question: {}\nAnswer:"

@@ -22,7 +22,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainables.bench.asset_rows import ASSETS, PACKAGES, Asset, File, Package
+from trainables.bench.assets.catalogue import ASSETS, PACKAGES, Asset, File, Package
 from trainables.core.errors import AssetError, near
 
 __all__ = ["ASSETS", "PACKAGES", "AssetError", "fetch", "resolve"]
