@@ -1,0 +1,1 @@
+"""Rows of any data set to items, and items to batches."""
