@@ -34,10 +34,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from trainables.bench import arch, losses
 from trainables.bench.assets.fetch import fetch
-from trainables.bench.data import load_data
+from trainables.bench.data.roles import load_data
 from trainables.bench.losses import Loss, Sheet
 from trainables.bench.prefix import PrefixEvaluator, path
-from trainables.bench.prompts import Question
+from trainables.bench.data.prompts import Question
 from trainables.core.spec import DataSpec, ItemCounts
 from trainables.depth import PUBLISHED, Omit, greedy, switch, switches
 

@@ -32,7 +32,7 @@ from benchmarks.curves import Curve, summary, table, write_curves
 from search.samplers.level_switch import LevelSwitchSampler
 from trainables.bench import losses
 from trainables.bench.assets.fetch import fetch
-from trainables.bench.data import load_data
+from trainables.bench.data.roles import load_data
 from trainables.bench.prefix import PrefixEvaluator
 from trainables.core.spec import DataSpec, ItemCounts
 from trainables.stage import Batch

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from trainables.bench.data import Data
+from trainables.bench.data.roles import Data
 
 WORDS = (
     "a b c d e the cat dog sat ran on mat good bad film was not who is it red blue green one two "

@@ -32,7 +32,7 @@ from trainables.bench.arch import blocks, remove_blocks
 from trainables.core.cache import write_durably
 from trainables.bench.fork import fork
 from trainables.bench.prefix import PrefixEvaluator
-from trainables.bench.prompts import Question
+from trainables.bench.data.prompts import Question
 from trainables.stage import PlanError
 from trainables.depth import Omit
 from trainables.router import Router

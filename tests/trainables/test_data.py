@@ -15,10 +15,10 @@ from PIL import Image
 
 import toys
 from toys import WORDS, bytes_tokenizer, jsonl, word_tokenizer
-from trainables.bench.data import Data, load_data
-from trainables.bench.encode import IGNORED
+from trainables.bench.data.roles import Data, load_data
+from trainables.bench.data.tokenize import IGNORED
 from trainables.core.errors import DataError
-from trainables.bench.prompts import Pair, Question
+from trainables.bench.data.prompts import Pair, Question
 from trainables.core.spec import DataSpec, Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -99,7 +99,7 @@ def test_every_process_gets_the_same_rows(tmp_path: Path) -> None:
     given = spec(jsonl(tmp_path / "o.jsonl", opinions()), "classification")
     code = (
         "import sys, datasets; from pathlib import Path; from toys import word_tokenizer\n"
-        "from trainables.bench.data import load_data; from trainables.core.spec import DataSpec\n"
+        "from trainables.bench.data.roles import load_data; from trainables.core.spec import DataSpec\n"
         "datasets.config.HF_DATASETS_CACHE = Path(sys.argv[2])\n"
         "data = load_data(DataSpec.model_validate_json(sys.argv[1]), word_tokenizer(), 0)\n"
         "print(data.fingerprint('search'))"

@@ -26,8 +26,8 @@ from transformers import (
 from toys import bench, bytes_tokenizer, jsonl, word_tokenizer
 from trainables.bench import passes, text_scores
 from trainables.bench.assets.fetch import fetch
-from trainables.bench.data import Data, load_data
-from trainables.bench.encode import IGNORED
+from trainables.bench.data.roles import Data, load_data
+from trainables.bench.data.tokenize import IGNORED
 from trainables.core.errors import MetricError
 from trainables.bench.evaluate import METRICS, load_metric, measure_all
 from trainables.bench.metric_names import METRIC_FACTS, known_metrics

@@ -20,10 +20,10 @@ from transformers import (
 )
 
 from trainables.bench import losses, prefix
-from trainables.bench.encode import question_ids
+from trainables.bench.data.tokenize import question_ids
 from trainables.bench.memo import Memo
 from trainables.bench.prefix import PrefixEvaluator, alone, naive_forwards, path, shared_forwards
-from trainables.bench.prompts import Question
+from trainables.bench.data.prompts import Question
 from trainables.stage import PlanError
 from trainables.depth import PUBLISHED, greedy
 

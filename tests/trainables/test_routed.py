@@ -8,7 +8,7 @@ from routing import write_study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainables.bench import losses, prefix
-from trainables.bench.prompts import Question
+from trainables.bench.data.prompts import Question
 from trainables.bench.route_spec import RouterSpec
 from trainables.stage import PlanError
 from trainables.routed import RoutedModel, measure

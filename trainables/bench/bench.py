@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from trainables.core.cache import Cache, digest
-from trainables.bench.data import Data, load_data
+from trainables.bench.data.roles import Data, load_data
 from trainables.bench.evaluate import load_metric, measure_all
 from trainables.bench.fork import fork
 from trainables.core.lineage import Lineage, code_version, fingerprint

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables.core.cache import digest_tensors
-from trainables.bench.encode import Ids, question_ids
-from trainables.bench.prompts import Question
+from trainables.bench.data.tokenize import Ids, question_ids
+from trainables.bench.data.prompts import Question
 from trainables.stage import Batch, PlanError
 
 

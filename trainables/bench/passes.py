@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from trainables.bench import measure
 from trainables.bench.arch import leaves_out_logits
-from trainables.bench.data import Data
-from trainables.bench.encode import IGNORED
+from trainables.bench.data.roles import Data
+from trainables.bench.data.tokenize import IGNORED
 from trainables.core.errors import MetricError
 from trainables.core.spec import Role
 from trainables.stage import Batch

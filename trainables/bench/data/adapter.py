@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import datasets
 
-from trainables.bench.columns import Columns, Row
+from trainables.bench.data.columns import Columns, Row
 from trainables.core.spec import DataSpec, Role
 from trainables.stage import Batch
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainables.bench.columns import Row, label_names
+from trainables.bench.data.columns import Row, label_names
 from trainables.core.errors import DataError
-from trainables.bench.form import Form
+from trainables.bench.data.adapter import Form
 from trainables.core.spec import DataSpec, Role
 from trainables.stage import Batch
 

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, get_args
 
-from trainables.bench.columns import Row
+from trainables.bench.data.columns import Row
 from trainables.core.errors import DataError, near
-from trainables.bench.form import Form
-from trainables.bench.images import ImageClassification
-from trainables.bench.sources import Splits, open_splits
+from trainables.bench.data.adapter import Form
+from trainables.bench.data.images import ImageClassification
+from trainables.bench.data.sources import Splits, open_splits
 from trainables.core.spec import DataSpec, Role, Task
 from trainables.stage import Batch
-from trainables.bench.tasks import (
+from trainables.bench.data.tasks import (
     Classification,
     Generation,
     LanguageModelling,

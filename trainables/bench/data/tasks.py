@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import datasets
 import torch
 
-from trainables.bench.columns import Row, label_names
-from trainables.bench.encode import (
+from trainables.bench.data.columns import Row, label_names
+from trainables.bench.data.tokenize import (
     IGNORED,
     Ids,
     continued,
@@ -23,8 +23,8 @@ from trainables.bench.encode import (
     stack,
 )
 from trainables.core.errors import DataError
-from trainables.bench.form import Form, folded
-from trainables.bench.prompts import (
+from trainables.bench.data.adapter import Form, folded
+from trainables.bench.data.prompts import (
     ANSWERS,
     HIDDEN,
     PAIRS,

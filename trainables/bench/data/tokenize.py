@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from trainables.bench.prompts import Question
+from trainables.bench.data.prompts import Question
 from trainables.stage import Batch
 
 Ids: TypeAlias = list[int]
