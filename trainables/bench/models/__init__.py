@@ -1,0 +1,1 @@
+"""Finding, editing, loading and saving models."""
