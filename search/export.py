@@ -145,7 +145,7 @@ def _build(store: Store, view: View, result: Result, folder: Path, said: Said) -
 
 
 def _exported(bench: "Bench", view: View, result: Result, folder: Path, said: Said) -> Export:
-    from trainables.bench.save import prove, save
+    from trainables.bench.models.save import prove, save
     from trainables.stage import drain
     from trainables.trial import run_stages
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainables.core.types import PreTrainedModel
 from trainables.stage import Batch, PlanError
-from trainables.bench.walk import Walk
+from trainables.bench.models.blockwise import Walk
 
 Omit: TypeAlias = tuple[int, ...]
 Score: TypeAlias = Callable[[Sequence[Omit]], Sequence[float]]

@@ -11,8 +11,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trainables.bench.arch import blocks, stacks
-from trainables.bench.fork import fork
+from trainables.bench.models.structure import blocks, stacks
+from trainables.bench.models.fork import fork
 from trainables.core.types import Bench, PreTrainedModel
 from trainables.core.lineage import Lineage
 from trainables.bench.metric_names import METRIC_FACTS

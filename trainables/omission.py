@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trainables.bench.arch import blocks, family, reach, remove_blocks, run_blocks, stacks
-from trainables.bench.fork import put
+from trainables.bench.models.structure import blocks, family, reach, remove_blocks, run_blocks, stacks
+from trainables.bench.models.fork import put
 from trainables.core.types import PreTrainedModel
 from trainables.stage import Batch, Method, PlanError, Stats, Summary
 

@@ -17,7 +17,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from trainables.core.cache import Cache, digest
-from trainables.bench.fork import own
+from trainables.bench.models.fork import own
 from trainables.bench.freeze import cut_neighbours, frozen
 from trainables.core.types import Bench, PreTrainedModel
 from trainables.core.spec import TrainSpec

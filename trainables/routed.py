@@ -28,9 +28,9 @@ from transformers import (
 )
 
 from trainables.bench import losses
-from trainables.bench.arch import blocks, remove_blocks
+from trainables.bench.models.structure import blocks, remove_blocks
 from trainables.core.cache import write_durably
-from trainables.bench.fork import fork
+from trainables.bench.models.fork import fork
 from trainables.bench.prefix import PrefixEvaluator
 from trainables.bench.data.prompts import Question
 from trainables.stage import PlanError

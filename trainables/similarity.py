@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trainables.bench.arch import blocks, fixed_blocks, remove_blocks, run_blocks, stacks
+from trainables.bench.models.structure import blocks, fixed_blocks, remove_blocks, run_blocks, stacks
 from trainables.bench.cka import SMALLEST, Minibatches, PerSample, gram
 from trainables.bench.freeze import neighbours, towers
 from trainables.core.types import PreTrainedModel

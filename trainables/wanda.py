@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from trainables.bench.arch import linears, rows, run_blocks, unrows
+from trainables.bench.models.structure import linears, rows, run_blocks, unrows
 from trainables.core.cache import digest_tensors
-from trainables.bench.fork import put
+from trainables.bench.models.fork import put
 from trainables.core.types import Bench, Linear, PreTrainedModel
 from trainables.stage import Batch, Method, PlanError, Progress, Stats, Summary
-from trainables.bench.walk import Entry, Walk
+from trainables.bench.models.blockwise import Entry, Walk
 
 
 @dataclass(frozen=True)

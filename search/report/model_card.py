@@ -11,7 +11,7 @@ from search.report.format import cell, columns, delta, story
 from trainables.bench.assets.catalogue import ASSETS
 
 if TYPE_CHECKING:
-    from trainables.bench.save import Saved
+    from trainables.bench.models.save import Saved
 
 LICENCE = re.compile(r"^license:\s*(.+?)\s*$", re.MULTILINE)
 

@@ -26,7 +26,7 @@ from search.study.load import bench_spec, parse_study
 from toys import bytes_tokenizer, jsonl
 from trainables.bench.bench import open_bench
 from trainables.bench.survey import gather
-from trainables.bench.save import Proof
+from trainables.bench.models.save import Proof
 from trainables.stage import drain
 from trainables.trial import run_stages
 
@@ -124,7 +124,7 @@ def unproven(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(load)
         return Proof(True, 0.0)
 
-    monkeypatch.setattr("trainables.bench.save.prove", prove)
+    monkeypatch.setattr("trainables.bench.models.save.prove", prove)
     return asked
 
 
@@ -220,7 +220,7 @@ def test_nothing_is_left_of_an_export_that_fails(
     def refuted(*_: object) -> Proof:
         raise PlanError("its logits differ by 3.0")
 
-    monkeypatch.setattr("trainables.bench.save.prove", refuted)
+    monkeypatch.setattr("trainables.bench.models.save.prove", refuted)
     with pytest.raises(UserError, match=r"its logits differ by 3\.0"):
         export_trial(tiny.store, tmp_path / "all" / "out", trial=1)
     assert list((tmp_path / "all").iterdir()) == []

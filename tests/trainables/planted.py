@@ -18,7 +18,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from trainables.bench.arch import blocks, family, has, reach
+from trainables.bench.models.structure import blocks, family, has, reach
 from trainables.stage import Batch
 
 FAMILIES = ("bert", "roberta", "distilbert", "t5", "vit", "resnet")

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from families import COMMON, FAMILIES, GROUPED, build
-from trainables.bench.arch import (
+from trainables.bench.models.structure import (
     blocks,
     family,
     fixed_blocks,
@@ -30,7 +30,7 @@ from trainables.bench.arch import (
     stacks,
     unrows,
 )
-from trainables.bench.fork import fork
+from trainables.bench.models.fork import fork
 from trainables.stage import PlanError
 
 ROWS = {

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from trainables.bench.bench import Bench, open_bench
-from trainables.bench.fork import same_tensors
-from trainables.bench.models import fresh, load_model
+from trainables.bench.models.fork import same_tensors
+from trainables.bench.models.load import fresh, load_model
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
 from trainables.stage import PlanError
 from trainables.bench.training import Run

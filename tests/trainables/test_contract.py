@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from families import batches, build
 from methods import METHODS
-from trainables.bench.arch import blocks, linears, rows
-from trainables.bench.fork import fork, same_tensors
+from trainables.bench.models.structure import blocks, linears, rows
+from trainables.bench.models.fork import fork, same_tensors
 from trainables.stage import FieldError, Method
 
 CASES = [

@@ -19,7 +19,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from trainables.bench.arch import blocks, fixed_blocks, remove_blocks, stacks
+from trainables.bench.models.structure import blocks, fixed_blocks, remove_blocks, stacks
 
 RESNET_152, RESNET_50 = (3, 8, 36, 3), (3, 4, 6, 3)
 

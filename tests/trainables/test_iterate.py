@@ -9,8 +9,8 @@ from benches import do, tiny_bench
 from planted import plant, tiny
 
 from trainables.bench import bench as bench_module
-from trainables.bench.arch import blocks, linears
-from trainables.bench.fork import same_tensors
+from trainables.bench.models.structure import blocks, linears
+from trainables.bench.models.fork import same_tensors
 from trainables.recover import Recover
 from trainables.stage import FieldError
 from trainables.iterate import Iterate

@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from trainables.bench import measure
-from trainables.bench.arch import remove_blocks
-from trainables.bench.fork import fork
+from trainables.bench.models.structure import remove_blocks
+from trainables.bench.models.fork import fork
 from trainables.stage import Batch
 
 _SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}

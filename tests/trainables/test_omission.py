@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from families import DECODERS, batches, build
-from trainables.bench.arch import blocks
-from trainables.bench.fork import fork
+from trainables.bench.models.structure import blocks
+from trainables.bench.models.fork import fork
 from trainables.stage import PlanError
 from trainables.omission import Omission
 

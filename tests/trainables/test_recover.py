@@ -12,10 +12,10 @@ from planted import FAMILIES, plant, tiny
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trainables.bench.arch import blocks, linears
+from trainables.bench.models.structure import blocks, linears
 from trainables.bench.bench import Bench
 from trainables.core.errors import BenchError
-from trainables.bench.fork import same_tensors
+from trainables.bench.models.fork import same_tensors
 from trainables.bench.freeze import cut_neighbours, frozen, neighbours, train_mode
 from trainables.recover import Recover
 from trainables.bench.rows import examples, shuffled, steps

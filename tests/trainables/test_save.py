@@ -9,13 +9,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from families import FAMILIES, batches, build
 from toys import bytes_tokenizer
-from trainables.bench import save as save_module
-from trainables.bench.arch import blocks, family, reach, remove_blocks, rows
-from trainables.bench.fork import fork, put
+from trainables.bench.models import save as save_module
+from trainables.bench.models.structure import blocks, family, reach, remove_blocks, rows
+from trainables.bench.models.fork import fork, put
 from trainables.bench.measure import count_parameters
-from trainables.bench.save import logits, misfits, prove, save
+from trainables.bench.models.save import logits, misfits, prove, save
 from trainables.stage import PlanError
-from trainables.bench.uneven import load_exact, padded, put_rows, save_exact
+from trainables.bench.models.nonuniform import load_exact, padded, put_rows, save_exact
 
 WITH_FFN = [name for name in FAMILIES if name != "resnet"]
 

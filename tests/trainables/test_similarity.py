@@ -9,8 +9,8 @@ from planted import FAMILIES, batch_for, plant, tiny
 from torch import Tensor, nan
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from trainables.bench.arch import blocks, remove_blocks
-from trainables.bench.fork import fork, own, same_tensors
+from trainables.bench.models.structure import blocks, remove_blocks
+from trainables.bench.models.fork import fork, own, same_tensors
 from trainables.bench.freeze import towers
 from trainables.stage import Batch, FieldError, PlanError
 from trainables.similarity import (

@@ -16,10 +16,10 @@ from transformers import (
 )
 
 from families import COMMON, FAMILIES, GROUPED, batches, build
-from trainables.bench.arch import blocks, remove_blocks
-from trainables.bench.fork import fork, same_tensors
+from trainables.bench.models.structure import blocks, remove_blocks
+from trainables.bench.models.fork import fork, same_tensors
 from trainables.stage import Batch, PlanError
-from trainables.bench.walk import Walk
+from trainables.bench.models.blockwise import Walk
 
 MORE = {
     "opt": lambda: OPTForCausalLM(

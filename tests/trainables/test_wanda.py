@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from families import batches, build
-from trainables.bench.arch import blocks, linears, rows
-from trainables.bench.fork import fork
+from trainables.bench.models.structure import blocks, linears, rows
+from trainables.bench.models.fork import fork
 from trainables.stage import Batch, PlanError
 from trainables.wanda import Wanda, prune_mask
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainables.bench.arch import blocks, stacks
+from trainables.bench.models.structure import blocks, stacks
 from trainables.core.types import PreTrainedModel
 from trainables.stage import PlanError, Stage, Summary
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainables.bench import measure
-from trainables.bench.arch import leaves_out_logits
+from trainables.bench.models.structure import leaves_out_logits
 from trainables.bench.data.roles import Data
 from trainables.bench.data.tokenize import IGNORED
 from trainables.core.errors import MetricError

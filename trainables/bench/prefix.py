@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trainables.bench import arch
-from trainables.bench.fork import fork, put
+from trainables.bench.models import structure as arch
+from trainables.bench.models.fork import fork, put
 from trainables.core.types import PreTrainedModel
 from trainables.bench.losses import Loss, Row, Sheet, divergence, log_likelihood, sheet_of
 from trainables.bench.memo import Key, Memo
 from trainables.stage import Batch, PlanError
-from trainables.bench.walk import Entry, Walk
+from trainables.bench.models.blockwise import Entry, Walk
 
 Unit: TypeAlias = Literal["block", "attention", "mlp", "both"]
 Part: TypeAlias = Literal["block", "attention", "mlp"]

@@ -14,14 +14,14 @@ import torch
 from transformers import PreTrainedModel
 
 from trainables.bench import losses
-from trainables.bench.arch import blocks, fixed_blocks
+from trainables.bench.models.structure import blocks, fixed_blocks
 from trainables.core.cache import Cache, digest
 from trainables.bench.data.roles import Data, load_data
 from trainables.bench.data.tokenize import question_ids
 from trainables.core.lineage import fingerprint
 from trainables.bench.losses import Loss
 from trainables.bench.memo import Memo
-from trainables.bench.models import load_model, load_processor, locate
+from trainables.bench.models.load import load_model, load_processor, locate
 from trainables.bench.prefix import PrefixEvaluator, can_pack
 from trainables.bench.data.prompts import Question
 from trainables.bench.route_spec import RouterSpec, RouteSpec

@@ -32,7 +32,7 @@ class Facts:
 
 def gather(bench: Bench, space: Callable[..., Any]) -> Facts:
     """Look at the bench's model; families without blocks have none to tell of."""
-    from trainables.bench.arch import family, fixed_blocks, reach, stacks
+    from trainables.bench.models.structure import family, fixed_blocks, reach, stacks
 
     model = bench.model
     row, found = family(model), stacks(model)

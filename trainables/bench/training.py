@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from trainables.bench.arch import linears
+from trainables.bench.models.structure import linears
 from trainables.core.cache import digest
 from trainables.core.errors import BenchError
 from trainables.bench.evaluate import measure_all
-from trainables.bench.fork import put
+from trainables.bench.models.fork import put
 from trainables.bench.freeze import train_mode
 from trainables.core.types import Bench, PreTrainedModel
 from trainables.bench.rows import examples, shuffled, steps

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.bench.arch import stacks
-from trainables.bench.fork import fork
+from trainables.bench.models.structure import stacks
+from trainables.bench.models.fork import fork
 from trainables.core.types import PreTrainedModel
 from trainables.stage import Batch, PlanError
 

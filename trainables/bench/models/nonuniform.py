@@ -1,6 +1,6 @@
 """Models whose feed-forward layers differ in width: the exact form, and a padded one.
 
-from trainables.bench.uneven import load_exact
+from trainables.bench.models.nonuniform import load_exact
 model = load_exact("folder")
 """
 
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from trainables.bench.arch import blocks, family, reach, rows
-from trainables.bench.fork import fork, put
+from trainables.bench.models.structure import blocks, family, reach, rows
+from trainables.bench.models.fork import fork, put
 from trainables.core.types import Linear
 from trainables.stage import PlanError
 
-LOAD = "from trainables.bench.uneven import load_exact\nmodel = load_exact({folder})"
+LOAD = "from trainables.bench.models.nonuniform import load_exact\nmodel = load_exact({folder})"
 WIDTHS = ("out_features", "in_features", "nf", "nx")  # what layers say of their own shape
 
 

@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trainables.bench.models import HEADS
+from trainables.bench.models.load import HEADS
 from trainables.core.spec import Task
 from trainables.stage import Batch, PlanError
-from trainables.bench.uneven import padded, save_exact
+from trainables.bench.models.nonuniform import padded, save_exact
 
 EXACT = "exact"  # the sub-folder of the exact form
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}  # of the largest logit

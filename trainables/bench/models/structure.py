@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.bench.families import FAMILIES, Family
+from trainables.bench.models.families import FAMILIES, Family
 from trainables.core.types import Linear, PretrainedConfig, PreTrainedModel
 from trainables.stage import PlanError
 
