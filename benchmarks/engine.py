@@ -102,7 +102,7 @@ def evaluate_plainly(config: Point, spec: dict[str, Any]) -> None:
     from ray import tune
 
     from trainables.bench.bench import open_bench
-    from trainables.bench.evaluate import measure_all
+    from trainables.bench.metrics.evaluate import measure_all
     from trainables.core.spec import BenchSpec
     from trainables.omission import Omission
     from trainables.wanda import Wanda

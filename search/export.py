@@ -102,7 +102,7 @@ def choose(view: View, trial: int | None, metric: str | None) -> tuple[Result, s
 
 
 def _direction(view: View, metric: str) -> str:
-    from trainables.bench.metric_names import METRIC_FACTS
+    from trainables.bench.metrics.catalogue import METRIC_FACTS
 
     measured = list(view.baseline.metrics) if view.baseline else []
     if metric not in measured:

@@ -15,7 +15,7 @@ from trainables.bench.models.structure import blocks, stacks
 from trainables.bench.models.fork import fork
 from trainables.core.types import Bench, PreTrainedModel
 from trainables.core.lineage import Lineage
-from trainables.bench.metric_names import METRIC_FACTS
+from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.recover import Recover
 from trainables.stage import Progress, Stage, Summary
 from trainables.similarity import Similarity

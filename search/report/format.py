@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.journal.results import Result
 from search.study.schema import Study
-from trainables.bench.metric_names import METRIC_FACTS
+from trainables.bench.metrics.catalogue import METRIC_FACTS
 
 if TYPE_CHECKING:
     from rich.table import Table

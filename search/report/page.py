@@ -18,7 +18,7 @@ from search.journal.results import Result, View, read
 from search.report.format import better, cell, columns, delta, mark, story
 from search.journal.store import Store
 from search.study.load import limits, study_toml
-from trainables.bench.metric_names import METRIC_FACTS
+from trainables.bench.metrics.catalogue import METRIC_FACTS
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

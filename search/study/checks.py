@@ -17,7 +17,7 @@ from search.engine.schedulers import scheduler_problems
 from search.journal.store import database_problems
 from search.study.schema import Direction, Study
 from trainables.bench.assets.catalogue import ASSETS
-from trainables.bench.metric_names import METRIC_FACTS
+from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.core.spec import Task
 
 SPACES = Path(__file__).parent.parent / "spaces"

@@ -23,7 +23,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from trainables.bench import measure
+from trainables.bench.metrics import cost as measure
 from trainables.bench.models.structure import remove_blocks
 from trainables.bench.models.fork import fork
 from trainables.stage import Batch

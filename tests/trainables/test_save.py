@@ -12,7 +12,7 @@ from toys import bytes_tokenizer
 from trainables.bench.models import save as save_module
 from trainables.bench.models.structure import blocks, family, reach, remove_blocks, rows
 from trainables.bench.models.fork import fork, put
-from trainables.bench.measure import count_parameters
+from trainables.bench.metrics.cost import count_parameters
 from trainables.bench.models.save import logits, misfits, prove, save
 from trainables.stage import PlanError
 from trainables.bench.models.nonuniform import load_exact, padded, put_rows, save_exact

@@ -16,7 +16,7 @@ from families import GROUPED
 from spaces import omission_wanda
 from toys import bytes_tokenizer
 from trainables.bench.bench import Bench, open_bench
-from trainables.bench.evaluate import METRICS as METRICS_OF
+from trainables.bench.metrics.evaluate import METRICS as METRICS_OF
 from trainables.bench.survey import Facts
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec
 from trainables.stage import Progress, Stage, Summary

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from trainables.core.cache import Cache, digest
 from trainables.bench.data.roles import Data, load_data
-from trainables.bench.evaluate import load_metric, measure_all
+from trainables.bench.metrics.evaluate import load_metric, measure_all
 from trainables.bench.models.fork import fork
 from trainables.core.lineage import Lineage, code_version, fingerprint
 from trainables.bench.models.load import is_encoder_decoder, load_model, load_processor, locate

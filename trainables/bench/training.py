@@ -12,7 +12,7 @@ from torch import Tensor
 from trainables.bench.models.structure import linears
 from trainables.core.cache import digest
 from trainables.core.errors import BenchError
-from trainables.bench.evaluate import measure_all
+from trainables.bench.metrics.evaluate import measure_all
 from trainables.bench.models.fork import put
 from trainables.bench.freeze import train_mode
 from trainables.core.types import Bench, PreTrainedModel

@@ -10,10 +10,10 @@ from typing import Any, TypeAlias
 
 import torch
 
-from trainables.bench import measure, text_scores
+from trainables.bench.metrics import cost, text_scores
 from trainables.core.errors import MetricError, near
-from trainables.bench.metric_names import METRIC_FACTS
-from trainables.bench.passes import Evaluation, finite
+from trainables.bench.metrics.catalogue import METRIC_FACTS
+from trainables.bench.metrics.predictions import Evaluation, finite
 
 Own: TypeAlias = Callable[[Any], float]  # a user's metric, of the bench
 Metric: TypeAlias = Callable[[Evaluation], float]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.bench import measure
+from trainables.bench.metrics import cost as measure
 from trainables.bench.models.structure import leaves_out_logits
 from trainables.bench.data.roles import Data
 from trainables.bench.data.tokenize import IGNORED
