@@ -33,7 +33,7 @@ from trainables.core.cache import digest_tensors
 from trainables.bench.survey import Facts
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
 from trainables.stage import drain
-from trainables.bench.training import tensors_of
+from trainables.bench.training.loop import tensors_of
 from trainables.trial import run_stages
 
 STUDIES = Path(__file__).parent.parent / "spaces" / "studies"

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from trainables.core.cache import Cache, digest
 from trainables.bench.models.fork import own
-from trainables.bench.freeze import cut_neighbours, frozen
+from trainables.bench.training.freeze import cut_neighbours, frozen
 from trainables.core.types import Bench, PreTrainedModel
 from trainables.core.spec import TrainSpec
 from trainables.stage import Progress, Stage, Summary, drain
-from trainables.bench.training import Run, cast, give, tensors_of
+from trainables.bench.training.loop import Run, cast, give, tensors_of
 
 Optimiser: TypeAlias = Literal["adamw", "adam", "sgd"]
 Schedule: TypeAlias = Literal["constant", "linear", "cosine"]

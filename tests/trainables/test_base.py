@@ -10,7 +10,7 @@ from trainables.bench.models.fork import same_tensors
 from trainables.bench.models.load import fresh, load_model
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
 from trainables.stage import PlanError
-from trainables.bench.training import Run
+from trainables.bench.training.loop import Run
 
 CONFIG = {"num_channels": 1, "embedding_size": 8, "hidden_sizes": [8], "depths": [2]}
 TRAINING = TrainSpec(epochs=2, lr=1e-2, batch_size=32)

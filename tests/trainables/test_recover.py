@@ -16,11 +16,11 @@ from trainables.bench.models.structure import blocks, linears
 from trainables.bench.bench import Bench
 from trainables.core.errors import BenchError
 from trainables.bench.models.fork import same_tensors
-from trainables.bench.freeze import cut_neighbours, frozen, neighbours, train_mode
+from trainables.bench.training.freeze import cut_neighbours, frozen, neighbours, train_mode
 from trainables.recover import Recover
-from trainables.bench.rows import examples, shuffled, steps
+from trainables.bench.training.examples import examples, shuffled, steps
 from trainables.stage import FieldError, Stage, Summary
-from trainables.bench.training import Run, give, tensors_of
+from trainables.bench.training.loop import Run, give, tensors_of
 from trainables.omission import Omission
 from trainables.similarity import Similarity
 from trainables.wanda import Wanda

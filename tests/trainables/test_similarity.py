@@ -11,7 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from trainables.bench.models.structure import blocks, remove_blocks
 from trainables.bench.models.fork import fork, own, same_tensors
-from trainables.bench.freeze import towers
+from trainables.bench.training.freeze import towers
 from trainables.stage import Batch, FieldError, PlanError
 from trainables.similarity import (
     Similarity,

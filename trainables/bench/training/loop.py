@@ -14,9 +14,9 @@ from trainables.core.cache import digest
 from trainables.core.errors import BenchError
 from trainables.bench.metrics.evaluate import measure_all
 from trainables.bench.models.fork import put
-from trainables.bench.freeze import train_mode
+from trainables.bench.training.freeze import train_mode
 from trainables.core.types import Bench, PreTrainedModel
-from trainables.bench.rows import examples, shuffled, steps
+from trainables.bench.training.examples import examples, shuffled, steps
 from trainables.stage import Batch, Progress
 
 if TYPE_CHECKING:
