@@ -1,0 +1,1 @@
+"""Skipping blocks: the method, its searches, and what judges a set."""
