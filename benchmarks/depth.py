@@ -32,14 +32,15 @@ from rich.table import Table
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from trainables.bench import arch, losses
+from trainables.bench.models import structure as arch
+from trainables.omission import losses
 from trainables.bench.assets.fetch import fetch
 from trainables.bench.data.roles import load_data
-from trainables.bench.losses import Loss, Sheet
-from trainables.bench.prefix import PrefixEvaluator, path
+from trainables.omission.losses import Loss, Sheet
+from trainables.omission.evaluator import PrefixEvaluator, path
 from trainables.bench.data.prompts import Question
 from trainables.core.spec import DataSpec, ItemCounts
-from trainables.depth import PUBLISHED, Omit, greedy, switch, switches
+from trainables.omission.searches import PUBLISHED, Omit, greedy, switch, switches
 
 Losses = list[float]
 

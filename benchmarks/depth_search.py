@@ -30,14 +30,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from benchmarks.curves import Curve, summary, table, write_curves
 from search.samplers.level_switch import LevelSwitchSampler
-from trainables.bench import losses
+from trainables.omission import losses
 from trainables.bench.assets.fetch import fetch
 from trainables.bench.data.roles import load_data
-from trainables.bench.prefix import PrefixEvaluator
+from trainables.omission.evaluator import PrefixEvaluator
 from trainables.core.spec import DataSpec, ItemCounts
 from trainables.stage import Batch
-from trainables.depth import Omit, greedy, lowest
-from trainables.omission import Omission
+from trainables.omission.searches import Omit, greedy, lowest
+from trainables.omission.method import Omission
 
 BUDGET, BATCH = 6, 16
 MOST = 2000  # proposals, should a sampler only repeat what is known

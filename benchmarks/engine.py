@@ -104,7 +104,7 @@ def evaluate_plainly(config: Point, spec: dict[str, Any]) -> None:
     from trainables.bench.bench import open_bench
     from trainables.bench.metrics.evaluate import measure_all
     from trainables.core.spec import BenchSpec
-    from trainables.omission import Omission
+    from trainables.omission.method import Omission
     from trainables.wanda import Wanda
 
     clock = [time.perf_counter()]

@@ -8,7 +8,7 @@ from spaces.sets import suggest_set
 from trainables.bench.survey import Facts
 from trainables.core.types import Bench
 from trainables.stage import Stage
-from trainables.omission import Omission
+from trainables.omission.method import Omission
 
 Blocks = Annotated[int, Field(ge=0)]
 Unit = Literal["block", "attention", "ffn"]

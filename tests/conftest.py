@@ -16,13 +16,13 @@ from jaxtyping import install_import_hook
 install_import_hook(
     [
         "trainables.wanda",
-        "trainables.omission",
-        "trainables.depth",
+        "trainables.omission.method",
+        "trainables.omission.searches",
         "trainables.router",
         "trainables.routed",
         "trainables.bench.cka",
-        "trainables.bench.losses",
-        "trainables.bench.prefix",
+        "trainables.omission.losses",
+        "trainables.omission.evaluator",
     ],
     "beartype.beartype",
 )

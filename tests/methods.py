@@ -2,7 +2,7 @@
 
 from families import DECODERS, FAMILIES
 from trainables.stage import Method
-from trainables.omission import Omission
+from trainables.omission.method import Omission
 from trainables.similarity import Similarity, SimilarityPerSample
 from trainables.wanda import Wanda
 

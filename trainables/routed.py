@@ -27,14 +27,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from trainables.bench import losses
+from trainables.omission import losses
 from trainables.bench.models.structure import blocks, remove_blocks
 from trainables.core.cache import write_durably
 from trainables.bench.models.fork import fork
-from trainables.bench.prefix import PrefixEvaluator
+from trainables.omission.evaluator import PrefixEvaluator
 from trainables.bench.data.prompts import Question
 from trainables.stage import PlanError
-from trainables.depth import Omit
+from trainables.omission.searches import Omit
 from trainables.router import Router
 
 Item = TypeVar("Item")

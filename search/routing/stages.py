@@ -34,7 +34,7 @@ from spaces.router import space, start
 from trainables.core.cache import digest, write_durably
 from trainables.bench.route_spec import RouterSpec, RouteSpec
 from trainables.core.spec import Role
-from trainables.depth import Omit, diverse, greedy, read_sets, write_sets
+from trainables.omission.searches import Omit, diverse, greedy, read_sets, write_sets
 
 
 def load_route(path: Path, overrides: Mapping[str, Any] | None = None) -> RouteSpec:

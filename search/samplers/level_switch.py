@@ -22,7 +22,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from trainables.depth import switch, switches
+from trainables.omission.searches import switch, switches
 
 Groups: TypeAlias = dict[str, list[str]]  # group -> its parameters, in order
 TRIES = 50  # to find an offspring that was not tried before

@@ -23,9 +23,9 @@ from search.routing.stages import Route, export_route, load_route, search_router
 from search.routing.commands import app
 from search.engine.pool import Here, Piece, open_pool
 from search.routing.evaluation import HINDSIGHT, ORACLE, RANDOM, ROUTER
-from trainables.bench.prefix import alone
+from trainables.omission.evaluator import alone
 from trainables.bench.route_work import RouteWork
-from trainables.depth import read_sets
+from trainables.omission.searches import read_sets
 from trainables.routed import RoutedModel
 
 

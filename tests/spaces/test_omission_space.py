@@ -13,7 +13,7 @@ from search.study.schema import SpaceSpec
 from spaces import omission, omission_wanda, wanda
 from spaces.sets import suggest_set
 from trainables.bench.survey import Facts
-from trainables.omission import Omission
+from trainables.omission.method import Omission
 from trainables.wanda import Wanda
 
 # Block 4 matters least, then 2, 5, 1, 6, 3; 0 and 7 would come first, but are the ends.

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from trainables import depth
+from trainables.omission import searches as depth
 from trainables.stage import PlanError
-from trainables.depth import Omit
-from trainables.omission import Omission
+from trainables.omission.searches import Omit
+from trainables.omission.method import Omission
 
 COSTS = [9.0, 3.0, 1.0, 1.0, 5.0, 2.0, 9.0]
 

@@ -7,9 +7,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from benchmarks.depth import Case, Published, Scorer, compare
 from benchmarks.depth_search import Watched, by_greedy, by_sampler
 from search.samplers.level_switch import LevelSwitchSampler
-from trainables.bench import losses
-from trainables.bench.prefix import PrefixEvaluator
-from trainables.depth import greedy
+from trainables.omission import losses
+from trainables.omission.evaluator import PrefixEvaluator
+from trainables.omission.searches import greedy
 
 
 def tiny(blocks: int) -> PreTrainedModel:

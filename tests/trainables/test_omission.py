@@ -8,7 +8,7 @@ from families import DECODERS, batches, build
 from trainables.bench.models.structure import blocks
 from trainables.bench.models.fork import fork
 from trainables.stage import PlanError
-from trainables.omission import Omission
+from trainables.omission.method import Omission
 
 
 def rebuilt_without(model: PreTrainedModel, skip: set[int]) -> PreTrainedModel:

@@ -19,13 +19,14 @@ from transformers import (
     PreTrainedModel,
 )
 
-from trainables.bench import losses, prefix
+from trainables.omission import evaluator as prefix
+from trainables.omission import losses
 from trainables.bench.data.tokenize import question_ids
-from trainables.bench.memo import Memo
-from trainables.bench.prefix import PrefixEvaluator, alone, naive_forwards, path, shared_forwards
+from trainables.omission.loss_log import Memo
+from trainables.omission.evaluator import PrefixEvaluator, alone, naive_forwards, path, shared_forwards
 from trainables.bench.data.prompts import Question
 from trainables.stage import PlanError
-from trainables.depth import PUBLISHED, greedy
+from trainables.omission.searches import PUBLISHED, greedy
 
 
 class Words:

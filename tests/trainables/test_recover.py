@@ -21,7 +21,7 @@ from trainables.recover import Recover
 from trainables.bench.training.examples import examples, shuffled, steps
 from trainables.stage import FieldError, Stage, Summary
 from trainables.bench.training.loop import Run, give, tensors_of
-from trainables.omission import Omission
+from trainables.omission.method import Omission
 from trainables.similarity import Similarity
 from trainables.wanda import Wanda
 

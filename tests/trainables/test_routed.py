@@ -7,7 +7,8 @@ import torch
 from routing import write_study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trainables.bench import losses, prefix
+from trainables.omission import evaluator as prefix
+from trainables.omission import losses
 from trainables.bench.data.prompts import Question
 from trainables.bench.route_spec import RouterSpec
 from trainables.stage import PlanError

@@ -20,7 +20,7 @@ from trainables.bench.metrics.evaluate import METRICS as METRICS_OF
 from trainables.bench.survey import Facts
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec
 from trainables.stage import Progress, Stage, Summary
-from trainables.omission import Omission
+from trainables.omission.method import Omission
 from trainables.trial import Trial, reason, run_stages
 from trainables.wanda import Wanda
 

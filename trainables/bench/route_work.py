@@ -13,20 +13,20 @@ from typing import Any, TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from trainables.bench import losses
+from trainables.omission import losses
 from trainables.bench.models.structure import blocks, fixed_blocks
 from trainables.core.cache import Cache, digest
 from trainables.bench.data.roles import Data, load_data
 from trainables.bench.data.tokenize import question_ids
 from trainables.core.lineage import fingerprint
-from trainables.bench.losses import Loss
-from trainables.bench.memo import Memo
+from trainables.omission.losses import Loss
+from trainables.omission.loss_log import Memo
 from trainables.bench.models.load import load_model, load_processor, locate
-from trainables.bench.prefix import PrefixEvaluator, can_pack
+from trainables.omission.evaluator import PrefixEvaluator, can_pack
 from trainables.bench.data.prompts import Question
 from trainables.bench.route_spec import RouterSpec, RouteSpec
 from trainables.core.spec import Role
-from trainables.depth import Omit, greedy
+from trainables.omission.searches import Omit, greedy
 from trainables.routed import RoutedModel, measure
 from trainables.router import Router, read_lessons, train
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from trainables.bench.models import structure as arch
 from trainables.bench.models.fork import fork, put
 from trainables.core.types import PreTrainedModel
-from trainables.bench.losses import Loss, Row, Sheet, divergence, log_likelihood, sheet_of
-from trainables.bench.memo import Key, Memo
+from trainables.omission.losses import Loss, Row, Sheet, divergence, log_likelihood, sheet_of
+from trainables.omission.loss_log import Key, Memo
 from trainables.stage import Batch, PlanError
 from trainables.bench.models.blockwise import Entry, Walk
 
