@@ -1,0 +1,1 @@
+"""Merging alike blocks: the method, its passes, CKA."""
