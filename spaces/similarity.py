@@ -10,8 +10,8 @@ from trainables.bench.survey import Facts
 from trainables.recover import Freeze, Recover
 from trainables.core.spec import Count, TrainSpec
 from trainables.stage import Stage
-from trainables.iterate import Iterate
-from trainables.similarity import Rule, Similarity, SimilarityPerSample
+from trainables.similarity.iterative import Iterate
+from trainables.similarity.method import Rule, Similarity, SimilarityPerSample
 from trainables.wanda import Wanda
 
 

@@ -20,7 +20,7 @@ install_import_hook(
         "trainables.omission.searches",
         "trainables.router",
         "trainables.routed",
-        "trainables.bench.cka",
+        "trainables.similarity.cka",
         "trainables.omission.losses",
         "trainables.omission.evaluator",
     ],

@@ -3,7 +3,7 @@
 from families import DECODERS, FAMILIES
 from trainables.stage import Method
 from trainables.omission.method import Omission
-from trainables.similarity import Similarity, SimilarityPerSample
+from trainables.similarity.method import Similarity, SimilarityPerSample
 from trainables.wanda import Wanda
 
 # (method, families, a field out of range)

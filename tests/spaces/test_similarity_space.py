@@ -11,8 +11,8 @@ from search.study.load import load_study
 from spaces.similarity import space
 from trainables.bench.survey import Facts
 from trainables.recover import Recover
-from trainables.iterate import Iterate
-from trainables.similarity import Similarity, SimilarityPerSample
+from trainables.similarity.iterative import Iterate
+from trainables.similarity.method import Similarity, SimilarityPerSample
 from trainables.wanda import Wanda
 
 STUDIES = Path(__file__).parents[2] / "spaces" / "studies"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.bench.cka import Minibatches, PerSample, gram
+from trainables.similarity.cka import Minibatches, PerSample, gram
 
 
 def hsic(k: np.ndarray, other: np.ndarray) -> np.floating:

@@ -13,8 +13,8 @@ from trainables.bench.models.structure import blocks, linears
 from trainables.bench.models.fork import same_tensors
 from trainables.recover import Recover
 from trainables.stage import FieldError
-from trainables.iterate import Iterate
-from trainables.similarity import Similarity
+from trainables.similarity.iterative import Iterate
+from trainables.similarity.method import Similarity
 from trainables.wanda import Wanda
 
 FAST = Recover(epochs=1, lr=1e-3, batch_size=8)

@@ -22,7 +22,7 @@ from trainables.bench.training.examples import examples, shuffled, steps
 from trainables.stage import FieldError, Stage, Summary
 from trainables.bench.training.loop import Run, give, tensors_of
 from trainables.omission.method import Omission
-from trainables.similarity import Similarity
+from trainables.similarity.method import Similarity
 from trainables.wanda import Wanda
 
 FAST = {"epochs": 2, "lr": 1e-3, "batch_size": 8}

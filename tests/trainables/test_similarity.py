@@ -13,7 +13,7 @@ from trainables.bench.models.structure import blocks, remove_blocks
 from trainables.bench.models.fork import fork, own, same_tensors
 from trainables.bench.training.freeze import towers
 from trainables.stage import Batch, FieldError, PlanError
-from trainables.similarity import (
+from trainables.similarity.method import (
     Similarity,
     SimilarityPerSample,
     modules,

@@ -18,7 +18,7 @@ from trainables.core.lineage import Lineage
 from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.recover import Recover
 from trainables.stage import Progress, Stage, Summary
-from trainables.similarity import Similarity
+from trainables.similarity.method import Similarity
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainables.bench.models.structure import blocks, fixed_blocks, remove_blocks, run_blocks, stacks
-from trainables.bench.cka import SMALLEST, Minibatches, PerSample, gram
+from trainables.similarity.cka import SMALLEST, Minibatches, PerSample, gram
 from trainables.bench.training.freeze import neighbours, towers
 from trainables.core.types import PreTrainedModel
 from trainables.stage import Batch, Method, PlanError, Stats, Summary
