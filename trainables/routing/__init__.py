@@ -1,0 +1,1 @@
+"""A set of omitted blocks per prompt: the router and the routed model."""
