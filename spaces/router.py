@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trainables.bench.route_spec import RouterSpec
+from trainables.routing.spec import RouterSpec
 
 
 def space(trial: Any, base: RouterSpec, *, encoders: tuple[str, ...] = ()) -> RouterSpec:

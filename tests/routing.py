@@ -8,7 +8,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from search.routing.stages import load_route
-from trainables.bench.route_spec import RouteSpec
+from trainables.routing.spec import RouteSpec
 
 sys.path.append(str(Path(__file__).parent / "trainables"))
 

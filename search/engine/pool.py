@@ -15,7 +15,7 @@ from search.engine.ray_session import ray_cluster
 from search.errors import UserError
 from search.study.schema import Resources
 from trainables.core.cache import write_durably
-from trainables.bench.route_spec import RouteSpec
+from trainables.routing.spec import RouteSpec
 
 ATTEMPTS = 3  # a piece whose worker dies this often fails
 Tell: TypeAlias = Callable[[str], None]
@@ -68,7 +68,7 @@ class Here:
 
     def _worker(self) -> Any:
         if self.work is None:
-            from trainables.bench.route_work import RouteWork
+            from trainables.routing.worker import RouteWork
 
             self.work = RouteWork(self.spec)
         return self.work
@@ -153,7 +153,7 @@ class Hand:
     """What a Ray actor does."""
 
     def __init__(self, spec: RouteSpec) -> None:
-        from trainables.bench.route_work import RouteWork
+        from trainables.routing.worker import RouteWork
 
         self.work = RouteWork(spec)
 

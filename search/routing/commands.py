@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from search.routing.evaluation import Evaluation
-    from trainables.bench.route_spec import RouteSpec
+    from trainables.routing.spec import RouteSpec
 
 app = typer.Typer(
     name="route",
@@ -115,7 +115,7 @@ def export(
     with open_pool(route.spec, _tell) as pool:
         for line in export_route(route, pool, to):
             typer.echo(repr(line))
-    typer.echo(f'from trainables.routed import RoutedModel; model = RoutedModel.load("{to}")')
+    typer.echo(f'from trainables.routing.routed_model import RoutedModel; model = RoutedModel.load("{to}")')
 
 
 def table(found: "Evaluation") -> "Table":

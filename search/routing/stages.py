@@ -32,7 +32,7 @@ from search.routing.evaluation import Evaluation, evaluate, judge
 from search.study.load import resolved
 from spaces.router import space, start
 from trainables.core.cache import digest, write_durably
-from trainables.bench.route_spec import RouterSpec, RouteSpec
+from trainables.routing.spec import RouterSpec, RouteSpec
 from trainables.core.spec import Role
 from trainables.omission.searches import Omit, diverse, greedy, read_sets, write_sets
 
@@ -280,9 +280,9 @@ def write_dataset(root: Path, records: Sequence[dict[str, Any]]) -> Path:
 
 def export_route(route: Route, pool: Pool, to: Path) -> list[str]:
     """Save the routed model, load it again, and let it write; returns what it wrote."""
-    from trainables.bench.route_work import RouteWork
-    from trainables.routed import RoutedModel
-    from trainables.router import Router
+    from trainables.routing.worker import RouteWork
+    from trainables.routing.routed_model import RoutedModel
+    from trainables.routing.router import Router
 
     sets, folder = list(route.sets(pool).values()), route.train(pool)
     work = RouteWork(route.spec)

@@ -24,9 +24,9 @@ from search.routing.commands import app
 from search.engine.pool import Here, Piece, open_pool
 from search.routing.evaluation import HINDSIGHT, ORACLE, RANDOM, ROUTER
 from trainables.omission.evaluator import alone
-from trainables.bench.route_work import RouteWork
+from trainables.routing.worker import RouteWork
 from trainables.omission.searches import read_sets
-from trainables.routed import RoutedModel
+from trainables.routing.routed_model import RoutedModel
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trainables.omission import evaluator as prefix
 from trainables.omission import losses
 from trainables.bench.data.prompts import Question
-from trainables.bench.route_spec import RouterSpec
+from trainables.routing.spec import RouterSpec
 from trainables.stage import PlanError
-from trainables.routed import RoutedModel, measure
-from trainables.router import Router
+from trainables.routing.routed_model import RoutedModel, measure
+from trainables.routing.router import Router
 
 PROMPTS = ["Box 1 is", "no", "2 + 2 =", "a much longer prompt than the others", "Box 7 is"]
 SETS = [(1, 2), (3,), (2, 4)]

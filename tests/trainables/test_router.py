@@ -7,10 +7,10 @@ import pytest
 import torch
 from routing import write_study
 
-from trainables import router
-from trainables.bench.route_spec import RouterSpec
+from trainables.routing import router
+from trainables.routing.spec import RouterSpec
 from trainables.stage import PlanError
-from trainables.router import Lesson, Router
+from trainables.routing.router import Lesson, Router
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ from trainables.omission.evaluator import PrefixEvaluator
 from trainables.bench.data.prompts import Question
 from trainables.stage import PlanError
 from trainables.omission.searches import Omit
-from trainables.router import Router
+from trainables.routing.router import Router
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,7 +46,7 @@ A language model with prompt-routed depth: a router picks, for every prompt, whi
 of blocks is skipped. `model/` loads by itself as the dense model, with plain transformers. The
 routed model loads with
 
-    from trainables.routed import RoutedModel; model = RoutedModel.load("{folder}")
+    from trainables.routing.routed_model import RoutedModel; model = RoutedModel.load("{folder}")
 
 and then `model.generate(["..."])`, `model.route(["..."])`, `model.log_likelihoods(questions)`.
 """

@@ -28,7 +28,7 @@ from transformers import (
 
 from trainables.core.cache import digest, write_durably
 from trainables.bench.models.load import locate
-from trainables.bench.route_spec import RouterSpec
+from trainables.routing.spec import RouterSpec
 from trainables.core.spec import ModelSpec
 from trainables.stage import PlanError
 

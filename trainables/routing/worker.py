@@ -24,11 +24,11 @@ from trainables.omission.loss_log import Memo
 from trainables.bench.models.load import load_model, load_processor, locate
 from trainables.omission.evaluator import PrefixEvaluator, can_pack
 from trainables.bench.data.prompts import Question
-from trainables.bench.route_spec import RouterSpec, RouteSpec
+from trainables.routing.spec import RouterSpec, RouteSpec
 from trainables.core.spec import Role
 from trainables.omission.searches import Omit, greedy
-from trainables.routed import RoutedModel, measure
-from trainables.router import Router, read_lessons, train
+from trainables.routing.routed_model import RoutedModel, measure
+from trainables.routing.router import Router, read_lessons, train
 
 Record: TypeAlias = dict[str, Any]
 
