@@ -28,13 +28,11 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from spaces.similarity import space
-from trainables.bench.bench import open_bench
-from trainables.core.cache import digest_tensors
-from trainables.bench.survey import Facts
-from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
-from trainables.stage import drain
 from trainables.bench.training.loop import tensors_of
-from trainables.trial import run_stages
+from trainables.core.cache import digest_tensors
+from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
+from trainables.stage import Facts, drain
+from trainables.trial import open_bench, run_stages
 
 STUDIES = Path(__file__).parent.parent / "spaces" / "studies"
 CONFIG = {

@@ -32,14 +32,14 @@ from rich.table import Table
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from trainables.bench.models import structure as arch
-from trainables.omission import losses
 from trainables.bench.assets.fetch import fetch
-from trainables.bench.data.roles import load_data
-from trainables.omission.losses import Loss, Sheet
-from trainables.omission.evaluator import PrefixEvaluator, path
 from trainables.bench.data.prompts import Question
+from trainables.bench.data.roles import load_data
+from trainables.bench.models import structure as arch
 from trainables.core.spec import DataSpec, ItemCounts
+from trainables.omission import losses
+from trainables.omission.evaluator import PrefixEvaluator, path
+from trainables.omission.losses import Loss, Sheet
 from trainables.omission.searches import PUBLISHED, Omit, greedy, switch, switches
 
 Losses = list[float]

@@ -30,14 +30,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from benchmarks.curves import Curve, summary, table, write_curves
 from search.samplers.level_switch import LevelSwitchSampler
-from trainables.omission import losses
 from trainables.bench.assets.fetch import fetch
 from trainables.bench.data.roles import load_data
-from trainables.omission.evaluator import PrefixEvaluator
 from trainables.core.spec import DataSpec, ItemCounts
-from trainables.stage import Batch
-from trainables.omission.searches import Omit, greedy, lowest
+from trainables.core.types import Batch
+from trainables.omission import losses
+from trainables.omission.evaluator import PrefixEvaluator
 from trainables.omission.method import Omission
+from trainables.omission.searches import Omit, greedy, lowest
 
 BUDGET, BATCH = 6, 16
 MOST = 2000  # proposals, should a sampler only repeat what is known

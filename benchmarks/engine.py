@@ -101,10 +101,10 @@ def evaluate_plainly(config: Point, spec: dict[str, Any]) -> None:
     """One trial as one would write it first; reports its metrics and where its time went."""
     from ray import tune
 
-    from trainables.bench.bench import open_bench
     from trainables.bench.metrics.evaluate import measure_all
     from trainables.core.spec import BenchSpec
     from trainables.omission.method import Omission
+    from trainables.trial import open_bench
     from trainables.wanda import Wanda
 
     clock = [time.perf_counter()]
@@ -184,8 +184,8 @@ def read_plain(folder: Path) -> tuple[Found, dict[str, float]]:
 
 def read_ours(folder: Path) -> tuple[Found, list[dict[str, Any]]]:
     """Our metrics, and the trials' records without the baseline."""
-    from search.journal.results import read
     from search.journal.store import Store
+    from search.journal.view import read
 
     view = read(Store(folder / "runs", "engine"))
     for trial in view.trials:

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.errors import UserError
 from search.routing.commands import app as route_app
-from trainables.core.errors import BenchError
+from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,9 +88,10 @@ def status(
     as_json: Json = False,
 ) -> None:
     """How far the studies are."""
-    from search.report.best import status_json, status_lines
-    from search.journal.results import read
     from search.journal.store import study_names
+    from search.journal.view import read
+    from search.report.best import status_json
+    from search.report.tables import status_lines
 
     names = [name] if name else study_names(*_place(storage))
     views = [read(_store(one, storage)) for one in names]
@@ -115,15 +115,17 @@ def best(
     as_json: Json = False,
 ) -> None:
     """The best trials: the front, or the best under --where."""
+    from search.journal.view import read
+    from search.ledger.run_ids import run_ids
     from search.report.best import best as choose
-    from search.report.best import best_json, best_table, where_of
-    from search.journal.results import read
+    from search.report.best import best_json, where_of
+    from search.report.tables import best_table
 
     store = _store(name, storage)
     view = read(store)
     found = choose(view, where_of(view, where), top)
     if as_json:
-        _out(json.dumps(best_json(view, found, store), indent=2))
+        _out(json.dumps(best_json(view, found, run_ids(store)), indent=2))
     else:
         _console().print(best_table(view, found))
 
@@ -159,13 +161,8 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write a page with the front, the best, the failures, and how to reproduce them."""
-    from benchmarks.curves import write_page
     from search.report.page import write_report
 
-    folder = Path(_place(storage)[0]) / name
-    if (folder / "curves.json").is_file():  # of benchmarks/depth_search.py
-        _out(str(write_page(folder, to or folder / "report.html")))
-        return
     store = _store(name, storage)
     _out(str(write_report(store, to or store.root / "report.html")))
 
@@ -173,8 +170,8 @@ def report(
 @app.command()
 def table(name: Name, storage: Storage = None) -> None:
     """The study as the papers on pruning print it: blocks, parameters, non-zeros, scores."""
+    from search.journal.view import read
     from search.report.paper_table import chain_table
-    from search.journal.results import read
 
     _console().print(chain_table(read(_store(name, storage))))
 
@@ -202,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; a user's error is one message and exit code 2."""
     try:
         app(args=arguments, standalone_mode=True)
-    except (UserError, BenchError) as error:
+    except UserError as error:
         sys.stderr.write(f"rayduce: {error}\n")
         raise SystemExit(2) from None
 
@@ -219,10 +216,10 @@ def command() -> None:
 
 def _run(study: "Study") -> None:
     """Search, then say what was found and what to do next."""
-    from search.report.best import best as choose
-    from search.report.best import best_table
-    from search.journal.results import read
     from search.journal.store import Store
+    from search.journal.view import read
+    from search.report.best import best as choose
+    from search.report.tables import best_table
 
     console = _console()
     store = Store(Path(study.storage.folder), study.name, study.storage.database)

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from search.report.best import best
-from search.report.model_card import Export, card
-from search.errors import UserError
-from search.report.provenance import compression, trial_toml
-from search.ledger.model_registry import check_name, register_model
 from search.engine.preflight import gpu_count
-from search.journal.results import Result, View, distinct, losses, read
-from search.report.format import cell, columns, story
-from search.study.space import load_space
+from search.journal.results import Result, distinct, losses
 from search.journal.store import Store
+from search.journal.view import View, read
+from search.ledger.model_registry import check_name, register_model
+from search.report.best import best
+from search.report.format import cell, columns, story
+from search.report.model_card import Export, card
+from search.report.provenance import compression, trial_toml
 from search.study.load import bench_spec, study_toml
-from trainables.bench.survey import Facts
+from search.study.space import load_space
+from trainables.core.errors import UserError
+from trainables.stage import Facts
 
 if TYPE_CHECKING:
     from trainables.bench.bench import Bench
@@ -133,27 +134,22 @@ def _building(target: Path) -> Iterator[Path]:
 
 
 def _build(store: Store, view: View, result: Result, folder: Path, said: Said) -> Export:
-    """Replay, judge, save and prove; what the bench cannot do is the user's message."""
-    from trainables.core.errors import BenchError
-
-    said("loading the model and the data")
-    try:
-        bench = _bench(store, view)
-        return _exported(bench, view, result, folder, said)
-    except BenchError as error:
-        raise UserError(str(error)) from error
-
-
-def _exported(bench: "Bench", view: View, result: Result, folder: Path, said: Said) -> Export:
-    from trainables.bench.models.save import prove, save
+    """Replay, judge, save and prove."""
+    from trainables.bench.models.save import save
+    from trainables.bench.models.verify import prove
     from trainables.stage import drain
     from trainables.trial import run_stages
 
-    by = f"{view.study.name}/{result.number}"
+    said("loading the model and the data")
+    opened, name = _bench(store, view), view.study.name
     said("measuring the untouched model on held-out data")
-    untouched, _ = bench.fork().measure(bench.spec.objectives, f"{view.study.name}/0")
+    untouched = opened.fork(f"{name}/0").measure(opened.spec.objectives, "held_out").values
     said(f"replaying {story(result)}, then measuring it on held-out data")
-    record = drain(run_stages(bench, stages_of(view, result), by))
+    bench = opened.fork(f"{name}/{result.number}")
+    record = drain(
+        run_stages(bench, stages_of(view, result))
+    )  # decides on search, as the trial did
+    held_out = bench.measure(bench.spec.objectives, "held_out").values  # once, here, nowhere else
     said("saving, and loading it in a fresh process")
     saved = save(bench.model, bench.processor, view.study.data.task, folder)
     batch = bench.data.batches("held_out")[0]
@@ -161,10 +157,10 @@ def _exported(bench: "Bench", view: View, result: Result, folder: Path, said: Sa
     bench.cache.release()
     made = Export(
         result=replace(result, record={**result.record, "stages": record["stages"]}),
-        held_out=record["metrics"],
+        held_out=held_out,
         untouched=untouched,
         lineage=record["lineage"],
-        fingerprint=record["data"]["held_out"],
+        fingerprint=bench.data.fingerprint("held_out"),
         saved=saved,
         proof="; ".join(map(str, proofs)),
     )
@@ -173,12 +169,12 @@ def _exported(bench: "Bench", view: View, result: Result, folder: Path, said: Sa
 
 
 def _bench(store: Store, view: View) -> "Bench":
-    from trainables.bench.bench import open_bench
+    from trainables.trial import open_bench
 
     spec = bench_spec(view.study, store.cache)
     if spec.device == "cuda" and not gpu_count():
         spec = spec.model_copy(update={"device": "cpu"})
-    return replace(open_bench(spec), role="held_out")
+    return open_bench(spec)
 
 
 def stages_of(view: View, result: Result) -> "list[Stage]":
@@ -187,7 +183,7 @@ def stages_of(view: View, result: Result) -> "list[Stage]":
         return []
     space = load_space(view.study.space)
     found: list[Stage] = space(
-        optuna.trial.FixedTrial(dict(result.params)), Facts(**view.notes["facts"])
+        optuna.trial.FixedTrial(dict(result.params)), Facts.read(view.notes["facts"])
     )
     return found
 

@@ -13,24 +13,27 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage
 
-from search.engine.ray_session import ray_cluster, ray_environment, run_tune
-from search.errors import UserError
-from search.journal.journal import Journal
-from search.ledger.mirror import Mirror
 from search.engine.dispatch import Ask, Plan
-from search.study.starting_points import read_point
 from search.engine.preflight import check_resources
+from search.engine.ray_session import ray_cluster, ray_environment
+from search.engine.tune import run_tune
+from search.journal.journal import Journal
+from search.journal.lock import study_lock
+from search.journal.store import Store, network_file_system, open_storage
+from search.ledger.mirror import Mirror
 from search.samplers.build import make_sampler
-from search.study.space import Space, load_space
-from search.journal.store import Store, network_file_system, open_storage, study_lock
 from search.study.load import compare, constraint_keys, limits, parse_study, study_toml
 from search.study.schema import Study
-from trainables.bench.survey import Facts, hook
+from search.study.space import Space, load_space
+from search.study.starting_points import read_point
+from trainables.bench.survey import hook
+from trainables.core.errors import UserError
+from trainables.core.places import CHECKOUT
+from trainables.stage import Facts
 
 ENDLESS = 10 * 365 * 24 * 3600.0  # seconds
 
@@ -97,7 +100,7 @@ class Launch:
             return
         ray_environment()
         with ThreadPoolExecutor(1) as pool:  # importing all this takes as long as starting Ray
-            importing = pool.submit(import_module, "trainables.trial")  # with it, Tune
+            importing = pool.submit(import_module, "trainables.worker")  # with it, Tune
             loading = pool.submit(load_space, self.study.space)
             with ray_cluster(self.study.resources, self.watcher.phase) as workers:
                 self.watcher.phase("loading the space")
@@ -113,7 +116,7 @@ class Launch:
             trials=self.study.budget.trials,
             until=began - spent + hours * 3600 if hours else began + ENDLESS,
             workers=workers,
-            on_facts=lambda facts: self._ready(journal, space, Facts(**facts)),
+            on_facts=lambda facts: self._ready(journal, space, Facts.read(facts)),
             on_change=lambda: self._changed(journal, plan, mirror),
         )
         facts = journal.noted("facts")
@@ -191,8 +194,7 @@ def _starts(space: Space, facts: Facts) -> Sequence[dict[str, Any]]:
 
 def git_commit() -> str | None:
     """The commit of the code that runs, with a mark where files differ from it."""
-    here = Path(__file__).resolve().parent.parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):

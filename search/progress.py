@@ -9,11 +9,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from search.journal.journal import Journal
-from search.launch import Watcher
 from search.engine.dispatch import Plan
-from search.journal.results import Result, distinct, front, results_of
-from search.report.format import brief, cell, result_table, story
+from search.journal.journal import Journal
+from search.journal.results import Result, distinct, front
+from search.journal.view import results_of
+from search.launch import Watcher
+from search.report.format import brief, cell, story
+from search.report.tables import result_table
 from search.study.schema import Study
 
 KEPT = 8  # rows of the front on the screen

@@ -5,10 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from spaces.sets import suggest_set
-from trainables.bench.survey import Facts
 from trainables.core.types import Bench
-from trainables.stage import Stage
 from trainables.omission.method import Omission
+from trainables.stage import Facts, Stage
 
 Blocks = Annotated[int, Field(ge=0)]
 Unit = Literal["block", "attention", "ffn"]

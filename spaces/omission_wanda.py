@@ -6,8 +6,7 @@ from spaces import omission, wanda
 from spaces.omission import Blocks
 from spaces.omission import survey as survey  # the baseline measures the same for the chain
 from spaces.wanda import Percent, Step
-from trainables.bench.survey import Facts
-from trainables.stage import Stage
+from trainables.stage import Facts, Stage
 from trainables.wanda import Wanda
 
 

@@ -6,12 +6,11 @@ retrained or only the neighbours of cuts, and how many percent Wanda takes after
 
 from typing import Any
 
-from trainables.bench.survey import Facts
-from trainables.recover import Freeze, Recover
 from trainables.core.spec import Count, TrainSpec
-from trainables.stage import Stage
+from trainables.recover import Freeze, Recover
 from trainables.similarity.iterative import Iterate
 from trainables.similarity.method import Rule, Similarity, SimilarityPerSample
+from trainables.stage import Facts, Stage
 from trainables.wanda import Wanda
 
 

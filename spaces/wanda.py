@@ -4,8 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from trainables.bench.survey import Facts
-from trainables.stage import Stage
+from trainables.stage import Facts, Stage
 from trainables.wanda import Wanda
 
 Percent = Annotated[int, Field(ge=0, le=99)]

@@ -27,7 +27,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from trainables.stage import Batch
+from trainables.core.types import Batch
 
 VOCABULARY = 97
 COMMON = {

@@ -1,9 +1,9 @@
 """The methods the contract test holds: one line each."""
 
 from families import DECODERS, FAMILIES
-from trainables.stage import Method
 from trainables.omission.method import Omission
 from trainables.similarity.method import Similarity, SimilarityPerSample
+from trainables.stage import Method
 from trainables.wanda import Wanda
 
 # (method, families, a field out of range)

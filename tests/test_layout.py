@@ -100,7 +100,7 @@ sys.stderr.write(",".join(name for name in {HEAVY!r} if name in sys.modules))
 
 def test_the_driver_searches_without_transformers() -> None:
     spaces = [f"spaces.{path.stem}" for path in modules("spaces") if path.stem != "__init__"]
-    names = ["search.launch", "trainables.trial", *spaces]
+    names = ["search.launch", "trainables.worker", *spaces]
     code = f"import sys, {', '.join(names)}; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0
 

@@ -9,20 +9,20 @@ import math
 import time
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from filelock import FileLock
 from torch import Tensor
 
-from trainables.core.cache import Cache, digest
-from trainables.bench.models.fork import own
 from trainables.bench.training.freeze import cut_neighbours, frozen
-from trainables.core.types import Bench, PreTrainedModel
-from trainables.core.spec import TrainSpec
-from trainables.stage import Progress, Stage, Summary, drain
 from trainables.bench.training.loop import Run, cast, give, tensors_of
+from trainables.core.cache import Cache, digest
+from trainables.core.fork import own
+from trainables.core.lineage import source_version
+from trainables.core.types import PreTrainedModel, Progress
+from trainables.stage import Bench, Stage, Summary, Trained
 
 Optimiser: TypeAlias = Literal["adamw", "adam", "sgd"]
 Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
@@ -67,21 +67,22 @@ class Recover(Stage):
         """Train, or take over what was trained before."""
         trained = None
         if self.freeze == "part":
-            trained = cut_neighbours(bench.base, bench.model, bench.history)
-        effect = {"recover": self._identity(bench, trained)}
+            trained = cut_neighbours(bench.base.model, bench.model, bench.subject.history)
+        how = self._identity(bench, trained)
         with frozen(bench.model, trained) as still:
-            counts = {"frozen": still, "trained_parameters": _learnable(bench.model)}
+            counts = {"frozen": len(still), "trained_parameters": _learnable(bench.model)}
         if bench.spec.naive:
             progress, ran = (yield from self._train(bench, trained, None)), True
         else:
-            progress, ran = yield from self._shared(bench, trained, digest(effect))
+            progress, ran = yield from self._shared(bench, trained, digest(how))
         counts |= {"epochs": len(progress), "epochs_run": len(progress) if ran else 0}
-        return Summary(effect, counts)
+        return Summary((Trained(how),), counts, {"frozen_blocks": still}, label="retrained")
 
     def _identity(self, bench: Bench, trained: Sequence[int] | None) -> dict[str, Any]:
         """Everything that decides the result, the model aside."""
         settings = {k: v for k, v in asdict(self).items() if k not in ("freeze", "watch")}
         found = {**settings, "trained": trained, "seed": bench.seed}
+        found["device"] = bench.device.type  # which rounds in its own way
         found["data"] = bench.data.fingerprint("train")
         if self.patience:
             found["search"] = bench.data.fingerprint("search")
@@ -91,10 +92,8 @@ class Recover(Stage):
         self, bench: Bench, trained: Sequence[int] | None, identity: str
     ) -> Generator[Progress, None, tuple[list[Progress], bool]]:
         """What was trained by any trial before; else train, one worker at a time."""
-        from trainables.bench.bench import source_version
-
         cache = bench.cache
-        key = digest(bench.lineage.key, identity, source_version(type(self)), bench.device.type)
+        key = digest(bench.subject.lineage.key, identity, source_version(type(self)))
         path = cache.path("recovered", key, ".safetensors")
         with FileLock(path.with_name(f".{key}.training.lock")):
             weights = _known(cache, key)
@@ -130,13 +129,6 @@ class Recover(Stage):
             run.finish()
         cast(model.eval(), dtypes)
         return run.progress
-
-
-def trained(bench: Bench, settings: TrainSpec) -> Bench:
-    """The bench with its base model trained first: once, and then shared like any training."""
-    one, stage = bench.fork(), Recover(**settings.model_dump())
-    summary = drain(stage.on(one))
-    return replace(bench, base=one.model, lineage=bench.lineage.then(summary.effect))
 
 
 def _known(cache: Cache, key: str) -> dict[str, Tensor] | None:

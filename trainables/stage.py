@@ -5,48 +5,165 @@ vary. It decides with a pure function on tensors, then edits the modules of the 
 """
 
 import dataclasses
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
-from torch import Tensor
+import torch
 
-from trainables.core.errors import BenchError
-from trainables.core.types import Bench, PreTrainedModel
+from trainables.core.cache import Cache, digest
+from trainables.core.errors import FieldError, PlanError
+from trainables.core.fork import fork
+from trainables.core.lineage import Effect, Lineage, importable_name, own_version
+from trainables.core.pictures import Picture
+from trainables.core.spec import BenchSpec, Role, Task
+from trainables.core.types import Batch, PreTrainedModel, Progress, Result, Stats
 
-Batch: TypeAlias = dict[str, Tensor]  # what model(**batch) takes
-Stats: TypeAlias = dict[str, Tensor]  # what calibration measured; stored as safetensors
-Progress: TypeAlias = dict[str, float]  # what a long stage yields between its steps
-Result = TypeVar("Result")
-
-
-class FieldError(BenchError, ValueError):
-    """A stage's field outside its range: says the field, the value and what is allowed."""
-
-    def __init__(self, stage: object, name: str, allowed: str) -> None:
-        got = getattr(stage, name)
-        super().__init__(f"{type(stage).__name__}.{name} = {got!r}: allowed is {allowed}")
+# -- what a stage says of what it did --------------------------------------------------------------
 
 
-class PlanError(BenchError, ValueError):
-    """A stage that cannot be done to this model, such as removing a block it does not have."""
+@dataclass(frozen=True)
+class Removed(Effect):
+    """Blocks taken out of the model, by their numbers before, whoever chose them."""
+
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Trained(Effect):
+    """The model learned; `how` is everything that decides the result, the model aside."""
+
+    how: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Summary:
     """What a stage did.
 
-    Equal effects on equal models give equal models: the effect is what identifies the result
-    (see `lineage`). An effect of None says that the model is unchanged.
+    Attributes:
+        effects: what became of the model, in order; none where it is unchanged. A stage made of
+            stages gives all of theirs.
+        counts: numbers for people: removed, kept, zeros.
+        details: plain data for records.
+        pictures: what there is to see.
+        label: how a table calls what was done, such as `T95 K1 pass 2`.
     """
 
-    effect: Mapping[str, Any] | None
-    counts: Mapping[str, Any] = field(default_factory=dict)  # for people: removed, kept, zeros
+    effects: tuple[Effect, ...] = ()
+    counts: Mapping[str, int | float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
+    label: str = ""
+
+
+# -- what a stage works on -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that a trial has in hand, and how it came to be."""
+
+    model: PreTrainedModel
+    lineage: Lineage
+    history: tuple[tuple["Stage", Summary], ...] = ()
+
+    def fork(self) -> "Subject":
+        """The same with modules of its own, which share all tensors."""
+        return dataclasses.replace(self, model=fork(self.model))
+
+    def after(self, stage: "Stage", summary: Summary) -> "Subject":
+        """The same model, with a stage noted that was done to it."""
+        lineage = self.lineage.then(summary.effects, stage.source())
+        return Subject(self.model, lineage, (*self.history, (stage, summary)))
+
+
+class Measured(NamedTuple):
+    """Metrics, and who measured them before ("study/number"); None if any was measured just now."""
+
+    values: dict[str, float]
+    same_as: str | None
+
+
+class Calibrates(Protocol):
+    """A class that measures something of a model, for all its settings at once."""
+
+    @classmethod
+    def calibrate(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Stats: ...
+
+
+class Rows(Protocol):
+    """The data's roles."""
+
+    @property
+    def task(self) -> Task: ...
+    def batches(self, role: Role) -> list[Batch]: ...
+    def fingerprint(self, role: Role) -> str: ...
+
+
+class Bench(Protocol):
+    """All that a stage may see: the subject is the trial's own, the rest is shared by all trials.
+
+    A stage changes `subject.model`, or puts another subject in its place.
+    """
+
+    subject: Subject
+
+    @property
+    def base(self) -> Subject: ...
+    @property
+    def model(self) -> PreTrainedModel: ...
+    @property
+    def spec(self) -> BenchSpec: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def data(self) -> Rows: ...
+    @property
+    def processor(self) -> Any: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def cache(self) -> Cache: ...
+    def stats(self, method: type[Calibrates]) -> Stats: ...
+    def batches(self, role: Role) -> Iterator[Batch]: ...
+    def measure(self, names: Sequence[str], role: Role = "search") -> Measured: ...
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a space may know of the model before it proposes anything: plain data, so that the
+    driver needs no model. The baseline gathers it.
+
+    Attributes:
+        blocks: how many residual blocks, numbered 0 to blocks - 1 through all stacks.
+        stacks: blocks per stack (T5: encoder, decoder; ResNet: stages).
+        fixed: blocks that can never be removed.
+        parameters: all of them, ties once.
+        survey: what the space asked to be measured.
+    """
+
+    blocks: int
+    stacks: tuple[int, ...] = ()
+    fixed: tuple[int, ...] = ()
+    parameters: int = 0
+    survey: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Self:
+        """From what a journal holds, which an older version may have written."""
+        known = {one.name for one in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in data.items() if name in known})
+
+
+# -- stages ----------------------------------------------------------------------------------------
 
 
 class Stage(ABC):
     """Anything a trial does to the model; a frozen dataclass whose fields are its settings."""
+
+    version: ClassVar[int] = 1  # goes up when the same fields come to mean something else
 
     @abstractmethod
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
@@ -56,19 +173,89 @@ class Stage(ABC):
         """The fields as plain data, for records."""
         return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
 
+    def source(self) -> str:
+        """The version of the code, where it is a user's own: that of stages inside included."""
+        parts = [own_version(type(self))]
+        parts += [inner.source() for _, inner in self._fields() if isinstance(inner, Stage)]
+        return digest(*parts) if any(parts) else ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The stage as plain data: importable name, version, fields."""
+        fields = {
+            name: value.to_dict() if isinstance(value, Stage) else value
+            for name, value in self._fields()
+        }
+        return {"stage": importable_name(type(self)), "version": self.version, "fields": fields}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "Stage":
+        """The inverse of `to_dict`, also after it was written as JSON or TOML.
+
+        Raises:
+            PlanError: a stage that cannot be imported, another version of it, or unknown fields.
+            FieldError: a field out of its range.
+        """
+        kind = _stage_class(str(data["stage"]))
+        if data["version"] != kind.version:
+            raise PlanError(
+                f"{data['stage']}: version of its fields",
+                got=data["version"],
+                allowed=str(kind.version),
+                do="use the version of the code that wrote it",
+            )
+        known = [one.name for one in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        if unknown := sorted(set(data["fields"]) - set(known)):
+            raise PlanError(
+                f"{data['stage']}: unknown fields", got=unknown, allowed=", ".join(known)
+            )
+        return kind(**{name: _thawed(value) for name, value in data["fields"].items()})
+
+    def _fields(self) -> Iterator[tuple[str, Any]]:
+        for one in dataclasses.fields(self):  # type: ignore[arg-type]
+            yield one.name, getattr(self, one.name)
+
     def require(self, name: str, ok: bool, allowed: str) -> None:
         """Raise FieldError unless `ok`."""
         if not ok:
             raise FieldError(self, name, allowed)
 
 
+def _stage_class(where: str) -> type[Stage]:
+    module, _, name = where.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        do = "run where it can be imported"
+        raise PlanError(f"stage {where} could not be imported: {error}", do=do) from error
+    if not (isinstance(found, type) and issubclass(found, Stage)):
+        raise PlanError("stage", got=where, allowed='a Stage, as "package.module:Class"')
+    return found
+
+
+def _thawed(value: Any) -> Any:
+    """A field from plain data: stages inside it, and tuples where JSON has lists."""
+    if isinstance(value, Mapping):
+        if {"stage", "version", "fields"} == set(value):
+            return Stage.from_dict(value)
+        return {name: _thawed(item) for name, item in value.items()}
+    return tuple(map(_thawed, value)) if isinstance(value, list | tuple) else value
+
+
 class Method(Stage):
-    """A stage that compresses by a rule, from what calibration measured."""
+    """A stage that compresses by a rule: from the weights alone, or from what calibration measures.
+
+    A method that measures defines `calibrate`, one that needs only weights leaves it alone.
+    """
 
     @classmethod
     def calibrate(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Stats:
         """Measure what `apply` needs. A classmethod, so that all settings share it."""
         return {}
+
+    @classmethod
+    def measures(cls) -> bool:
+        """Whether there is anything to calibrate."""
+        return any("calibrate" in vars(one) for one in cls.__mro__ if one is not Method)
 
     @abstractmethod
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:

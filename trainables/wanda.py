@@ -5,39 +5,52 @@ Source: "A Simple and Effective Pruning Approach for Large Language Models", Sun
 input norms, its stable sort, one sample after the other.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from trainables.bench.models.structure import linears, rows, run_blocks, unrows
-from trainables.core.cache import digest_tensors
-from trainables.bench.models.fork import put
-from trainables.core.types import Bench, Linear, PreTrainedModel
-from trainables.stage import Batch, Method, PlanError, Progress, Stats, Summary
 from trainables.bench.models.blockwise import Entry, Walk
+from trainables.bench.models.structure import linears, rows, run_blocks, unrows
+from trainables.bench.models.watch import watching
+from trainables.core.cache import digest_tensors
+from trainables.core.errors import PlanError
+from trainables.core.fork import put
+from trainables.core.lineage import Effect
+from trainables.core.types import Batch, Linear, PreTrainedModel, Progress, Stats
+from trainables.stage import Bench, Method, Summary
+
+
+@dataclass(frozen=True)
+class Zeroed(Effect):
+    """The weights that Wanda's rule picks by these input norms are zero."""
+
+    sparsity: float
+    pattern: tuple[int, int] | None
+    norms: str  # a digest of them, or of the data where they were measured block by block
+    sequential: bool = False
 
 
 @dataclass(frozen=True)
 class Wanda(Method):
     """Set a share of every linear inside the blocks to zero; embeddings and heads stay.
 
+    Calibrated once on the dense model, which all trials share.
+
     Attributes:
         sparsity: share of each output row that becomes zero, in [0, 1); `int(s * inputs)` weights.
         pattern: (N, M) keeps N of every M consecutive inputs instead; `sparsity` must then be
             1 - N/M or left at 0.
-        sequential: prune block by block, each calibrated on the outputs of the pruned ones before
-            it, as published; False calibrates once on the dense model, which all trials share.
     """
 
     sparsity: float = 0.0
     pattern: tuple[int, int] | None = None
-    sequential: bool = False
+    sequential: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.require("sparsity", 0 <= self.sparsity < 1, "0 <= sparsity < 1")
@@ -60,34 +73,47 @@ class Wanda(Method):
         return norms
 
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
-        zeros = 0
         layers = linears(model)
-        for name, layer in layers.items():
-            zeros += self._prune(layer, stats[name])
-        if zeros == 0:
-            return Summary(None, {"zeros": 0})
-        effect = {"stats": digest_tensors({name: stats[name] for name in layers})}
-        return Summary({"wanda": self._rule() | effect}, {"zeros": zeros})
+        zeros = sum(self._prune(layer, stats[name]) for name, layer in layers.items())
+        return self._summary(zeros, digest_tensors({name: stats[name] for name in layers}))
 
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
-        if self._rule() == {"sparsity": 0.0}:  # nothing to calibrate for
-            return Summary(None, {"zeros": 0})
-        if not self.sequential:
-            return (yield from super().on(bench))
-        zeros = yield from self._sequentially(bench.model, list(bench.batches("calibration")))
-        effect = self._rule() | {"sequential": bench.data.fingerprint("calibration")}
-        return Summary({"wanda": effect}, {"zeros": zeros})
+        if self._nothing:  # to calibrate for
+            return self._summary(0, "")
+        return (yield from super().on(bench))
 
-    def _rule(self) -> dict[str, object]:
+    @property
+    def _nothing(self) -> bool:
+        return self.pattern is None and self.sparsity == 0
+
+    def _summary(self, zeros: int, norms: str) -> Summary:
+        sparsity = self.sparsity if self.pattern is None else 0.0
+        effect = Zeroed(sparsity, self.pattern, norms, self.sequential)
+        rule = f"{100 * self.sparsity:.0f} %"
         if self.pattern is not None:
-            return {"pattern": list(self.pattern)}
-        return {"sparsity": self.sparsity}
+            rule = ":".join(map(str, self.pattern))
+        return Summary((effect,) if zeros else (), {"zeros": zeros}, label=f"Wanda {rule}")
 
     def _prune(self, layer: Linear, norms: Float[Tensor, " inputs"]) -> int:
         weight = rows(layer)
         drop = prune_mask(weight, norms.to(weight.device), self.sparsity, self.pattern)
         put(layer, "weight", unrows(layer, weight.masked_fill(drop, 0)))
         return int(drop.sum())
+
+
+@dataclass(frozen=True)
+class WandaSequential(Wanda):
+    """The same block by block, each calibrated on the outputs of the pruned ones before it: as
+    published, and nothing that trials could share."""
+
+    sequential: ClassVar[bool] = True
+
+    def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
+        if self._nothing:
+            return self._summary(0, "")
+        batches = list(bench.batches("calibration"))
+        zeros = yield from self._sequentially(bench.model, batches)
+        return self._summary(zeros, bench.data.fingerprint("calibration"))
 
     @torch.no_grad()
     def _sequentially(
@@ -158,28 +184,18 @@ def _lowest_sorted(
 def _listening(layers: dict[str, Linear]) -> Iterator[Stats]:
     """While open, fills {name: mean squared input norm} as the layers run, a call per sample."""
     norms: Stats = {}
-    seen = dict.fromkeys(layers, 0)
+    names, seen = list(layers), [0] * len(layers)
 
-    def hook(name: str) -> Callable[..., None]:
-        def note(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            inputs = _features(layer, args[0]).float()
-            squared = torch.norm(inputs.t(), p=2, dim=1) ** 2
-            count = seen[name]
-            norms[name] = norms.get(name, torch.zeros_like(squared)) * (count / (count + 1))
-            norms[name] += squared / (count + 1)
-            seen[name] = count + 1
+    def see(number: int, inputs: Tensor, _: Tensor) -> None:
+        name, count = names[number], seen[number]
+        features = _features(layers[name], inputs).float()
+        squared = torch.norm(features.t(), p=2, dim=1) ** 2
+        norms[name] = norms.get(name, torch.zeros_like(squared)) * (count / (count + 1))
+        norms[name] += squared / (count + 1)
+        seen[number] = count + 1
 
-        return note
-
-    handles = [layer.register_forward_pre_hook(hook(n)) for n, layer in layers.items()]
-    try:
-        with torch.no_grad():
-            yield norms
-    finally:
-        for handle in handles:
-            handle.remove()
-    if silent := [name for name, count in seen.items() if count == 0]:
-        raise PlanError(f"Wanda: {silent[0]} did not run on the calibration data")
+    with watching(list(layers.values()), see, "Wanda: linears"):
+        yield norms
 
 
 def _features(layer: nn.Module, inputs: Tensor) -> Float[Tensor, "positions inputs"]:

@@ -13,32 +13,25 @@ import json
 import os
 import socket
 import time
-import traceback
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import torch
 from ray import tune
 
+from trainables.bench.survey import gather
 from trainables.core.cache import write_durably
-from trainables.bench.survey import Facts, gather
-from trainables.core.types import Bench
-from trainables.core.spec import BenchSpec
-from trainables.stage import Progress, Stage
+from trainables.core.spec import Assignment, BenchSpec
+from trainables.core.types import Progress
+from trainables.stage import Facts, Stage
+
+if TYPE_CHECKING:
+    from trainables.bench.bench import Bench
 
 Space = Callable[[Any, Facts], list[Stage]]
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """One trial as the driver hands it out."""
-
-    number: int
-    uid: str
-    params: dict[str, Any]
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]
@@ -49,13 +42,13 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self, config: dict[str, Any], spec: BenchSpec, space: Space, study: str, results: Path
     ) -> None:
         """Open the bench. What fails here is every trial's reason, reported by `step`."""
-        from trainables.bench.bench import open_bench
+        from trainables.trial import open_bench, reason
 
         self.space, self.study, self.results = space, study, results
         self.broken: str | None = None
         self.opened = time.perf_counter()
         try:
-            self.bench = open_bench(spec)
+            self.bench: Bench = open_bench(spec)
         except Exception as error:  # any failure to load is the study's, with its own message
             self.broken = reason(error)
         self.opened = time.perf_counter() - self.opened
@@ -64,7 +57,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, config: dict[str, Any]) -> bool:
         """Take the next trial; the bench stays."""
         self.running: Generator[Progress, None, dict[str, Any]] | None = None
-        self.facts = Facts(**config["facts"]) if config["facts"] else None
+        self.facts = Facts.read(config["facts"]) if config["facts"] else None
         if config["number"] is not None:
             given = Assignment(config["number"], config["uid"], config["params"])
             self.running = self._run(given)
@@ -91,17 +84,17 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self.bench.cache.release()
 
     def _run(self, given: Assignment) -> Generator[Progress, None, dict[str, Any]]:
+        from trainables.trial import reason, run_stages
+
         where = f"{socket.gethostname()} pid {os.getpid()}"
         head = asdict(given) | {"worker": where, "began": time.time()}
         if self.broken is not None:
             if given.number > 0:  # the baseline ran elsewhere: this worker's own trouble
                 raise RuntimeError(self.broken)
             return head | {"state": "broken", "reason": self.broken, "metrics": {}}
-        bench = self.bench.fork()
-        by = f"{self.study}/{given.number}"
+        bench = self.bench.fork(f"{self.study}/{given.number}")
         try:
-            stages = self._stages(given)
-            record = yield from run_stages(bench, stages, by)
+            record = yield from run_stages(bench, self._stages(given))
             if given.number == 0:
                 record["facts"] = asdict(gather(bench, self.space))
             return head | record | {"state": "complete", "reason": None, "opened": self.opened}
@@ -122,64 +115,3 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: see `save_checkpoint`."""
-
-
-def run_stages(
-    bench: Bench, stages: list[Stage], by: str
-) -> Generator[Progress, None, dict[str, Any]]:
-    """Do the stages to the bench's fork, then measure; yields what long stages report."""
-    from trainables.bench.bench import hardware
-
-    began = time.perf_counter()
-    bench.by = by
-    done: list[dict[str, Any]] = []
-    progress: list[Progress] = []
-    for stage in stages:
-        done.append((yield from _noting(progress, _do(bench, stage))))
-    staged = time.perf_counter()
-    metrics, same_as = bench.measure(bench.spec.objectives, by)
-    ended = time.perf_counter()
-    return {
-        "metrics": metrics,
-        "stages": done,
-        "lineage": bench.lineage.key,
-        "same_as": same_as,
-        "seconds": {"stages": staged - began, "evaluate": ended - staged, "total": ended - began},
-        "progress": progress,
-        "hardware": hardware(bench),
-        "data": {role: bench.data.fingerprint(role) for role in ("calibration", bench.role)},
-    }
-
-
-def _do(bench: Bench, stage: Stage) -> Generator[Progress, None, dict[str, Any]]:
-    started = time.perf_counter()
-    summary = yield from stage.on(bench)
-    bench.advance(stage, summary)
-    return {
-        "stage": type(stage).__name__,
-        "settings": stage.settings(),
-        "effect": summary.effect,
-        "counts": dict(summary.counts),
-        "seconds": time.perf_counter() - started,
-    }
-
-
-def _noting(
-    progress: list[Progress], running: Generator[Progress, None, dict[str, Any]]
-) -> Generator[Progress, None, dict[str, Any]]:
-    """Pass a stage's progress on, and keep it."""
-    while True:
-        try:
-            step = next(running)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        progress.append(step)
-        yield step
-
-
-def reason(error: BaseException) -> str:
-    """One line for people, with the place where it happened."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"out of memory: {str(error).splitlines()[0]}"
-    return f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"

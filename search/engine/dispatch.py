@@ -6,8 +6,9 @@ from typing import Any
 
 import optuna
 
-from search.errors import UserError
-from search.journal.journal import Handout, Journal
+from search.journal.journal import Journal
+from trainables.core.errors import UserError
+from trainables.core.spec import Assignment
 
 Ask = Callable[[optuna.Trial], object]
 
@@ -23,7 +24,7 @@ class Plan:
     on_facts: Callable[[dict[str, Any]], Ask]  # the baseline's facts -> how to run the space
     on_change: Callable[[], None]  # something to show
     ask: Ask | None = None
-    live: dict[str, Handout] = field(default_factory=dict)  # by Tune's trial id
+    live: dict[str, Assignment] = field(default_factory=dict)  # by Tune's trial id
     warming: set[str] = field(default_factory=set)  # Tune's ids of workers that start up only
     tries: dict[int, int] = field(default_factory=dict)  # by trial: how many workers died of it
     deaths: int = 0  # trials in a row whose workers died

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from search.engine.ray_session import ray_cluster
-from search.errors import UserError
 from search.study.schema import Resources
 from trainables.core.cache import write_durably
+from trainables.core.errors import UserError
 from trainables.routing.spec import RouteSpec
 
 ATTEMPTS = 3  # a piece whose worker dies this often fails

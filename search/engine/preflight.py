@@ -6,8 +6,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from search.errors import StudyError, UserError
+from search.errors import StudyError
 from search.study.schema import Resources
+from trainables.core.errors import UserError
 
 NVIDIA = Path("/proc/driver/nvidia/gpus")
 

@@ -8,18 +8,13 @@ import os
 import secrets
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from search.errors import UserError
-from search.engine.dispatch import Plan
-from search.engine.tune import patient_reuse
-from search.study.space import Space
-from search.journal.store import Store
-from search.study.load import bench_spec
-from search.study.schema import Resources, Study
+from search.study.schema import Resources
+from trainables.core.errors import UserError
+from trainables.core.places import CHECKOUT
 
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is ours
@@ -67,7 +62,7 @@ def ray_cluster(wanted: Resources, phase: Callable[[str], None]) -> Iterator[int
     if local:
         options |= {"address": "local", "include_dashboard": False}
     elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-        root = str(Path(__file__).resolve().parent.parent)
+        root = str(CHECKOUT)
         unwanted = ["mlflow/", ".git/", ".venv/", "runs/", "tests/"]
         options |= {"runtime_env": {"working_dir": root, "excludes": unwanted}}
     try:
@@ -114,41 +109,3 @@ def _slots(wanted: Resources, have: dict[str, float]) -> int:
             allowed=f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs in all",
         )
     return min(fits, wanted.workers or fits)
-
-
-def run_tune(study: Study, store: Store, space: Space, plan: Plan) -> None:
-    """Let Ray Tune execute what the searcher hands out, on warm workers."""
-    from ray import tune
-
-    from search.engine.schedulers import make_scheduler
-    from search.engine.searcher import JournalSearcher
-    from trainables.trial import Trial
-
-    trainable = tune.with_parameters(
-        Trial,
-        spec=bench_spec(study, store.cache),
-        space=space,
-        study=study.name,
-        results=store.results,
-    )
-    wanted: dict[str, float] = {"cpu": study.resources.cpus, "gpu": study.resources.gpus}
-    if study.resources.memory_gb:
-        wanted["memory"] = study.resources.memory_gb * 1e9
-    scratched = tempfile.TemporaryDirectory(prefix="rayduce-")
-    with scratched as scratch, patient_reuse(plan.workers):
-        tune.Tuner(
-            tune.with_resources(trainable, wanted),
-            tune_config=tune.TuneConfig(
-                search_alg=JournalSearcher(plan),
-                scheduler=make_scheduler(study.scheduler, study.objectives),
-                num_samples=-1,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name=study.name,
-                storage_path=scratch,
-                failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands out again
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                verbose=0,
-            ),
-        ).fit()

@@ -9,10 +9,11 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from search.errors import UserError
-from search.samplers.grid import exhausted
-from search.journal.journal import Handout, Record
 from search.engine.dispatch import Plan
+from search.journal.journal import Record
+from search.samplers.grid import exhausted
+from trainables.core.errors import UserError
+from trainables.core.spec import Assignment
 
 TRIES = 3  # a trial gets, where its workers die
 DEATHS = 5  # trials in a row whose workers died: then it is not the trials
@@ -58,7 +59,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         self.plan.warming.add(trial_id)
         return {"number": None, "uid": "", "params": {}, "facts": None}
 
-    def _next(self) -> Handout | None:
+    def _next(self) -> Assignment | None:
         """The next trial the space accepts, while the budget lasts."""
         journal = self.plan.journal
         while journal.owed or not (self._spent() or time.time() > self.plan.until):
@@ -92,7 +93,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
             self.plan.journal.stop(handout.number, _progress(result))
         self.plan.on_change()  # neither: the driver is being stopped, and the trial is still owed
 
-    def _settled(self, handout: Handout, record: Record) -> None:
+    def _settled(self, handout: Assignment, record: Record) -> None:
         if handout.number == 0 and record["state"] != "complete":
             self.plan.broken(record["reason"])
             return
@@ -107,7 +108,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         except UserError as error:  # Tune would bury it in a traceback of its own
             self.plan.error = error
 
-    def _died(self, handout: Handout) -> None:
+    def _died(self, handout: Assignment) -> None:
         number, tries = handout.number, self.plan.tries
         tries[number] = tries.get(number, 0) + 1
         if tries[number] < TRIES:

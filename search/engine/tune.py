@@ -1,16 +1,23 @@
-"""Lets Ray Tune start all workers: of itself it would often keep to the first one.
+"""Ray Tune executes a plan, on warm workers; and the one patch of Tune that this needs.
 
-With reused actors Tune gives every worker that gets free to a trial that waits, and cancels the
-worker that was being started for that trial. Where starting one (imports, the model) takes longer
+Of itself Tune would often keep to the first worker. With reused actors it gives every worker that
+gets free to a trial that waits, and cancels the worker that was being started for that trial. Where starting one (imports, the model) takes longer
 than a trial, no second worker would ever come up. And it keeps only one worker that nobody waits
 for, so that those which are ready before the baseline is measured would be started twice.
 """
 
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
+
+from search.engine.dispatch import Plan
+from search.journal.store import Store
+from search.study.load import bench_spec
+from search.study.schema import Study
+from search.study.space import Space
 
 PATIENCE = 300.0  # seconds for a worker to start; its node may be gone
 
@@ -39,3 +46,41 @@ def patient_reuse(workers: int) -> Iterator[None]:
         yield
     finally:
         TuneController._maybe_reuse_cached_actor = reuse
+
+
+def run_tune(study: Study, store: Store, space: Space, plan: Plan) -> None:
+    """Let Ray Tune execute what the searcher hands out, on warm workers."""
+    from ray import tune
+
+    from search.engine.schedulers import make_scheduler
+    from search.engine.searcher import JournalSearcher
+    from trainables.worker import Trial
+
+    trainable = tune.with_parameters(
+        Trial,
+        spec=bench_spec(study, store.cache),
+        space=space,
+        study=study.name,
+        results=store.results,
+    )
+    wanted: dict[str, float] = {"cpu": study.resources.cpus, "gpu": study.resources.gpus}
+    if study.resources.memory_gb:
+        wanted["memory"] = study.resources.memory_gb * 1e9
+    scratched = tempfile.TemporaryDirectory(prefix="rayduce-")
+    with scratched as scratch, patient_reuse(plan.workers):
+        tune.Tuner(
+            tune.with_resources(trainable, wanted),
+            tune_config=tune.TuneConfig(
+                search_alg=JournalSearcher(plan),
+                scheduler=make_scheduler(study.scheduler, study.objectives),
+                num_samples=-1,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=study.name,
+                storage_path=scratch,
+                failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands out again
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        ).fit()

@@ -22,20 +22,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study.constraints import Constraint
+from trainables.core.spec import Assignment
 
 Params = dict[str, Any]
 Record = Mapping[str, Any]
 DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
 ATTEMPTS = 10  # how often a trial is handed out before its interruptions count as its failure
-
-
-@dataclass(frozen=True)
-class Handout:
-    """A trial for a worker."""
-
-    number: int
-    uid: str
-    params: Params
 
 
 @dataclass
@@ -115,7 +107,7 @@ class Journal:
 
     # -- handing out -------------------------------------------------------------------------
 
-    def hand_out(self, ask: Callable[[optuna.Trial], object] | None) -> Handout | None:
+    def hand_out(self, ask: Callable[[optuna.Trial], object] | None) -> Assignment | None:
         """The next trial: one owed, else the baseline, else what the sampler proposes.
 
         Args:
@@ -129,12 +121,12 @@ class Journal:
             attempts = row.user_attrs.get("attempts", 1) + 1
             self.rows._storage.set_trial_user_attr(row._trial_id, "attempts", attempts)
             self._read = None
-            return Handout(row.number, self.uid(row.number), row.params)
+            return Assignment(row.number, self.uid(row.number), row.params)
         if ask is None:
             return self._open({}, {}, {}, {})
         return self._propose(ask)
 
-    def _propose(self, ask: Callable[[optuna.Trial], object]) -> Handout | None:
+    def _propose(self, ask: Callable[[optuna.Trial], object]) -> Assignment | None:
         assert self.copy is not None, "begin() comes before the first proposal"
         attrs: dict[str, Any] = {}
         if self.points:
@@ -159,7 +151,7 @@ class Journal:
         distributions: Mapping[str, Any],
         attrs: Mapping[str, Any],
         system: Mapping[str, Any],
-    ) -> Handout:
+    ) -> Assignment:
         row = create_trial(
             state=TrialState.RUNNING,
             params=dict(params),
@@ -171,7 +163,7 @@ class Journal:
         number = len(self.trials())
         self.rows.add_trial(row)
         self._read = None
-        return Handout(number, self.uid(number), dict(params))
+        return Assignment(number, self.uid(number), dict(params))
 
     def owe(self, number: int) -> None:
         """Hand a trial out again, under its number: its worker died."""

@@ -5,24 +5,39 @@ the front like any trial, but is never counted among them: when a study is done,
 finished + failed == planned.
 """
 
-import dataclasses
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-import optuna
-from optuna.trial import FrozenTrial
-
-from search.journal.lock import driver_of
-from search.errors import UserError
-from search.journal.store import Store, open_storage
-from search.study.schema import Study
+from trainables.core.pictures import Picture, read_picture
 
 State = Literal["complete", "fail", "pruned", "running", "waiting"]
-StudyState = Literal["new", "running", "interrupted", "finished"]
 ENDED = ("complete", "fail", "pruned")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a trial, as its record has it."""
+
+    stage: str  # the class
+    label: str  # what tables call it
+    settings: Mapping[str, Any]
+    changed: bool  # whether it did anything to the model
+    counts: Mapping[str, int | float]
+    pictures: tuple[Picture, ...]
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> "Step":
+        """From a record, which an older version may have written."""
+        return cls(
+            stage=data["stage"],
+            label=data.get("label") or data["stage"],
+            settings=data["settings"],
+            changed=bool(data["effects"] if "effects" in data else data.get("effect")),
+            counts={k: v for k, v in data["counts"].items() if isinstance(v, int | float)},
+            pictures=tuple(map(read_picture, data.get("pictures", ()))),
+        )
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,17 @@ class Result:
         return self.record.get("same_as")
 
     @property
+    def stages(self) -> "tuple[Step, ...]":
+        """What was done to the model, in order."""
+        return tuple(map(Step.read, self.record.get("stages") or ()))
+
+    @property
+    def shape(self) -> Mapping[str, Any]:
+        """How large the model is: parameters, blocks, stacks; empty where nothing tells."""
+        found: Mapping[str, Any] = self.record.get("shape") or {}
+        return found
+
+    @property
     def reason(self) -> str | None:
         """Why it failed."""
         return self.record.get("reason")
@@ -85,131 +111,6 @@ class Result:
     def seconds(self) -> float | None:
         found = self.record.get("seconds", {}).get("total")
         return None if found is None else float(found)
-
-
-@dataclass(frozen=True)
-class View:
-    """A study as its journal had it a moment ago."""
-
-    study: Study
-    results: tuple[Result, ...]
-    driver: str | None = None  # who runs it now
-    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def baseline(self) -> Result | None:
-        """The untouched model, once measured."""
-        found = self.results[:1]
-        return found[0] if found and found[0].state == "complete" else None
-
-    @property
-    def trials(self) -> tuple[Result, ...]:
-        """All but the baseline."""
-        return self.results[1:]
-
-    @property
-    def counts(self) -> dict[str, int | None]:
-        """Trials by what became of them, without the baseline; planned is None without a limit."""
-        states = [result.state for result in self.trials]
-        return {
-            "finished": states.count("complete") + states.count("pruned"),
-            "failed": states.count("fail"),
-            "running": states.count("running"),
-            "waiting": states.count("waiting"),
-            "planned": self.study.budget.trials,
-        }
-
-    @property
-    def state(self) -> StudyState:
-        if self.driver is not None:
-            return "running"
-        if not self.results:
-            return "new"
-        owed = any(not result.ended for result in self.results)
-        return "finished" if self._spent and not owed else "interrupted"
-
-    @property
-    def _spent(self) -> bool:
-        budget = self.study.budget
-        trials = budget.trials is not None and len(self.trials) >= budget.trials
-        seconds = float(self.notes.get("seconds") or 0)
-        return trials or (budget.hours is not None and seconds >= budget.hours * 3600)
-
-    def trial(self, number: int) -> Result:
-        """One trial by number."""
-        if not 0 <= number < len(self.results):
-            allowed = f"0 (the baseline) to {len(self.results) - 1}"
-            raise UserError("no such trial", got=number, allowed=allowed)
-        return self.results[number]
-
-
-class Reader:
-    """Reads a study again and again; what has ended is read once."""
-
-    def __init__(self, store: Store) -> None:
-        self.store, self.storage = store, open_storage(store)
-        try:
-            self.rows = optuna.load_study(study_name=store.study, storage=self.storage)
-        except KeyError:
-            self.close()
-            raise _empty(store) from None
-
-    def view(self) -> View:
-        """The study as it is now."""
-        driver, notes = driver_of(self.store), self.rows.user_attrs
-        study, rows = _study(self.store, notes), self.rows.get_trials(deepcopy=False)
-        return View(study, tuple(results_of(study, rows, driving=bool(driver))), driver, notes)
-
-    def close(self) -> None:
-        """Let go of the database."""
-        self.storage.engine.dispose()
-
-
-def read(store: Store) -> View:
-    """A study as it is now."""
-    reader = Reader(store)
-    try:
-        return reader.view()
-    finally:
-        reader.close()
-
-
-def _empty(store: Store) -> UserError:
-    return UserError(f"study {store.study} has no trials yet", do="launch it first")
-
-
-def _study(store: Store, notes: Mapping[str, Any]) -> Study:
-    """The study as launched last; not checked against this machine, which may be another one."""
-    text = notes.get("toml") or (store.toml.read_text() if store.toml.is_file() else None)
-    if text is None:
-        raise _empty(store)
-    return Study.model_validate(tomllib.loads(text))
-
-
-def results_of(study: Study, rows: Iterable[FrozenTrial], *, driving: bool = True) -> list[Result]:
-    """The journal's rows as results, the baseline first.
-
-    Args:
-        driving: whether a driver works on the study; else a trial without an end is waiting.
-    """
-    found = [_result(row, driving) for row in rows]
-    chosen = {result.number for result in front(found, study.objectives)}
-    return [dataclasses.replace(one, on_front=one.number in chosen) for one in found]
-
-
-def _result(row: FrozenTrial, driving: bool) -> Result:
-    record = row.user_attrs.get("record", {})
-    states: dict[str, State] = {"COMPLETE": "complete", "FAIL": "fail", "PRUNED": "pruned"}
-    return Result(
-        number=row.number,
-        state=states.get(row.state.name, "running" if driving else "waiting"),
-        params=row.params,
-        metrics=record.get("metrics", {}),
-        violations=row.constraints,
-        record=record,
-        started=row.datetime_start,
-        stopped=row.datetime_complete,
-    )
 
 
 # -- the front ---------------------------------------------------------------------------------

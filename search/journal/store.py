@@ -7,29 +7,23 @@ The journal is SQLite by default (one writer) or PostgreSQL by URL.
 """
 
 import contextlib
-import getpass
-import json
 import logging
-import os
-import socket
 import time
 import tomllib
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.errors import UserError, did_you_mean
+from search.errors import redacted
+from search.study.schema import database_url
+from trainables.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 PATIENCE = 60  # seconds to wait while another process writes to the same SQLite file
-GLANCE = 0.5  # seconds: `status` takes the lock for a moment to see whether it is held
 ELBOWS = 3  # times to try again where two processes open a new journal at once
-DRIVER = "postgresql+psycopg"
 NETWORK = ("nfs", "cifs", "smb", "fuse.sshfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs")
 
 
@@ -162,37 +156,6 @@ def _open(url: str, database: str | None) -> "RDBStorage":
         raise _unreachable(database or url, error) from error  # RuntimeError: another schema
 
 
-def database_url(database: str) -> str:
-    """A PostgreSQL URL with variables such as $PGPASSWORD filled in and our driver named."""
-    url = os.path.expandvars(database)
-    for scheme in ("postgres://", "postgresql://"):
-        if url.startswith(scheme):
-            return f"{DRIVER}://{url.removeprefix(scheme)}"
-    return url
-
-
-def database_problems(database: str | None) -> list[UserError]:
-    """What is wrong with storage.database, without connecting."""
-    if database is None:
-        return []
-    allowed = '"postgresql://user:$PASSWORD@host/name"'
-    url = database_url(database)
-    if not url.startswith(f"{DRIVER}://"):
-        do = "leave it out for the folder's own SQLite file"
-        return [UserError("storage.database", got=redacted(database), allowed=allowed, do=do)]
-    if "$" in url:
-        do = "set the environment variable it names"
-        return [UserError("storage.database: a variable is not set", got=database, do=do)]
-    return []
-
-
-def redacted(url: str) -> str:
-    """A database URL without its password."""
-    scheme, separator, rest = url.partition("://")
-    credentials, at, host = rest.rpartition("@")
-    return f"{scheme}{separator}{credentials.partition(':')[0]}{at}{host}"
-
-
 def network_file_system(path: Path) -> str | None:
     """The kind of network file system a path lies on, where SQLite's locks cannot be trusted."""
     mounts = Path("/proc/mounts")
@@ -203,86 +166,6 @@ def network_file_system(path: Path) -> str | None:
     above = [row for row in rows if here.is_relative_to(row[1].replace("\\040", " "))]
     kind = max(above, key=lambda row: len(row[1]))[2] if above else ""
     return kind if kind.startswith(NETWORK) else None
-
-
-@contextlib.contextmanager
-def study_lock(store: Store) -> Iterator[None]:
-    """Held while a study runs; the second launch is refused with the first one's name.
-
-    The operating system (or the database server) frees it when the process dies.
-    """
-    from filelock import FileLock, Timeout
-
-    store.create()
-    lock = FileLock(store.lock, timeout=GLANCE, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise _busy(store.study, owner_name(store)) from None
-    try:
-        with _database_lock(store) if store.database else contextlib.nullcontext():
-            store.owner.write_text(json.dumps(_me()), encoding="utf-8")
-            yield
-    finally:
-        store.owner.unlink(missing_ok=True)
-        lock.release()
-
-
-@contextlib.contextmanager
-def _database_lock(store: Store) -> Iterator[None]:
-    """An advisory lock, for drivers on machines that share no folder."""
-    import sqlalchemy
-    import sqlalchemy.exc
-
-    me = _me()
-    name = f"rayduce {me['who']} since {me['since']}"[:63]  # PostgreSQL's longest
-    engine = sqlalchemy.create_engine(
-        store.url,
-        connect_args={"application_name": name},
-        isolation_level="AUTOCOMMIT",
-        poolclass=sqlalchemy.NullPool,
-    )
-    key = {"study": f"rayduce/{store.study}"}
-    try:
-        connection = engine.connect()
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        raise _unreachable(store.database or "", error) from error
-    with connection:
-        if not connection.scalar(sqlalchemy.text(TAKE), key):
-            raise _busy(store.study, connection.scalar(sqlalchemy.text(HOLDER), key))
-        yield
-
-
-TAKE = "select pg_try_advisory_lock(hashtext(:study), 20230)"
-HOLDER = """
-    select activity.application_name
-    from pg_locks lock join pg_stat_activity activity using (pid)
-    where lock.locktype = 'advisory' and lock.granted and lock.objsubid = 2
-      and lock.classid::bigint = (hashtext(:study)::bigint & 4294967295) and lock.objid = 20230
-"""
-
-
-def _me() -> dict[str, str]:
-    return {
-        "who": f"{getpass.getuser()}@{socket.gethostname()} pid {os.getpid()}",
-        "since": datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M"),
-    }
-
-
-def owner_name(store: Store) -> str | None:
-    try:
-        owner = json.loads(store.owner.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return f"{owner['who']} since {owner['since']}"
-
-
-def _busy(study: str, owner: str | None) -> UserError:
-    who = (owner or "another process").removeprefix("rayduce ")
-    return UserError(
-        f"study {study} is running already: {who}",
-        do=f"watch it with `rayduce status {study}`, or stop it first",
-    )
 
 
 def _no_driver() -> UserError:

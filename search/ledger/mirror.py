@@ -10,11 +10,11 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from search.errors import UserError
-from search.ledger.writer import Ledger
-from search.journal.results import Reader
 from search.journal.store import Store
+from search.journal.view import Reader
+from search.ledger.writer import Ledger
 from search.study.schema import Study
+from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

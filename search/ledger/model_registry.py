@@ -4,9 +4,10 @@ import contextlib
 import re
 from pathlib import Path
 
-from search.errors import UserError
-from search.journal.results import Result, View
+from search.journal.results import Result
 from search.journal.store import Store
+from search.journal.view import View
+from trainables.core.errors import UserError
 
 NAME = re.compile(r"[^/:\s][^/:]{0,199}")
 ALIAS = "champion"  # models:/NAME@champion is what was registered last

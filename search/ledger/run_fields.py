@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from search.report.best import best, best_toml
-from search.report.heatmap import heatmaps_svg
-from search.report.provenance import compression, trial_toml
-from search.journal.results import Result, View
+from search.journal.results import Result
+from search.journal.view import View
+from search.report.best import best
 from search.report.format import columns, compact, delta, settings, story
+from search.report.pictures import pictures_svg
+from search.report.provenance import best_toml, compression, trial_toml
 from search.study.load import study_toml
 from search.study.schema import Study
 
@@ -101,8 +102,8 @@ def trial_files(view: View, result: Result) -> dict[str, str]:
         "trial.toml": trial_toml(view, result),
         "compression.json": json.dumps(compression(view, result), indent=2),
     }
-    if (picture := heatmaps_svg(result.record)) is not None:
-        files["similarity.svg"] = picture
+    if (picture := pictures_svg(result.record)) is not None:
+        files["pictures.svg"] = picture
     return files
 
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import typer
 
-from search.errors import UserError
+from search.journal.store import Store, study_names
 from search.ledger.mirror import embedded, tracking_uri
 from search.ledger.run_ids import load_links
-from search.journal.store import Store, study_names
+from trainables.core.errors import UserError
 
 HOST = "127.0.0.1"
 PATIENCE = 180.0  # seconds until the server answers; half a minute is usual

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.report.best import best, best_table_markdown
-from search.ledger.run_ids import load_links, save_links
-from search.journal.results import Result, View
+from search.journal.results import Result
+from search.journal.store import Store
+from search.journal.view import View
 from search.ledger.run_fields import (
     PARENT,
     TOKEN,
@@ -36,7 +36,9 @@ from search.ledger.run_fields import (
     tags_of,
     trial_files,
 )
-from search.journal.store import Store
+from search.ledger.run_ids import load_links, save_links
+from search.report.best import best
+from search.report.tables import best_table_markdown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -8,17 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import tomli_w
-
+from search.journal.results import Result, distinct, losses, ranked, undominated
+from search.journal.view import View
 from search.study.constraints import Constraint, parse_where
-from search.ledger.run_ids import run_ids
-from search.journal.results import Result, View, distinct, losses, ranked, undominated
-from search.report.format import cell, columns, compact, delta, mark, result_table, story
-from search.journal.store import Store
-from search.study.load import limits
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    pass
 
 
 def where_of(view: View, text: str | None) -> tuple[Constraint, ...]:
@@ -81,9 +76,13 @@ def _none_meets(view: View, complete: Sequence[Result], where: Sequence[Constrai
 # -- for scripts -------------------------------------------------------------------------------
 
 
-def best_json(view: View, found: Best, store: Store | None = None) -> dict[str, Any]:
-    """The best trials as plain data; run ids are those of the ledger, where it knows them."""
-    runs = run_ids(store) if store else {}
+def best_json(view: View, found: Best, runs: Mapping[int, str] | None = None) -> dict[str, Any]:
+    """The best trials as plain data.
+
+    Args:
+        runs: trial number -> its run in the ledger, where it knows them.
+    """
+    runs = runs or {}
     return {
         "study": view.study.name,
         "objectives": dict(view.study.objectives),
@@ -93,7 +92,7 @@ def best_json(view: View, found: Best, store: Store | None = None) -> dict[str, 
     }
 
 
-def _plain(result: Result, runs: dict[int, str]) -> dict[str, Any]:
+def _plain(result: Result, runs: Mapping[int, str]) -> dict[str, Any]:
     return {
         "number": result.number,
         "run_id": runs.get(result.number),
@@ -135,105 +134,4 @@ def status_json(view: View) -> dict[str, Any]:
 # -- for people --------------------------------------------------------------------------------
 
 
-def best_table(view: View, found: Best) -> "RenderableType":
-    """The best trials with their change against the untouched model."""
-    from rich.console import Group
-    from rich.text import Text
-
-    if not found.trials:
-        return Text(f"{view.study.name}: {found.note}")
-    title = f"{view.study.name}: {len(found.trials)} of {len(view.trials)} trials"
-    table = result_table(view.study, view.results, found.trials, title)
-    return Group(table, Text(found.note, style="yellow")) if found.note else table
-
-
-def status_lines(view: View) -> list[str]:
-    """How far a study is, in lines."""
-    counts = view.counts
-    said = [f"{counts[name]} {name}" for name in ("finished", "failed", "running", "waiting")]
-    planned = f"of {counts['planned']} trials" if counts["planned"] else "trials"
-    lines = [f"{view.study.name}: {view.state}", f"  {', '.join(said)} {planned}"]
-    if view.driver:
-        lines.append(f"  run by {view.driver}")
-    found = best(view)
-    lines += [f"  {found.note}"] if found.note else [f"  best: {headline(view, found.trials[0])}"]
-    return lines
-
-
-def headline(view: View, result: Result) -> str:
-    """A trial in a line, its metrics with their change."""
-    base = view.baseline.metrics if view.baseline else {}
-    values = [
-        f"{name} {cell(name, result.metrics[name])} "
-        f"({delta(name, result.metrics[name], base.get(name)) or 'no baseline'})"
-        for name in columns(view.study)
-        if name in result.metrics
-    ]
-    return f"{result.name}: {', '.join(values)}; {story(result)}"
-
-
-def best_table_markdown(view: View, found: Best) -> str:
-    """The best trials as MLflow's pages show them."""
-    names = columns(view.study)
-    base = view.baseline.metrics if view.baseline else {}
-    lines = [f"*{found.note}*", ""] if found.note else []
-    lines.append(_line(["trial", *names, "what was done", "mark"]))
-    lines.append(_line(["---"] * (len(names) + 3)))
-    for one in [*view.results[:1], *found.trials]:
-        values = [_with_change(name, one, base) for name in names]
-        number = "base" if one.is_baseline else str(one.number)
-        lines.append(_line([number, *values, story(one), mark(one)]))
-    return "\n".join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _with_change(name: str, result: Result, base: Mapping[str, float]) -> str:
-    if name not in result.metrics:
-        return ""
-    text = cell(name, result.metrics[name])
-    change = "" if result.is_baseline else delta(name, result.metrics[name], base.get(name))
-    return f"{text} ({change})" if change else text
-
-
 # -- best.toml ---------------------------------------------------------------------------------
-
-
-def best_toml(view: View, found: Best) -> str:
-    """The best trials as a file to read and to search on from: `[[first]]` takes their points."""
-    base = view.baseline.metrics if view.baseline else {}
-    tables: dict[str, Any] = {
-        "study": view.study.name,
-        "note": found.note,
-        "objectives": dict(view.study.objectives),
-        "constraints": [limit.describe(base.get(limit.metric)) for limit in limits(view.study)],
-        "baseline": dict(base),
-        "trials": [_table(result) for result in found.trials],
-    }
-    return tomli_w.dumps(without_nones(tables))
-
-
-def _table(result: Result) -> dict[str, Any]:
-    return {
-        "number": result.number,
-        "feasible": result.feasible,
-        "front": result.on_front,
-        "lineage": result.lineage,
-        "metrics": dict(result.metrics),
-        "point": compact(result.params),
-        "stages": [
-            {"stage": stage["stage"], **stage["settings"]}
-            for stage in result.record.get("stages", [])
-        ],
-    }
-
-
-def without_nones(value: Any) -> Any:
-    """Plain data without its Nones, which TOML has no word for."""
-    if isinstance(value, dict):
-        return {str(key): without_nones(item) for key, item in value.items() if item is not None}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [without_nones(item) for item in value if item is not None]
-    return value

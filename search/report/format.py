@@ -1,15 +1,14 @@
 """Numbers, parameters and results as people read them: one place for every table and page."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from search.journal.results import Result
+from search.journal.results import Result, Step
 from search.study.schema import Study
 from trainables.bench.metrics.catalogue import METRIC_FACTS
 
 if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
+    pass
 
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 SIGNS = {"better": "green", "worse": "red", "same": "dim"}
@@ -80,28 +79,26 @@ def story(result: Result) -> str:
     """What was done to the model, in a line: `Omission skip=20,21 > Wanda sparsity=0.3`."""
     if result.is_baseline:
         return "untouched model"
-    stages = result.record.get("stages")
-    if stages is None:
+    if result.record.get("stages") is None:
         return brief(result.params)
-    done = [_stage(stage) for stage in stages if stage["effect"] is not None]
-    return " > ".join(done) or "unchanged"
+    return " > ".join(_step(step) for step in result.stages if step.changed) or "unchanged"
 
 
-def _stage(stage: Mapping[str, Any]) -> str:
-    given = {name: value for name, value in stage["settings"].items() if value or value is True}
-    return " ".join([stage["stage"], *(f"{name}={_word(v)}" for name, v in given.items())])
+def _step(step: Step) -> str:
+    given = {name: value for name, value in step.settings.items() if value or value is True}
+    return " ".join([step.stage, *(f"{name}={_word(v)}" for name, v in given.items())])
 
 
 def settings(result: Result) -> dict[str, Any]:
     """The settings of the stages that changed the model: `Omission.skip`; repeats are numbered."""
     found: dict[str, Any] = {}
-    for stage in result.record.get("stages") or []:
-        if stage["effect"] is None:
+    for step in result.stages:
+        if not step.changed:
             continue
-        for name, value in stage["settings"].items():
-            key, index = f"{stage['stage']}.{name}", 2
+        for name, value in step.settings.items():
+            key, index = f"{step.stage}.{name}", 2
             while key in found:
-                key, index = f"{stage['stage']}{index}.{name}", index + 1
+                key, index = f"{step.stage}{index}.{name}", index + 1
             if value or value is True:
                 found[key] = value
     return found
@@ -127,43 +124,3 @@ def mark(result: Result) -> str:
     if not result.feasible:
         return "misses a constraint"
     return "front" if result.on_front else ""
-
-
-def result_table(
-    study: Study, results: Sequence[Result], shown: Iterable[Result], title: str
-) -> "Table":
-    """Results as a table, below the untouched model's."""
-    from rich import box
-    from rich.table import Table
-
-    base = results[0].metrics if results else {}
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column("trial", justify="right")
-    for metric in columns(study):
-        table.add_column(_heading(study, metric), justify="right", no_wrap=True)
-    table.add_column("what was done", overflow="fold")
-    table.add_column("", style="dim")
-    rows = [*results[:1], *(one for one in shown if not one.is_baseline)]
-    for result in rows:
-        values = [_value(study, name, result, base) for name in columns(study)]
-        number = "base" if result.is_baseline else str(result.number)
-        style = "dim" if result.is_baseline else ""
-        table.add_row(number, *values, story(result), mark(result), style=style)
-    return table
-
-
-def _heading(study: Study, metric: str) -> str:
-    return f"{metric} ({study.objectives[metric]})" if metric in study.objectives else metric
-
-
-def _value(study: Study, metric: str, result: Result, base: Mapping[str, float]) -> "Text":
-    from rich.text import Text
-
-    value = result.metrics.get(metric)
-    if value is None:
-        return Text("")
-    text = Text(cell(metric, value))
-    if not result.is_baseline:
-        style = SIGNS[better(study, metric, value, base.get(metric))]
-        text.append(f"  {delta(metric, value, base.get(metric))}", style=style)
-    return text

@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from search.journal.results import Result, View
+from search.journal.results import Result, Step
+from search.journal.view import View
 from search.report.format import cell, columns, delta, story
 from trainables.bench.assets.catalogue import ASSETS
 
@@ -151,19 +152,16 @@ def _forms(made: Export, place: str) -> str:
 
 
 def _steps(result: Result) -> str:
-    stages = result.record.get("stages", [])
-    lines = [f"{index}. {_step(stage)}" for index, stage in enumerate(stages, 1)]
+    lines = [f"{index}. {_step(step)}" for index, step in enumerate(result.stages, 1)]
     return "\n".join(lines) or "Nothing: this is the untouched model."
 
 
-def _step(stage: Mapping[str, Any]) -> str:
-    settings = ", ".join(f"{name} = {value!r}" for name, value in stage["settings"].items())
-    counts = ", ".join(
-        f"{name} {value:,}" for name, value in stage["counts"].items() if isinstance(value, int)
-    )
+def _step(step: Step) -> str:
+    settings = ", ".join(f"{name} = {value!r}" for name, value in step.settings.items())
+    counts = ", ".join(f"{name} {v:,}" for name, v in step.counts.items() if isinstance(v, int))
     told = f"; {counts}" if counts else ""
-    unchanged = "" if stage["effect"] is not None else " (changed nothing)"
-    return f"**{stage['stage']}**: {settings or 'no settings'}{told}{unchanged}"
+    unchanged = "" if step.changed else " (changed nothing)"
+    return f"**{step.stage}**: {settings or 'no settings'}{told}{unchanged}"
 
 
 def _licence(model: str) -> tuple[str | None, str]:

@@ -11,14 +11,15 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from search.report.best import Best, best
-from search.errors import UserError
-from search.report.plots import front_figure, growth_figure
-from search.journal.results import Result, View, read
-from search.report.format import better, cell, columns, delta, mark, story
+from search.journal.results import Result
 from search.journal.store import Store
+from search.journal.view import View, read
+from search.report.best import Best, best
+from search.report.format import better, cell, columns, delta, mark, story
+from search.report.plots import front_figure, growth_figure
 from search.study.load import limits, study_toml
 from trainables.bench.metrics.catalogue import METRIC_FACTS
+from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -43,7 +44,7 @@ def page(view: View) -> str:
     from plotly.offline import get_plotlyjs
 
     found, study = best(view), view.study
-    template = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     several = len(study.objectives) > 1
     return template.substitute(
         plotly=get_plotlyjs(),

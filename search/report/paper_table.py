@@ -4,11 +4,12 @@ A row is a model: how it was pruned, its blocks, parameters and non-zeros, what 
 its evaluation takes, and how many blocks were frozen while it was retrained.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from search.journal.results import Result, View
+from search.journal.results import Result
+from search.journal.view import View
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,45 +39,25 @@ def chain_rows(view: View) -> list[Row]:
 
 
 def _row(result: Result, facts: Mapping[str, Any]) -> Row:
-    stages: Sequence[Mapping[str, Any]] = result.record.get("stages", ())
     counts: dict[str, Any] = {"blocks": facts.get("blocks"), "parameters": facts.get("parameters")}
-    counts |= {"kept_per_stack": facts.get("stacks", ()), "frozen": None, "zeros": 0}
-    for stage in stages:
-        found = stage["counts"]
-        passes = [one for one in found.get("passes", ()) if one["accepted"]]
-        counts |= {name: found[name] for name in counts if name in found}
-        if passes:
-            counts["frozen"] = passes[-1]["frozen"]
-    kept = tuple(counts["kept_per_stack"])
+    for step in result.stages:
+        counts |= step.counts
+    counts |= result.shape
+    kept = tuple(counts.get("stacks") or facts.get("stacks", ()))
     dense, metrics = counts["parameters"], result.metrics
-    zeros = metrics.get("nonzero_parameters", None if dense is None else dense - counts["zeros"])
+    left = None if dense is None else dense - counts.get("zeros", 0)
+    zeros = metrics.get("nonzero_parameters", left)
     return Row(
         number=result.number,
-        model=" + ".join(_told(stages)) or "original",
+        model=" + ".join(step.label for step in result.stages if step.changed) or "original",
         blocks=counts["blocks"],
         kept=kept if len(kept) > 1 else (),
         parameters=dense,
         nonzeros=None if zeros is None else int(zeros),
         scores={name: value for name, value in metrics.items() if name not in _COLUMNS},
         seconds=metrics.get("evaluation_seconds"),
-        frozen=None if counts["frozen"] is None else len(counts["frozen"]),
+        frozen=counts.get("frozen"),
     )
-
-
-def _told(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The stages that changed something, in the source's words."""
-    for stage in stages:
-        given = stage["settings"]
-        if stage["effect"] is None:
-            continue
-        if stage["stage"] == "Iterate":
-            passes = [one for one in stage["counts"]["passes"] if one["accepted"]]
-            part = " part" if given["freeze"] == "part" else ""
-            yield f"T{given['threshold']:g} K{passes[-1]['k']} pass {len(passes)}{part}"
-        elif stage["stage"] == "Wanda":
-            yield f"Wanda {100 * given['sparsity']:.0f} %"
-        else:
-            yield {"Recover": "retrained"}.get(stage["stage"], stage["stage"])
 
 
 def chain_table(view: View) -> "Table":

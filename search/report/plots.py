@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from search.journal.results import Result, View, front, losses
+from search.journal.results import Result, front, losses
+from search.journal.view import View
 from search.report.format import cell, delta, story
 
 if TYPE_CHECKING:

@@ -1,11 +1,15 @@
 """The files that tell what a trial was: trial.toml for people, compression.json for programs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import tomli_w
 
-from search.report.best import without_nones
-from search.journal.results import Result, View
+from search.journal.results import Result
+from search.journal.view import View
+from search.report.best import Best
+from search.report.format import compact
+from search.study.load import limits
 
 FORMAT = 1  # of compression.json
 
@@ -34,19 +38,12 @@ def trial_toml(view: View, result: Result) -> str:
         "data": view.study.data.model_dump(mode="json"),
         "fingerprints": record.get("data"),
         "hardware": record.get("hardware"),
-        "stages": [_listed(stage) for stage in record.get("stages", [])],
+        "stages": [
+            {"changed": step.changed, "seconds": stage.get("seconds"), **stage.get("spec", {})}
+            for step, stage in zip(result.stages, record.get("stages") or (), strict=True)
+        ],
     }
     return tomli_w.dumps(without_nones(tables))
-
-
-def _listed(stage: dict[str, Any]) -> dict[str, Any]:
-    """A stage without what is only for machines."""
-    return {
-        "stage": stage["stage"],
-        "settings": stage["settings"],
-        "changed": stage["effect"] is not None,
-        "seconds": stage["seconds"],
-    }
 
 
 def compression(view: View, result: Result) -> dict[str, Any]:
@@ -70,3 +67,41 @@ def compression(view: View, result: Result) -> dict[str, Any]:
         "git_commit": view.notes.get("git_commit"),
         "rebuild": f"rayduce export {study.name} --trial {result.number} --to DIR",
     }
+
+
+def best_toml(view: View, found: Best) -> str:
+    """The best trials as a file to read and to search on from: `[[first]]` takes their points."""
+    base = view.baseline.metrics if view.baseline else {}
+    tables: dict[str, Any] = {
+        "study": view.study.name,
+        "note": found.note,
+        "objectives": dict(view.study.objectives),
+        "constraints": [limit.describe(base.get(limit.metric)) for limit in limits(view.study)],
+        "baseline": dict(base),
+        "trials": [_table(result) for result in found.trials],
+    }
+    return tomli_w.dumps(without_nones(tables))
+
+
+def _table(result: Result) -> dict[str, Any]:
+    return {
+        "number": result.number,
+        "feasible": result.feasible,
+        "front": result.on_front,
+        "lineage": result.lineage,
+        "metrics": dict(result.metrics),
+        "point": compact(result.params),
+        "stages": [
+            {"stage": stage["stage"], **stage["settings"]}
+            for stage in result.record.get("stages", [])
+        ],
+    }
+
+
+def without_nones(value: Any) -> Any:
+    """Plain data without its Nones, which TOML has no word for."""
+    if isinstance(value, dict):
+        return {str(key): without_nones(item) for key, item in value.items() if item is not None}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [without_nones(item) for item in value if item is not None]
+    return value

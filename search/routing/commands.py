@@ -38,8 +38,8 @@ def sets(
     study: File, workers: Workers = None, budget: Budget = None, storage: Storage = None
 ) -> None:
     """Stage 1: find diverse omission sets by greedy searches over tasks and losses."""
-    from search.routing.stages import Route
     from search.engine.pool import open_pool
+    from search.routing.stages import Route
 
     route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:
@@ -53,8 +53,8 @@ def dataset(
     study: File, workers: Workers = None, budget: Budget = None, storage: Storage = None
 ) -> None:
     """Stage 2: how likely each training item's right answer is under every set."""
-    from search.routing.stages import Route
     from search.engine.pool import open_pool
+    from search.routing.stages import Route
 
     route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:
@@ -67,8 +67,8 @@ def train(
     study: File, workers: Workers = None, budget: Budget = None, storage: Storage = None
 ) -> None:
     """Stage 3: train the router."""
-    from search.routing.stages import Route
     from search.engine.pool import open_pool
+    from search.routing.stages import Route
 
     route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:
@@ -83,9 +83,9 @@ def evaluate(
     """Stage 4: judge the router against the dense model, static sets, chance and the oracle."""
     from rich.console import Console
 
-    from search.routing.stages import Route
     from search.engine.pool import open_pool
     from search.routing.evaluation import speed
+    from search.routing.stages import Route
 
     route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:
@@ -108,14 +108,16 @@ def export(
     storage: Storage = None,
 ) -> None:
     """Save the routed model, load it again and let it write."""
-    from search.routing.stages import Route, export_route
     from search.engine.pool import open_pool
+    from search.routing.stages import Route, export_route
 
     route = Route(_load(study, workers, budget, storage), _tell)
     with open_pool(route.spec, _tell) as pool:
         for line in export_route(route, pool, to):
             typer.echo(repr(line))
-    typer.echo(f'from trainables.routing.routed_model import RoutedModel; model = RoutedModel.load("{to}")')
+    typer.echo(
+        f'from trainables.routing.routed_model import RoutedModel; model = RoutedModel.load("{to}")'
+    )
 
 
 def table(found: "Evaluation") -> "Table":

@@ -25,16 +25,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from search.errors import StudyError, UserError
-from search.study.messages import explain
 from search.engine.pool import Piece, Pool, Tell, finish
+from search.errors import StudyError
 from search.routing.evaluation import Evaluation, evaluate, judge
 from search.study.load import resolved
+from search.study.messages import explain
 from spaces.router import space, start
 from trainables.core.cache import digest, write_durably
-from trainables.routing.spec import RouterSpec, RouteSpec
+from trainables.core.errors import UserError
 from trainables.core.spec import Role
 from trainables.omission.searches import Omit, diverse, greedy, read_sets, write_sets
+from trainables.routing.spec import RouterSpec, RouteSpec
 
 
 def load_route(path: Path, overrides: Mapping[str, Any] | None = None) -> RouteSpec:
@@ -280,9 +281,9 @@ def write_dataset(root: Path, records: Sequence[dict[str, Any]]) -> Path:
 
 def export_route(route: Route, pool: Pool, to: Path) -> list[str]:
     """Save the routed model, load it again, and let it write; returns what it wrote."""
-    from trainables.routing.worker import RouteWork
     from trainables.routing.routed_model import RoutedModel
     from trainables.routing.router import Router
+    from trainables.routing.worker import RouteWork
 
     sets, folder = list(route.sets(pool).values()), route.train(pool)
     work = RouteWork(route.spec)

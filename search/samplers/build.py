@@ -2,69 +2,17 @@
 
 import random
 import warnings
-from collections.abc import Mapping
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel
 
-from search.errors import UserError, did_you_mean
-from search.study.messages import explain
 from search.samplers.grid import Ask, GridSampler, grid_points
+from search.study.schema import SAMPLERS, GeneticOptions, SamplerSpec, TpeOptions
 from search.study.space import bind, find_function
-from search.study.schema import SamplerSpec
-from trainables.core.spec import Count, Spec
+from trainables.core.errors import UserError
 
 MANY = 1000  # trials from which NSGA-II's cheap proposals pay
-
-
-class NoOptions(Spec):
-    """A sampler without settings."""
-
-
-class TpeOptions(Spec):
-    """What did best on a synthetic depth search with one 0/1 per block."""
-
-    n_startup_trials: Count = 10
-    n_ei_candidates: Count = 24
-    multivariate: bool = True
-    group: bool = True
-    constant_liar: bool = True
-
-
-class GeneticOptions(Spec):
-    """NSGA-II and NSGA-III. No population size: a tenth of the trials, between 10 and 50."""
-
-    population_size: int | None = Field(None, ge=2)
-    mutation_prob: float | None = Field(None, ge=0, le=1)
-    crossover_prob: float = Field(0.9, ge=0, le=1)
-    swapping_prob: float = Field(0.5, ge=0, le=1)
-
-
-OPTIONS: Mapping[str, type[Spec]] = {
-    "auto": NoOptions,
-    "tpe": TpeOptions,
-    "nsga2": GeneticOptions,
-    "nsga3": GeneticOptions,
-    "random": NoOptions,
-    "grid": NoOptions,
-}
-
-
-def sampler_problems(spec: SamplerSpec) -> list[UserError]:
-    """What is wrong with a [sampler] table."""
-    if ":" in spec.name:
-        return []
-    model = OPTIONS.get(spec.name)
-    if model is None:
-        allowed = f'{", ".join(OPTIONS)}, or "package.module:factory"'
-        hint = did_you_mean(spec.name, OPTIONS)
-        return [UserError("sampler.name", got=spec.name, allowed=allowed, do=hint)]
-    try:
-        model.model_validate(spec.options, strict=True)
-    except ValidationError as error:
-        return explain(error, model, "sampler.")
-    return []
 
 
 def make_sampler(
@@ -79,7 +27,7 @@ def make_sampler(
         return GridSampler(grid_points(ask), seed)
     if ":" in name:
         return _users_own(spec, fresh)
-    options: BaseModel = OPTIONS[name].model_validate(spec.options)
+    options: BaseModel = SAMPLERS[name].model_validate(spec.options)
     if isinstance(options, TpeOptions):
         return _tpe(options, fresh)
     if isinstance(options, GeneticOptions):

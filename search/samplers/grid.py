@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from search.errors import UserError
+from trainables.core.errors import UserError
 
 Ask: TypeAlias = Callable[[Any], object]  # runs the space on a trial, or on what stands in for one
 Point: TypeAlias = dict[str, Any]

@@ -10,17 +10,28 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from search.errors import redacted
 from search.study.constraints import Constraint, parse_constraint
-from search.errors import UserError, did_you_mean
-from search.samplers.build import sampler_problems
-from search.engine.schedulers import scheduler_problems
-from search.journal.store import database_problems
-from search.study.schema import Direction, Study
+from search.study.messages import explain
+from search.study.schema import (
+    DRIVER,
+    SAMPLERS,
+    SCHEDULERS,
+    Direction,
+    SamplerSpec,
+    SchedulerSpec,
+    Study,
+    database_url,
+)
 from trainables.bench.assets.catalogue import ASSETS
 from trainables.bench.metrics.catalogue import METRIC_FACTS
+from trainables.core.errors import UserError, did_you_mean
+from trainables.core.places import CHECKOUT
 from trainables.core.spec import Task
 
-SPACES = Path(__file__).parent.parent / "spaces"
+SPACES = CHECKOUT / "spaces"
 MODEL = "config.json"
 DATA_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"}
 
@@ -195,3 +206,62 @@ def _flat(table: Mapping[str, Any]) -> list[str]:
         for name, value in table.items()
         for inner in (_flat(value) if isinstance(value, Mapping) else [""])
     ]
+
+
+def database_problems(database: str | None) -> list[UserError]:
+    """What is wrong with storage.database, without connecting."""
+    if database is None:
+        return []
+    allowed = '"postgresql://user:$PASSWORD@host/name"'
+    url = database_url(database)
+    if not url.startswith(f"{DRIVER}://"):
+        do = "leave it out for the folder's own SQLite file"
+        return [UserError("storage.database", got=redacted(database), allowed=allowed, do=do)]
+    if "$" in url:
+        do = "set the environment variable it names"
+        return [UserError("storage.database: a variable is not set", got=database, do=do)]
+    return []
+
+
+def sampler_problems(spec: SamplerSpec) -> list[UserError]:
+    """What is wrong with a [sampler] table."""
+    if ":" in spec.name:
+        return []
+    model = SAMPLERS.get(spec.name)
+    if model is None:
+        allowed = f'{", ".join(SAMPLERS)}, or "package.module:factory"'
+        hint = did_you_mean(spec.name, SAMPLERS)
+        return [UserError("sampler.name", got=spec.name, allowed=allowed, do=hint)]
+    try:
+        model.model_validate(spec.options, strict=True)
+    except ValidationError as error:
+        return explain(error, model, "sampler.")
+    return []
+
+
+def scheduler_problems(spec: SchedulerSpec, objectives: Mapping[str, Direction]) -> list[UserError]:
+    """What is wrong with a [scheduler] table."""
+    try:
+        SCHEDULERS[spec.name].model_validate(spec.options, strict=True)
+    except ValidationError as error:
+        return explain(error, SCHEDULERS[spec.name], "scheduler.")
+    if spec.name == "none":
+        return []
+    if spec.metric is None and len(objectives) > 1:
+        allowed = ", ".join(objectives)
+        do = f"{spec.name} watches one metric: say which one"
+        return [UserError("scheduler.metric: missing", allowed=allowed, do=do)]
+    if spec.mode is None and spec.metric is not None and spec.metric not in objectives:
+        do = f'{spec.metric} is no objective: say whether to keep its "min" or its "max"'
+        return [UserError("scheduler.mode: missing", allowed='"min" or "max"', do=do)]
+    return []
+
+
+def watched(
+    spec: SchedulerSpec, objectives: Mapping[str, Direction]
+) -> tuple[str, Direction] | None:
+    """The metric a scheduler watches and its direction; None where nothing is stopped."""
+    if spec.name == "none":
+        return None
+    metric = spec.metric or next(iter(objectives))
+    return metric, spec.mode or objectives[metric]

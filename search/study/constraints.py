@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from search.errors import UserError, did_you_mean
+from trainables.core.errors import UserError, did_you_mean
 
 NUMBER = r"[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 METRIC = re.compile(r"\s*([A-Za-z_][\w./-]*)\s*(.*)", re.DOTALL)

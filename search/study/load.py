@@ -15,11 +15,12 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
+from search.errors import StudyError
 from search.study.checks import problems
 from search.study.constraints import Constraint, parse_constraint
-from search.errors import StudyError, UserError, did_you_mean
 from search.study.messages import explain
 from search.study.schema import Study
+from trainables.core.errors import UserError, did_you_mean
 from trainables.core.spec import BenchSpec
 
 OVERRIDABLE = ("budget", "resources", "storage")

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from search.errors import UserError, did_you_mean, quoted
+from trainables.core.errors import UserError, did_you_mean, quoted
 
 ALLOWED = {
     "int_type": "a whole number",

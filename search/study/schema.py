@@ -3,7 +3,9 @@
 What they mean together is checked in checks.py.
 """
 
+import os
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
@@ -138,3 +140,68 @@ class Study(Spec):
     first: tuple[dict[str, Any], ...] = Field(
         (), description="a list of tables, each begun with [[first]]"
     )
+
+
+DRIVER = "postgresql+psycopg"
+
+
+def database_url(database: str) -> str:
+    """A PostgreSQL URL with variables such as $PGPASSWORD filled in and our driver named."""
+    url = os.path.expandvars(database)
+    for scheme in ("postgres://", "postgresql://"):
+        if url.startswith(scheme):
+            return f"{DRIVER}://{url.removeprefix(scheme)}"
+    return url
+
+
+class TpeOptions(Spec):
+    """What did best on a synthetic depth search with one 0/1 per block."""
+
+    n_startup_trials: Count = 10
+    n_ei_candidates: Count = 24
+    multivariate: bool = True
+    group: bool = True
+    constant_liar: bool = True
+
+
+class GeneticOptions(Spec):
+    """NSGA-II and NSGA-III. No population size: a tenth of the trials, between 10 and 50."""
+
+    population_size: int | None = Field(None, ge=2)
+    mutation_prob: float | None = Field(None, ge=0, le=1)
+    crossover_prob: float = Field(0.9, ge=0, le=1)
+    swapping_prob: float = Field(0.5, ge=0, le=1)
+
+
+class AshaOptions(Spec):
+    """Steps count a trial's reports of progress."""
+
+    grace_period: Count = 1
+    reduction_factor: float = Field(3.0, gt=1)
+    max_t: Count = 100
+
+
+class MedianOptions(Spec):
+    """Steps count a trial's reports of progress."""
+
+    grace_period: Count = 1
+    min_samples_required: Count = 3
+
+
+class NoOptions(Spec):
+    """Nothing can be set."""
+
+
+SAMPLERS: Mapping[str, type[Spec]] = {
+    "auto": NoOptions,
+    "tpe": TpeOptions,
+    "nsga2": GeneticOptions,
+    "nsga3": GeneticOptions,
+    "random": NoOptions,
+    "grid": NoOptions,
+}
+SCHEDULERS: Mapping[str, type[Spec]] = {
+    "none": NoOptions,
+    "asha": AshaOptions,
+    "median": MedianOptions,
+}

@@ -16,9 +16,10 @@ from typing import Any, TypeAlias, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from search.errors import StudyError, UserError, did_you_mean
+from search.errors import StudyError
 from search.study.messages import explain
 from search.study.schema import SpaceSpec
+from trainables.core.errors import UserError, did_you_mean
 
 Space: TypeAlias = Callable[[Any, Any], Any]  # (optuna.Trial, Facts) -> list[Stage]
 

@@ -7,7 +7,7 @@ A point names parameters (`"wanda.percent" = 30`), and sets by their members
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from search.errors import UserError, did_you_mean
+from trainables.core.errors import UserError, did_you_mean
 
 Point = Mapping[str, Any]
 

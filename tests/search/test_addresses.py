@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from search.engine.ray_session import ray_cluster, ray_environment
-from search.errors import UserError
 from search.study.schema import Resources
+from trainables.core.errors import UserError
 
 
 @pytest.fixture

@@ -12,11 +12,13 @@ import pytest
 from journals import Sample
 from rich.console import Console
 
-from search.report.best import best, best_json, best_table, best_toml, status_json, status_lines, where_of
-from search.errors import UserError
+from search.journal.view import read
 from search.ledger.run_ids import save_links
-from search.journal.results import read
+from search.report.best import best, best_json, status_json, where_of
 from search.report.format import better, brief, cell, compact, delta, scaled, settings, story
+from search.report.provenance import best_toml
+from search.report.tables import best_table, status_lines
+from trainables.core.errors import UserError
 
 
 @pytest.fixture(scope="module")

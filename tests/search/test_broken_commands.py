@@ -11,7 +11,8 @@ import pytest
 from journals import TOML, Sample
 
 from search.cli import main
-from search.journal.store import Store, study_lock
+from search.journal.lock import study_lock
+from search.journal.store import Store
 
 RUNS = "--storage {folder}/runs"
 TABLE: list[tuple[str, str, list[str]]] = [

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from search.errors import StudyError, UserError
+from search.errors import StudyError
 from search.study.load import load_study
+from trainables.core.errors import UserError
 
 GOOD = """
 name = "depth"

@@ -6,9 +6,10 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from search.report.paper_table import chain_rows, chain_table
+from search.journal.results import Result
+from search.journal.view import View
 from search.report.heatmap import heatmaps_svg, similarities
-from search.journal.results import Result, View
+from search.report.paper_table import chain_rows, chain_table
 
 FREE = [[100.0, 98.0, None], [98.0, 100.0, 60.0], [None, 60.0, 100.0]]
 LATE = [[100.0, 97.0], [97.0, 100.0]]

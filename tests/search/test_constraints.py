@@ -5,7 +5,7 @@ import math
 import pytest
 
 from search.study.constraints import parse_constraint, parse_where
-from search.errors import UserError
+from trainables.core.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from search.cli import app
 from benchmarks.curves import Curve, read_curves, summary, table, work, write_curves
+from search.cli import app
 
 CURVES = [
     Curve("greedy", 0, [(100, 4.0)], 4.0, 4.4, [1, 2], 10),

@@ -17,18 +17,17 @@ from optuna.trial import FixedTrial
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from search import export as exporting
-from search.errors import UserError
 from search.export import choose, export_trial, stages_of
-from search.study.starting_points import read_point
-from search.journal.results import read
-from search.study.space import load_space
+from search.journal.view import read
 from search.study.load import bench_spec, parse_study
+from search.study.space import load_space
+from search.study.starting_points import read_point
 from toys import bytes_tokenizer, jsonl
-from trainables.bench.bench import open_bench
+from trainables.bench.models.verify import Proof
 from trainables.bench.survey import gather
-from trainables.bench.models.save import Proof
+from trainables.core.errors import UserError
 from trainables.stage import drain
-from trainables.trial import run_stages
+from trainables.trial import open_bench, run_stages
 
 TOML = """
 name = "tiny"
@@ -215,7 +214,7 @@ def test_a_folder_with_something_in_it_is_left_alone(tiny: Sample, tmp_path: Pat
 def test_nothing_is_left_of_an_export_that_fails(
     tiny: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainables.stage import PlanError
+    from trainables.core.errors import PlanError
 
     def refuted(*_: object) -> Proof:
         raise PlanError("its logits differ by 3.0")

@@ -12,9 +12,9 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from search.study.constraints import parse_constraint
-from search.journal.journal import ATTEMPTS, Handout, Journal, read_record
+from search.journal.journal import ATTEMPTS, Assignment, Journal, read_record
 from search.samplers.build import make_sampler
+from search.study.constraints import parse_constraint
 from search.study.schema import SamplerSpec
 from trainables.core.cache import write_durably
 
@@ -53,12 +53,12 @@ class Driver:
         self.journal.begin(RandomSampler(seed=len(self.journal.trials())), self.starts)
         return self
 
-    def hand_out(self) -> Handout:
+    def hand_out(self) -> Assignment:
         handout = self.journal.hand_out(ask)
         assert handout is not None
         return handout
 
-    def wrote(self, handout: Handout, **changes: Any) -> None:
+    def wrote(self, handout: Assignment, **changes: Any) -> None:
         """The worker's durable result."""
         text = json.dumps(record(**changes))
         write_durably(self.results / f"{handout.uid}.json", text)

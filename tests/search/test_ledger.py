@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from journals import Sample
 
+from search.journal.lock import study_lock
+from search.journal.view import read
 from search.ledger import mirror as ledger
 from search.ledger import writer as projection
-from search.report.best import best
-from search.errors import UserError
 from search.ledger.mirror import Mirror, embedded, open_client, open_ledger, sync, tracking_uri
 from search.ledger.run_ids import FILE, load_links, run_ids
 from search.ledger.writer import Ledger
-from search.journal.results import read
-from search.journal.store import study_lock
+from search.report.best import best
+from trainables.core.errors import UserError
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,9 @@ from pathlib import Path
 import optuna
 import pytest
 
+from search.samplers.build import make_sampler
 from search.samplers.level_switch import LevelSwitchSampler, make
-from search.samplers.build import make_sampler, sampler_problems
+from search.study.checks import sampler_problems
 from search.study.schema import SamplerSpec
 from spaces.sets import suggest_set
 

@@ -8,8 +8,8 @@ from journals import record, sample_study
 from rich.console import Console
 
 from search.journal.journal import Handout
-from search.progress import Progress, Screen, clock, event, pace
 from search.journal.results import Result
+from search.progress import Progress, Screen, clock, event, pace
 
 
 def result(number: int, perplexity: float, **changes: object) -> Result:

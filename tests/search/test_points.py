@@ -5,9 +5,9 @@ from typing import Any
 import optuna
 import pytest
 
-from search.errors import UserError
 from search.study.starting_points import read_point
 from spaces.sets import suggest_set
+from trainables.core.errors import UserError
 
 
 def ask(trial: Any) -> None:

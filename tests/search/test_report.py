@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from journals import TOML, Sample, sample_study
 
-from search.errors import UserError
+from search.journal.view import View, read
+from search.report.page import page, write_report
 from search.report.plots import (
     area,
     best_so_far,
@@ -20,8 +21,7 @@ from search.report.plots import (
     history_figure,
     told,
 )
-from search.report.page import page, write_report
-from search.journal.results import View, read
+from trainables.core.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from journals import Sample, record, sample_study
 
+from search.journal.lock import study_lock
+from search.journal.results import Result, front, losses, ranked
+from search.journal.store import Store
+from search.journal.view import View, read, results_of
 from search.report.best import best
 from search.study.constraints import parse_where
-from search.errors import UserError
-from search.journal.results import Result, View, front, losses, ranked, read, results_of
-from search.journal.store import Store, study_lock
 from search.study.schema import Budget
+from trainables.core.errors import UserError
 
 
 @pytest.fixture(scope="module")

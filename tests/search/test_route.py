@@ -18,15 +18,16 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from search.engine import pool as route_pool
-from search.errors import StudyError, UserError
-from search.routing.stages import Route, export_route, load_route, search_router
-from search.routing.commands import app
 from search.engine.pool import Here, Piece, open_pool
+from search.errors import StudyError
+from search.routing.commands import app
 from search.routing.evaluation import HINDSIGHT, ORACLE, RANDOM, ROUTER
+from search.routing.stages import Route, export_route, load_route, search_router
+from trainables.core.errors import UserError
 from trainables.omission.evaluator import alone
-from trainables.routing.worker import RouteWork
 from trainables.omission.searches import read_sets
 from trainables.routing.routed_model import RoutedModel
+from trainables.routing.worker import RouteWork
 
 
 @pytest.fixture(scope="module")

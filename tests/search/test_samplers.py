@@ -9,11 +9,12 @@ import pytest
 from optuna.distributions import IntDistribution
 from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
-from search.errors import UserError
+from search.engine.schedulers import make_scheduler
+from search.samplers.build import make_sampler
 from search.samplers.grid import exhausted, grid_points
-from search.samplers.build import make_sampler, sampler_problems
-from search.engine.schedulers import make_scheduler, watched
+from search.study.checks import sampler_problems, watched
 from search.study.schema import SamplerSpec, SchedulerSpec
+from trainables.core.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,11 @@ from journals import record, sample_study
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from search.errors import UserError
-from search.journal.journal import Journal
 from search.engine.dispatch import Plan
 from search.engine.searcher import DEATHS, TRIES, JournalSearcher
+from search.journal.journal import Journal
 from search.journal.store import Store, open_storage
+from trainables.core.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's and SQLAlchemy's own
 FACTS = {"blocks": 4}

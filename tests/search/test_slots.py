@@ -3,8 +3,8 @@
 import pytest
 
 from search.engine.ray_session import _slots
-from search.errors import UserError
 from search.study.schema import Resources
+from trainables.core.errors import UserError
 
 
 @pytest.mark.parametrize(

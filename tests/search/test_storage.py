@@ -11,18 +11,12 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.errors import UserError
-from search.journal.store import (
-    Store,
-    database_problems,
-    database_url,
-    find_store,
-    network_file_system,
-    open_storage,
-    redacted,
-    study_lock,
-    study_names,
-)
+from search.errors import redacted
+from search.journal.lock import study_lock
+from search.journal.store import Store, find_store, network_file_system, open_storage, study_names
+from search.study.checks import database_problems
+from search.study.schema import database_url
+from trainables.core.errors import UserError
 
 POSTGRES = os.environ.get("RAYDUCE_TEST_POSTGRES")
 HOLD = """

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from search.engine import preflight as resources
-from search.errors import UserError
 from search.engine.preflight import check_resources, gpu_count
-from search.study.space import load_space
 from search.study.load import (
     bench_spec,
     compare,
@@ -22,6 +20,8 @@ from search.study.load import (
     study_toml,
 )
 from search.study.schema import Resources, SpaceSpec
+from search.study.space import load_space
+from trainables.core.errors import UserError
 
 SHORT = """
 name = "depth"

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from journals import Sample
 
+from search.journal.store import Store
 from search.ledger import ui
-from search.errors import UserError
 from search.ledger.mirror import embedded
 from search.ledger.run_ids import save_links
-from search.journal.store import Store
+from trainables.core.errors import UserError
 
 
 @pytest.fixture

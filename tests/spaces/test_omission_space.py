@@ -7,13 +7,13 @@ import pytest
 from optuna.trial import FixedTrial
 
 from search.errors import StudyError
-from search.study.starting_points import read_point
-from search.study.space import load_space
 from search.study.schema import SpaceSpec
+from search.study.space import load_space
+from search.study.starting_points import read_point
 from spaces import omission, omission_wanda, wanda
 from spaces.sets import suggest_set
-from trainables.bench.survey import Facts
 from trainables.omission.method import Omission
+from trainables.stage import Facts
 from trainables.wanda import Wanda
 
 # Block 4 matters least, then 2, 5, 1, 6, 3; 0 and 7 would come first, but are the ends.

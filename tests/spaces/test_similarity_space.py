@@ -6,13 +6,13 @@ import optuna
 import pytest
 
 from search.errors import StudyError
-from search.study.space import bind, load_space
 from search.study.load import load_study
+from search.study.space import bind, load_space
 from spaces.similarity import space
-from trainables.bench.survey import Facts
 from trainables.recover import Recover
 from trainables.similarity.iterative import Iterate
 from trainables.similarity.method import Similarity, SimilarityPerSample
+from trainables.stage import Facts
 from trainables.wanda import Wanda
 
 STUDIES = Path(__file__).parents[2] / "spaces" / "studies"

@@ -6,13 +6,12 @@ from typing import Any
 import optuna
 import pytest
 
-from search.study.space import load_space
 from search.study.load import load_study
-from trainables.bench.bench import Bench, open_bench
-from trainables.bench.survey import Facts
+from search.study.space import load_space
+from trainables.bench.bench import Bench
 from trainables.core.spec import BenchSpec
-from trainables.stage import drain
-from trainables.trial import run_stages
+from trainables.stage import Facts, drain
+from trainables.trial import open_bench, run_stages
 
 STUDIES = Path(__file__).parents[2] / "spaces" / "studies"
 

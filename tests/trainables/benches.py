@@ -11,7 +11,8 @@ from trainables.bench.bench import Bench
 from trainables.core.cache import Cache, digest, digest_tensors
 from trainables.core.lineage import Lineage
 from trainables.core.spec import BenchSpec, DataSpec, ModelSpec, Role, Task
-from trainables.stage import Batch, Stage, Summary, drain
+from trainables.core.types import Batch
+from trainables.stage import Stage, Summary, drain
 
 _SEEDS = {"calibration": 1, "train": 2, "search": 3, "held_out": 4}
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from trainables.bench.models.structure import blocks, family, has, reach
-from trainables.stage import Batch
+from trainables.core.types import Batch
 
 FAMILIES = ("bert", "roberta", "distilbert", "t5", "vit", "resnet")
 _TEXT = {"vocab_size": 50, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48}

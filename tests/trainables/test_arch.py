@@ -25,13 +25,13 @@ from trainables.bench.models.structure import (
     has,
     linears,
     reach,
-    remove_blocks,
     rows,
     stacks,
     unrows,
 )
-from trainables.bench.models.fork import fork
-from trainables.stage import PlanError
+from trainables.bench.models.surgery import remove_blocks
+from trainables.core.errors import PlanError
+from trainables.core.fork import fork
 
 ROWS = {
     "llama": "llama",

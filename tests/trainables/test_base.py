@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables.bench.bench import Bench, open_bench
-from trainables.bench.models.fork import same_tensors
+from trainables.bench.bench import Bench
 from trainables.bench.models.load import fresh, load_model
-from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
-from trainables.stage import PlanError
 from trainables.bench.training.loop import Run
+from trainables.core.errors import PlanError
+from trainables.core.fork import same_tensors
+from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
+from trainables.trial import open_bench
 
 CONFIG = {"num_channels": 1, "embedding_size": 8, "hidden_sizes": [8], "depths": [2]}
 TRAINING = TrainSpec(epochs=2, lr=1e-2, batch_size=32)

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from families import batches, build
 from methods import METHODS
 from trainables.bench.models.structure import blocks, linears, rows
-from trainables.bench.models.fork import fork, same_tensors
-from trainables.stage import FieldError, Method
+from trainables.core.errors import FieldError
+from trainables.core.fork import fork, same_tensors
+from trainables.stage import Method
 
 CASES = [
     pytest.param(method, name, id=f"{type(method).__name__}-{index}-{name}")

@@ -19,7 +19,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from trainables.bench.models.structure import blocks, fixed_blocks, remove_blocks, stacks
+from trainables.bench.models.structure import blocks, fixed_blocks, stacks
+from trainables.bench.models.surgery import remove_blocks
 
 RESNET_152, RESNET_50 = (3, 8, 36, 3), (3, 4, 6, 3)
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 import toys
 from toys import WORDS, bytes_tokenizer, jsonl, word_tokenizer
-from trainables.bench.data.roles import Data, load_data
-from trainables.bench.data.tokenize import IGNORED
-from trainables.core.errors import DataError
 from trainables.bench.data.prompts import Pair, Question
+from trainables.bench.data.roles import Data, load_data
+from trainables.core.errors import DataError
 from trainables.core.spec import DataSpec, Role
+from trainables.core.types import IGNORED
 
 ROLES: tuple[Role, ...] = get_args(Role)
 FEW = {"calibration": 3, "train": 8, "search": 5, "held_out": 4}

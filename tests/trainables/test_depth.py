@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from trainables.core.errors import PlanError
 from trainables.omission import searches as depth
-from trainables.stage import PlanError
-from trainables.omission.searches import Omit
 from trainables.omission.method import Omission
+from trainables.omission.searches import Omit
 
 COSTS = [9.0, 3.0, 1.0, 1.0, 5.0, 2.0, 9.0]
 

@@ -24,15 +24,15 @@ from transformers import (
 )
 
 from toys import bench, bytes_tokenizer, jsonl, word_tokenizer
-from trainables.bench.metrics import predictions as passes
-from trainables.bench.metrics import text_scores
 from trainables.bench.assets.fetch import fetch
 from trainables.bench.data.roles import Data, load_data
-from trainables.bench.data.tokenize import IGNORED
-from trainables.core.errors import MetricError
-from trainables.bench.metrics.evaluate import METRICS, load_metric, measure_all
+from trainables.bench.metrics import predictions as passes
+from trainables.bench.metrics import text_scores
 from trainables.bench.metrics.catalogue import METRIC_FACTS, known_metrics
+from trainables.bench.metrics.evaluate import METRICS, load_metric, measure_all
+from trainables.core.errors import MetricError
 from trainables.core.spec import DataSpec, Task
+from trainables.core.types import IGNORED
 
 FEW = {"calibration": 1, "train": 1, "search": 5, "held_out": 3}
 

@@ -10,9 +10,9 @@ from planted import plant, tiny
 
 from trainables.bench import bench as bench_module
 from trainables.bench.models.structure import blocks, linears
-from trainables.bench.models.fork import same_tensors
+from trainables.core.errors import FieldError
+from trainables.core.fork import same_tensors
 from trainables.recover import Recover
-from trainables.stage import FieldError
 from trainables.similarity.iterative import Iterate
 from trainables.similarity.method import Similarity
 from trainables.wanda import Wanda

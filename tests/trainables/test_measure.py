@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from trainables.bench.metrics import cost as measure
-from trainables.bench.models.structure import remove_blocks
-from trainables.bench.models.fork import fork
-from trainables.stage import Batch
+from trainables.bench.models.surgery import remove_blocks
+from trainables.core.fork import fork
+from trainables.core.types import Batch
 
 _SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
 

@@ -6,8 +6,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from families import DECODERS, batches, build
 from trainables.bench.models.structure import blocks
-from trainables.bench.models.fork import fork
-from trainables.stage import PlanError
+from trainables.core.errors import PlanError
+from trainables.core.fork import fork
 from trainables.omission.method import Omission
 
 

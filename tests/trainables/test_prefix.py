@@ -19,13 +19,19 @@ from transformers import (
     PreTrainedModel,
 )
 
+from trainables.bench.data.prompts import Question
+from trainables.bench.data.tokenize import question_ids
+from trainables.core.errors import PlanError
 from trainables.omission import evaluator as prefix
 from trainables.omission import losses
-from trainables.bench.data.tokenize import question_ids
+from trainables.omission.evaluator import (
+    PrefixEvaluator,
+    alone,
+    naive_forwards,
+    path,
+    shared_forwards,
+)
 from trainables.omission.loss_log import Memo
-from trainables.omission.evaluator import PrefixEvaluator, alone, naive_forwards, path, shared_forwards
-from trainables.bench.data.prompts import Question
-from trainables.stage import PlanError
 from trainables.omission.searches import PUBLISHED, greedy
 
 
@@ -102,7 +108,7 @@ def test_every_loss_equals_the_naive_twin_bit_by_bit(
     assert PrefixEvaluator(model, loss)(SETS) == alone(model, loss, SETS)
 
 
-@pytest.mark.parametrize("unit", ["attention", "mlp", "both"])
+@pytest.mark.parametrize("unit", ["attention", "ffn", "both"])
 def test_parts_of_blocks_equal_zero_output_weights(model: PreTrainedModel, unit: Any) -> None:
     loss = make("ppl")
     if isinstance(model, OPTForCausalLM):

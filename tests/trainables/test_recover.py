@@ -12,17 +12,17 @@ from planted import FAMILIES, plant, tiny
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trainables.bench.models.structure import blocks, linears
 from trainables.bench.bench import Bench
-from trainables.core.errors import BenchError
-from trainables.bench.models.fork import same_tensors
-from trainables.bench.training.freeze import cut_neighbours, frozen, neighbours, train_mode
-from trainables.recover import Recover
+from trainables.bench.models.structure import blocks, linears
 from trainables.bench.training.examples import examples, shuffled, steps
-from trainables.stage import FieldError, Stage, Summary
+from trainables.bench.training.freeze import cut_neighbours, frozen, neighbours, train_mode
 from trainables.bench.training.loop import Run, give, tensors_of
+from trainables.core.errors import FieldError, UserError
+from trainables.core.fork import same_tensors
 from trainables.omission.method import Omission
+from trainables.recover import Recover
 from trainables.similarity.method import Similarity
+from trainables.stage import Stage, Summary
 from trainables.wanda import Wanda
 
 FAST = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
@@ -233,7 +233,7 @@ def test_patience_stops_and_keeps_the_best(tmp_path: Path) -> None:
 
 def test_a_broken_loss_says_what_to_do(tmp_path: Path) -> None:
     bench = tiny_bench(tmp_path, tiny("bert", depth=1))
-    with pytest.raises(BenchError, match=r"lower Recover.lr"):
+    with pytest.raises(UserError, match=r"lower Recover.lr"):
         do(bench, Recover(epochs=3, lr=1e30, optimiser="sgd", batch_size=8))
 
 

@@ -7,13 +7,13 @@ import torch
 from routing import write_study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trainables.bench.data.prompts import Question
+from trainables.core.errors import PlanError
 from trainables.omission import evaluator as prefix
 from trainables.omission import losses
-from trainables.bench.data.prompts import Question
-from trainables.routing.spec import RouterSpec
-from trainables.stage import PlanError
 from trainables.routing.routed_model import RoutedModel, measure
 from trainables.routing.router import Router
+from trainables.routing.spec import RouterSpec
 
 PROMPTS = ["Box 1 is", "no", "2 + 2 =", "a much longer prompt than the others", "Box 7 is"]
 SETS = [(1, 2), (3,), (2, 4)]

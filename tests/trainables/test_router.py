@@ -7,10 +7,10 @@ import pytest
 import torch
 from routing import write_study
 
+from trainables.core.errors import PlanError
 from trainables.routing import router
-from trainables.routing.spec import RouterSpec
-from trainables.stage import PlanError
 from trainables.routing.router import Lesson, Router
+from trainables.routing.spec import RouterSpec
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,15 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from families import FAMILIES, batches, build
 from toys import bytes_tokenizer
-from trainables.bench.models import save as save_module
-from trainables.bench.models.structure import blocks, family, reach, remove_blocks, rows
-from trainables.bench.models.fork import fork, put
 from trainables.bench.metrics.cost import count_parameters
-from trainables.bench.models.save import logits, misfits, prove, save
-from trainables.stage import PlanError
+from trainables.bench.models import save as save_module
 from trainables.bench.models.nonuniform import load_exact, padded, put_rows, save_exact
+from trainables.bench.models.save import misfits, save
+from trainables.bench.models.structure import blocks, family, reach, rows
+from trainables.bench.models.surgery import remove_blocks
+from trainables.bench.models.verify import logits, prove
+from trainables.core.errors import PlanError
+from trainables.core.fork import fork, put
 
 WITH_FFN = [name for name in FAMILIES if name != "resnet"]
 

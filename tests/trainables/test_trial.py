@@ -15,14 +15,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from families import GROUPED
 from spaces import omission_wanda
 from toys import bytes_tokenizer
-from trainables.bench.bench import Bench, open_bench
+from trainables.bench.bench import Bench
 from trainables.bench.metrics.evaluate import METRICS as METRICS_OF
-from trainables.bench.survey import Facts
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec
-from trainables.stage import Progress, Stage, Summary
+from trainables.core.types import Progress
 from trainables.omission.method import Omission
-from trainables.trial import Trial, reason, run_stages
+from trainables.stage import Facts, Stage, Summary
+from trainables.trial import open_bench, reason, run_stages
 from trainables.wanda import Wanda
+from trainables.worker import Trial
 
 METRICS = ("perplexity", "nonzero_parameters")
 Record = dict[str, Any]

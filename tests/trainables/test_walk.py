@@ -16,10 +16,12 @@ from transformers import (
 )
 
 from families import COMMON, FAMILIES, GROUPED, batches, build
-from trainables.bench.models.structure import blocks, remove_blocks
-from trainables.bench.models.fork import fork, same_tensors
-from trainables.stage import Batch, PlanError
 from trainables.bench.models.blockwise import Walk
+from trainables.bench.models.structure import blocks
+from trainables.bench.models.surgery import remove_blocks
+from trainables.core.errors import PlanError
+from trainables.core.fork import fork, same_tensors
+from trainables.core.types import Batch
 
 MORE = {
     "opt": lambda: OPTForCausalLM(

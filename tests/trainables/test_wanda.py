@@ -7,8 +7,9 @@ from transformers import PreTrainedModel
 
 from families import batches, build
 from trainables.bench.models.structure import blocks, linears, rows
-from trainables.bench.models.fork import fork
-from trainables.stage import Batch, PlanError
+from trainables.core.errors import PlanError
+from trainables.core.fork import fork
+from trainables.core.types import Batch
 from trainables.wanda import Wanda, prune_mask
 
 

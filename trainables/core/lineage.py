@@ -1,18 +1,40 @@
 """The identity of a model: what it started from, and the effects of the stages since.
 
 Two trials with one lineage hold the same model, whatever settings led there, so stats, retrained
-weights and metrics are keyed by it.
+weights and metrics are keyed by it. An effect names the class that describes it and, where code
+of the user's own had a part in it, the version of that code: another method with an effect that
+looks the same, or the same one corrected, is another lineage.
 """
 
+import ast
+import dataclasses
 import hashlib
+import importlib.util
+import inspect
 import json
-from collections.abc import Mapping
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from trainables.core.cache import Cache, digest
+from trainables.core.places import CHECKOUT
+
+
+class Effect:
+    """What a stage made of a model, as a frozen dataclass of plain data.
+
+    Equal effects on equal models give equal models, and another model another effect.
+    """
+
+    def data(self) -> dict[str, Any]:
+        """For records: the class, then its fields."""
+        fields = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {"effect": type(self).__name__, **fields}
 
 
 @dataclass(frozen=True)
@@ -27,16 +49,19 @@ class Lineage:
         """16 hex digits."""
         return digest(self.base, *self.steps)
 
-    def then(self, effect: Mapping[str, Any] | None) -> "Lineage":
-        """The lineage after a stage; an effect of None changes nothing.
+    def then(self, effects: Iterable[Effect], source: str = "") -> "Lineage":
+        """The lineage after a stage; without effects it is the same.
 
-        A stage made of stages has their effects, in order, as `{"chain": [...]}`.
+        Args:
+            source: the version of the stage's code, where that is a user's own.
         """
-        if effect is None:
-            return self
-        if "chain" in effect:
-            return reduce(Lineage.then, effect["chain"], self)
-        return Lineage(self.base, (*self.steps, json.dumps(effect, sort_keys=True, default=list)))
+        steps = [
+            {"class": importable_name(type(one)), "code": own_version(type(one)), "source": source}
+            | {"fields": one.data()}
+            for one in effects
+        ]
+        texts = [json.dumps(step, sort_keys=True, default=list) for step in steps]
+        return Lineage(self.base, (*self.steps, *texts))
 
 
 def fingerprint(folder: Path, cache: Cache) -> str:
@@ -47,7 +72,7 @@ def fingerprint(folder: Path, cache: Cache) -> str:
     return str(cache.json("fingerprints", key, lambda: [_content(files)])[0])
 
 
-_IDENTITY = {".safetensors", ".bin", ".json"}
+_IDENTITY = {".safetensors", ".bin", ".json", ".txt", ".model", ".jinja"}
 
 
 def _content(files: list[Path]) -> str:
@@ -59,8 +84,102 @@ def _content(files: list[Path]) -> str:
     return seen.hexdigest()[:16]
 
 
+# -- code ----------------------------------------------------------------------------------------
+
+
+def importable_name(thing: Any) -> str:
+    """`package.module:name`, by the shortest package that gives it out under its own name."""
+    parts = str(thing.__module__).split(".")
+    name = str(thing.__qualname__)
+    packages = (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+    for module in packages:
+        if getattr(sys.modules.get(module), name, None) is thing:
+            return f"{module}:{name}"
+    return f"{thing.__module__}:{name}"
+
+
 def code_version() -> str:
     """A digest of the code under trainables/: results of other code are not reused."""
-    root = Path(__file__).resolve().parent.parent
+    root = CHECKOUT / "trainables"
     sources = sorted(root.rglob("*.py"))
     return digest(*[(str(p.relative_to(root)), p.read_text()) for p in sources])
+
+
+@cache
+def code() -> str:
+    """`code_version`, read once per process."""
+    return code_version()
+
+
+def source_version(thing: Any) -> str:
+    """The code under trainables/, the name of a class or function, and the version of a user's."""
+    return digest(code(), importable_name(thing), own_version(thing))
+
+
+def own_version(thing: Any) -> str:
+    """A digest of the user's own code that a class or function runs: the module that defines it,
+    those of its base classes, and the modules these import, as far as they are installed with
+    neither Python nor a package. Empty for our own code, which `code` covers."""
+    bases = inspect.getmro(thing) if inspect.isclass(thing) else (thing,)
+    names = {str(getattr(one, "__module__", "")) for one in bases}
+    files = sorted({path for name in names for path in _own_files(name)})
+    return digest(*[path.read_text() for path in files]) if files else ""
+
+
+def _own_files(name: str) -> frozenset[Path]:
+    """The files of a module and of all that it imports, the user's own ones only."""
+    found: dict[Path, None] = {}
+    waiting = [name]
+    while waiting:
+        path = _own_file(waiting.pop())
+        if path is not None and path not in found:
+            found[path] = None
+            waiting += _imported(path)
+    return frozenset(found)
+
+
+def _own_file(name: str) -> Path | None:
+    module = sys.modules.get(name)
+    origin = getattr(module, "__file__", None)
+    if module is None:
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, AttributeError, ValueError):  # an optional import that is not there
+            return None
+        origin = None if spec is None else spec.origin
+    if origin is None or not str(origin).endswith(".py"):
+        return None
+    path = Path(origin).resolve()
+    return None if any(path.is_relative_to(place) for place in _not_own()) else path
+
+
+@cache
+def _not_own() -> tuple[Path, ...]:
+    """Where Python, the installed packages and our own code lie."""
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    folders = [sysconfig.get_path(kind) for kind in kinds]
+    folders += [*site.getsitepackages(), site.getusersitepackages()]
+    return (CHECKOUT / "trainables", *(Path(folder).resolve() for folder in folders))
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """The absolute names of all that a file imports, wherever in it."""
+    package = _package(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _package(path: Path) -> list[str]:
+    """The packages that a file lies in, outermost first."""
+    parts: list[str] = []
+    folder = path.parent
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return parts

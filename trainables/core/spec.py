@@ -4,6 +4,7 @@ Read by the driver (to validate a study file) and by the workers (to load things
 here imports torch.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -94,3 +95,12 @@ class BenchSpec(Spec):
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Count = 1  # torch's intra-op threads, from the trial's CPU share
     naive: bool = False  # every shortcut off: the twin that tests and benchmarks compare with
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One trial as the driver hands it to a worker."""
+
+    number: int
+    uid: str  # its name in files
+    params: dict[str, Any]

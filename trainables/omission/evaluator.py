@@ -14,25 +14,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trainables.bench.models import structure as arch
-from trainables.bench.models.fork import fork, put
-from trainables.core.types import PreTrainedModel
-from trainables.omission.losses import Loss, Row, Sheet, divergence, log_likelihood, sheet_of
-from trainables.omission.loss_log import Key, Memo
-from trainables.stage import Batch, PlanError
+from trainables.bench.models import structure
 from trainables.bench.models.blockwise import Entry, Walk
+from trainables.bench.models.surgery import remove_blocks, silence
+from trainables.core.errors import PlanError
+from trainables.core.fork import fork
+from trainables.core.types import Batch, PreTrainedModel
+from trainables.omission.loss_log import Key, Memo
+from trainables.omission.losses import Loss, Row, Sheet, divergence, log_likelihood, sheet_of
 
-Unit: TypeAlias = Literal["block", "attention", "mlp", "both"]
-Part: TypeAlias = Literal["block", "attention", "mlp"]
+Unit: TypeAlias = Literal["block", "attention", "ffn", "both"]
+Part: TypeAlias = Literal["block", "attention", "ffn"]
 Step: TypeAlias = tuple[int, Part]  # run this block, or only this part of it
-Path: TypeAlias = tuple[Step, ...]
+Kept: TypeAlias = tuple[Step, ...]
 
 CHUNK = 512  # predictions that go through the head at once: bounds the memory for logits
 
 
-def path(omit: Collection[int], blocks: int, unit: Unit = "block") -> Path:
+def path(omit: Collection[int], blocks: int, unit: Unit = "block") -> Kept:
     """What is left to run. Units are numbered like blocks; with `both`, attention of block b is
-    2b and its MLP 2b + 1."""
+    2b and its FFN 2b + 1."""
     size = 2 * blocks if unit == "both" else blocks
     if unknown := sorted(set(omit) - set(range(size))):
         raise PlanError(f"no {unit} {unknown}: the model has 0 to {size - 1}")
@@ -50,19 +51,19 @@ def _parts(block: int, omit: Collection[int], unit: Unit) -> list[Part]:
     gone = {
         "block": (block in omit, block in omit),
         "attention": (block in omit, False),
-        "mlp": (False, block in omit),
+        "ffn": (False, block in omit),
         "both": (2 * block in omit, 2 * block + 1 in omit),
     }[unit]
-    names: tuple[Part, Part] = ("attention", "mlp")
+    names: tuple[Part, Part] = ("attention", "ffn")
     return [name for name, is_gone in zip(names, gone, strict=True) if not is_gone]
 
 
-def naive_forwards(paths: Iterable[Path]) -> int:
+def naive_forwards(paths: Iterable[Kept]) -> int:
     """Block-forwards when every candidate runs by itself."""
     return sum(map(len, paths))
 
 
-def shared_forwards(paths: Iterable[Path]) -> int:
+def shared_forwards(paths: Iterable[Kept]) -> int:
     """Block-forwards when common prefixes run once: the nodes of the trie."""
     return len({steps[:end] for steps in paths for end in range(1, len(steps) + 1)})
 
@@ -96,7 +97,7 @@ class PrefixEvaluator:
     def __init__(
         self, model: PreTrainedModel, loss: Loss, *, unit: Unit = "block", memo: Memo | None = None
     ) -> None:
-        if unit != "block" and not arch.family(model).pre_norm:
+        if unit != "block" and not structure.family(model).pre_norm:
             raise PlanError(f"unit {unit}: {type(model).__name__} can only omit whole blocks")
         self.walk, self.loss, self.unit, self.memo = Walk(model), loss, unit, memo
         self.count = len(self.walk.blocks) * (2 if unit == "both" else 1)
@@ -132,7 +133,7 @@ class PrefixEvaluator:
         rows = [self.loss.group_means(score) for score in scores]
         return torch.stack(rows) if rows else torch.empty(0, len(self.loss.weights))
 
-    def _sheet(self, index: int, paths: Sequence[Path]) -> Iterator[tuple[int, Tensor]]:
+    def _sheet(self, index: int, paths: Sequence[Kept]) -> Iterator[tuple[int, Tensor]]:
         sheet = self.loss.sheets[index]
         batch = self._inputs(sheet.batch)
         entry = self.walk.enter(batch)
@@ -155,13 +156,13 @@ class PrefixEvaluator:
         return moved
 
     def _leaves(
-        self, entry: Entry, hidden: Tensor, todo: list[tuple[int, Path]], depth: int
+        self, entry: Entry, hidden: Tensor, todo: list[tuple[int, Kept]], depth: int
     ) -> Iterator[tuple[list[int], Tensor]]:
         """(the candidates that end here, their last state), depth first."""
         while True:
             if ended := [number for number, steps in todo if len(steps) == depth]:
                 yield ended, hidden
-            branches: dict[Step, list[tuple[int, Path]]] = {}
+            branches: dict[Step, list[tuple[int, Kept]]] = {}
             for number, steps in todo:
                 if len(steps) > depth:
                     branches.setdefault(steps[depth], []).append((number, steps))
@@ -178,8 +179,8 @@ class PrefixEvaluator:
         if part == "block":
             return self.walk.step(entry, index, hidden)
         if step not in self._partial:
-            row = arch.family(self.walk.model)
-            silent = row.attention if part == "mlp" else row.ffn
+            row = structure.family(self.walk.model)
+            silent = row.attention if part == "ffn" else row.ffn
             self._partial[step] = _without(self.walk.blocks[index], silent, entry, index)
         args, kwargs = entry.calls[index]
         after = self._partial[step](hidden, *args, **kwargs)
@@ -234,7 +235,7 @@ class _Silent(nn.Module):
 def _without(block: nn.Module, name: str, entry: Entry, index: int) -> nn.Module:
     """The block with one of its parts silent; all its tensors shared."""
     seen: list[Any] = []
-    hook = arch.reach(block, name).register_forward_hook(lambda *call: seen.append(call[-1]))
+    hook = structure.reach(block, name).register_forward_hook(lambda *call: seen.append(call[-1]))
     try:
         args, kwargs = entry.calls[index]
         block(entry.hidden, *args, **kwargs)
@@ -268,13 +269,11 @@ def alone(
 
 def rebuild(model: PreTrainedModel, omit: Collection[int], unit: Unit = "block") -> PreTrainedModel:
     """A fork without the units: blocks are taken out, parts get all-zero output weights."""
-    changed, row = fork(model), arch.family(model)
-    steps = dict(path(omit, len(arch.blocks(model)), unit))
-    for index, block in enumerate(arch.blocks(changed)):
-        silent = {"attention": row.contract, "mlp": row.attention_out}.get(steps.get(index, ""))
+    changed, row = fork(model), structure.family(model)
+    steps = dict(path(omit, len(structure.blocks(model)), unit))
+    for index, block in enumerate(structure.blocks(changed)):
+        silent = {"attention": row.contract, "ffn": row.attention_out}.get(steps.get(index, ""))
         if silent:
-            linear = arch.reach(block, silent)
-            for name, value in list(linear.named_parameters()):
-                put(linear, name, torch.zeros_like(value))
-    arch.remove_blocks(changed, set(range(len(arch.blocks(model)))) - set(steps))
+            silence(block, silent)
+    remove_blocks(changed, set(range(len(structure.blocks(model)))) - set(steps))
     return changed

@@ -18,10 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from trainables.core.cache import digest_tensors
-from trainables.bench.data.tokenize import Ids, question_ids
 from trainables.bench.data.prompts import Question
-from trainables.stage import Batch, PlanError
+from trainables.bench.data.tokenize import Ids, question_ids
+from trainables.core.cache import digest_tensors
+from trainables.core.errors import PlanError
+from trainables.core.types import Batch
 
 
 @dataclass(frozen=True)

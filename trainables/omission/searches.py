@@ -7,18 +7,13 @@ the same batches (`bench.prefix.PrefixEvaluator`). A unit is a number; a set is 
 import ast
 import csv
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import TypeAlias
 
-import torch
-from torch import Tensor
-
-from trainables.core.types import PreTrainedModel
-from trainables.stage import Batch, PlanError
-from trainables.bench.models.blockwise import Walk
+from trainables.core.errors import PlanError
 
 Omit: TypeAlias = tuple[int, ...]
 Score: TypeAlias = Callable[[Sequence[Omit]], Sequence[float]]
@@ -74,39 +69,6 @@ def lowest(importance: Sequence[float], budget: int, *, fixed: Collection[int] =
     if budget > len(free):
         raise PlanError(f"{budget} units to remove, {len(free)} free")
     return tuple(sorted(free, key=lambda unit: importance[unit])[:budget])
-
-
-@torch.no_grad()
-def states(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
-    """The residual stream before block 0 and after each block, real tokens only, in float32."""
-    walk = Walk(model)
-    entry = walk.enter({name: value.to(model.device) for name, value in batch.items()})
-    real = batch.get("attention_mask", torch.ones(entry.hidden.shape[:2])).bool()
-    hidden = entry.hidden
-    found = [hidden[real].float()]
-    for index in range(len(walk.blocks)):
-        hidden = walk.step(entry, index, hidden)
-        found.append(hidden[real].float())
-    return found
-
-
-def windows(model: PreTrainedModel, batches: Iterable[Batch], size: int) -> list[float]:
-    """The angle, as a share of half a turn, between the streams before and after every run of
-    `size` neighbouring blocks, a mean over tokens; entry i is the window that starts at block i."""
-    rows: list[list[float]] = []
-    tokens = 0
-    for batch in batches:
-        seen = states(model, batch)
-        if not 0 < size < len(seen):
-            raise PlanError(f"a window of {size} blocks in a model of {len(seen) - 1}")
-        tokens += len(seen[0])
-        pairs = zip(seen, seen[size:], strict=False)
-        rows.append([float(_angle(one, other).double().sum()) for one, other in pairs])
-    return [sum(column) / tokens for column in zip(*rows, strict=True)]
-
-
-def _angle(one: Tensor, other: Tensor) -> Tensor:
-    return torch.cosine_similarity(one, other, dim=-1).clamp(-1, 1).acos() / math.pi
 
 
 def window(angles: Sequence[float], size: int) -> Omit:

@@ -27,13 +27,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from trainables.omission import losses
-from trainables.bench.models.structure import blocks, remove_blocks
-from trainables.core.cache import write_durably
-from trainables.bench.models.fork import fork
-from trainables.omission.evaluator import PrefixEvaluator
 from trainables.bench.data.prompts import Question
-from trainables.stage import PlanError
+from trainables.bench.models.structure import blocks
+from trainables.bench.models.surgery import remove_blocks
+from trainables.core.cache import write_durably
+from trainables.core.errors import PlanError
+from trainables.core.fork import fork
+from trainables.omission import losses
+from trainables.omission.evaluator import PrefixEvaluator
 from trainables.omission.searches import Omit
 from trainables.routing.router import Router
 

@@ -26,11 +26,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from trainables.core.cache import digest, write_durably
 from trainables.bench.models.load import locate
-from trainables.routing.spec import RouterSpec
+from trainables.core.cache import digest, write_durably
+from trainables.core.errors import PlanError
 from trainables.core.spec import ModelSpec
-from trainables.stage import PlanError
+from trainables.routing.spec import RouterSpec
 
 Progress = dict[str, float]
 

@@ -13,22 +13,22 @@ from typing import Any, TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from trainables.omission import losses
-from trainables.bench.models.structure import blocks, fixed_blocks
-from trainables.core.cache import Cache, digest
+from trainables.bench.data.prompts import Question
 from trainables.bench.data.roles import Data, load_data
 from trainables.bench.data.tokenize import question_ids
-from trainables.core.lineage import fingerprint
-from trainables.omission.losses import Loss
-from trainables.omission.loss_log import Memo
 from trainables.bench.models.load import load_model, load_processor, locate
-from trainables.omission.evaluator import PrefixEvaluator, can_pack
-from trainables.bench.data.prompts import Question
-from trainables.routing.spec import RouterSpec, RouteSpec
+from trainables.bench.models.structure import blocks, fixed_blocks
+from trainables.core.cache import Cache, digest
+from trainables.core.lineage import fingerprint
 from trainables.core.spec import Role
+from trainables.omission import losses
+from trainables.omission.evaluator import PrefixEvaluator, can_pack
+from trainables.omission.loss_log import Memo
+from trainables.omission.losses import Loss
 from trainables.omission.searches import Omit, greedy
 from trainables.routing.routed_model import RoutedModel, measure
 from trainables.routing.router import Router, read_lessons, train
+from trainables.routing.spec import RouterSpec, RouteSpec
 
 Record: TypeAlias = dict[str, Any]
 

@@ -7,18 +7,17 @@ shared with all trials that come by the same model, as its stages would be on th
 Source: "MPruner", 2024 (arXiv 2408.13482).
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trainables.bench.models.structure import blocks, stacks
-from trainables.bench.models.fork import fork
-from trainables.core.types import Bench, PreTrainedModel
-from trainables.core.lineage import Lineage
 from trainables.bench.metrics.catalogue import METRIC_FACTS
+from trainables.core.lineage import Effect
+from trainables.core.pictures import Bars, Heatmap
+from trainables.core.types import Progress
 from trainables.recover import Recover
-from trainables.stage import Progress, Stage, Summary
 from trainables.similarity.method import Similarity
+from trainables.stage import Bench, Stage, Summary
 
 
 @dataclass(frozen=True)
@@ -49,87 +48,100 @@ class Iterate(Stage):
 
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         """Do the passes; the last accepted model stays."""
+        found = accepted = bench.subject
         original, k = _value(bench, self.metric), self.similarity.k
-        start = accepted = _Mark.of(bench)
-        log: list[dict[str, Any]] = []
+        log: list[_Pass] = []
         stopped = "all passes done"
-        while sum(entry["accepted"] for entry in log) < self.passes:
+        while sum(one.accepted for one in log) < self.passes:
             if k > self.max_k:
                 stopped = f"k = {self.max_k} still loses too much"
                 break
-            accepted.restore(bench)
-            entry, effects = yield from self._pass(bench, k, original)
-            if entry is None:
+            bench.subject = accepted.fork()
+            done = yield from self._pass(bench, k, original, len(log) + 1)
+            if done is None:
                 stopped = "no blocks are alike"
                 break
-            log.append(entry)
-            if entry["accepted"]:
-                accepted = _Mark.of(bench, *accepted.effects, *effects)
+            log.append(done)
+            if done.accepted:
+                accepted = bench.subject
             else:
                 k += 1
-        start.restore(bench)
-        bench.model = accepted.model
-        counts = {"original": original, "passes": log, "k": k, "stopped": stopped}
-        effect = {"chain": list(accepted.effects)} if accepted.effects else None
-        return Summary(effect, counts | _left(accepted.model))
+        bench.subject = replace(found, model=accepted.model)
+        details = {"original": original, "passes": [one.told for one in log], "stopped": stopped}
+        return self._summary(log, {"k": k}, details)
 
     def _pass(
-        self, bench: Bench, k: int, original: float
-    ) -> Generator[Progress, None, tuple[dict[str, Any] | None, list[Mapping[str, Any]]]]:
-        """One pass at one k: how it went, and its effects; None where nothing can be removed."""
+        self, bench: Bench, k: int, original: float, number: int
+    ) -> Generator[Progress, None, "_Pass | None"]:
+        """One pass at one k; None where nothing can be removed."""
         prune = replace(self.similarity, k=k)
         cut = yield from prune.on(bench)
-        if cut.effect is None:
-            return None, []
-        bench.advance(prune, cut)
+        if not cut.effects:
+            return None
+        bench.subject = bench.subject.after(prune, cut)
         trained = yield from self.recover.on(bench)
-        bench.advance(self.recover, trained)
+        bench.subject = bench.subject.after(self.recover, trained)
         value = _value(bench, self.metric)
         drop = (original - value) * _POINTS[METRIC_FACTS[self.metric].unit]
-        entry = {
-            "k": k,
-            **cut.counts,
-            **trained.counts,
-            self.metric: value,
-            "drop": drop,
-            "accepted": drop <= self.max_drop + 1e-9,
-        }
         yield {self.metric: value, "k": float(k), "blocks": float(cut.counts["blocks"])}
-        return entry, [summary.effect for summary in (cut, trained) if summary.effect]
+        return _Pass(number, k, cut, trained, {self.metric: value, "drop": drop}, self.max_drop)
+
+    def _summary(self, log: "list[_Pass]", counts: dict[str, int], details: Any) -> Summary:
+        accepted = [one for one in log if one.accepted]
+        freeze = " part" if self.recover.freeze == "part" else ""
+        label = f"T{self.similarity.threshold:g} K"
+        if accepted:
+            counts = {**counts, **accepted[-1].counts}
+            label += f"{accepted[-1].k} pass {len(accepted)}{freeze}"
+        return Summary(
+            tuple(effect for one in accepted for effect in one.effects),
+            counts,
+            details,
+            pictures=tuple(picture for one in log for picture in one.pictures),
+            label=label,
+        )
 
 
 _POINTS = {"share": 100.0, "of 100": 1.0}  # points in one unit of a metric
 
 
 @dataclass(frozen=True)
-class _Mark:
-    """A model to come back to."""
+class _Pass:
+    """How one pass went."""
 
-    model: PreTrainedModel
-    lineage: Lineage
-    history: tuple[tuple[Stage, Summary], ...]
-    effects: tuple[Mapping[str, Any], ...] = ()  # since the stage began
+    number: int
+    k: int
+    cut: Summary
+    trained: Summary
+    measured: Mapping[str, float]
+    max_drop: float
 
-    @classmethod
-    def of(cls, bench: Bench, *effects: Mapping[str, Any]) -> "_Mark":
-        """The bench's model as it is now."""
-        return cls(bench.model, bench.lineage, tuple(bench.history), effects)
+    @property
+    def accepted(self) -> bool:
+        return self.measured["drop"] <= self.max_drop + 1e-9
 
-    def restore(self, bench: Bench) -> None:
-        """A fresh fork of the model, under its lineage."""
-        bench.model = fork(self.model)
-        bench.lineage, bench.history = self.lineage, list(self.history)
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return self.cut.effects + self.trained.effects
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        return {**self.cut.counts, **self.trained.counts}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """For records."""
+        known = {**self.counts, **self.cut.details, **self.trained.details, **self.measured}
+        return {"k": self.k, **known, "accepted": self.accepted}
+
+    @property
+    def pictures(self) -> Iterator[Heatmap | Bars]:
+        undone = "" if self.accepted else ", undone"
+        for one in self.cut.pictures:
+            yield replace(one, title=f"pass {self.number}, {one.title}{undone}")
 
 
 def _value(bench: Bench, metric: str) -> float:
     """Measured along with the objectives, so that nothing is measured twice."""
-    measured, _ = bench.measure(tuple(dict.fromkeys((metric, *bench.spec.objectives))))
-    return measured[metric]
-
-
-def _left(model: PreTrainedModel) -> dict[str, Any]:
-    return {
-        "blocks": len(blocks(model)),
-        "kept_per_stack": [len(stack.blocks) for stack in stacks(model)],
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
+    names = tuple(dict.fromkeys((metric, *bench.spec.objectives)))
+    return bench.measure(names).values[metric]

@@ -9,19 +9,25 @@ Source: "MPruner", 2024 (arXiv 2408.13482), after "DeepArc", Ren et al., ICSE 20
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainables.bench.models.structure import blocks, fixed_blocks, remove_blocks, run_blocks, stacks
+from trainables.bench.metrics.cost import count_parameters
+from trainables.bench.models.batches import reaching, real_positions
+from trainables.bench.models.structure import blocks, fixed_blocks, run_blocks, stacks, towers
+from trainables.bench.models.surgery import remove_blocks
+from trainables.bench.models.watch import watching
+from trainables.bench.training.freeze import neighbours
+from trainables.core.errors import PlanError
+from trainables.core.pictures import Heatmap
+from trainables.core.types import Batch, PreTrainedModel, Stats
 from trainables.similarity.cka import SMALLEST, Minibatches, PerSample, gram
-from trainables.bench.training.freeze import neighbours, towers
-from trainables.core.types import PreTrainedModel
-from trainables.stage import Batch, Method, PlanError, Stats, Summary
+from trainables.stage import Method, Removed, Summary
 
 log = logging.getLogger(__name__)
 Rule: TypeAlias = Literal["anchor", "adjacent"]
@@ -65,16 +71,16 @@ class Similarity(Method):
         spans = towers(model)
         sums = [Minibatches(len(span)) for span in spans]
         for batch in batches:
-            masks = [_mask(batch, index) for index in range(len(spans))]
+            masks = [real_positions(batch, index) for index in range(len(spans))]
             tower = [index for index, span in enumerate(spans) for _ in span]
-            grams = watch(model, batch, lambda i, out: gram(_flat(out, masks[tower[i]])))  # noqa: B023
+            grams = outputs(model, batch, lambda i, out: gram(_flat(out, masks[tower[i]])))  # noqa: B023
             for span, total in zip(spans, sums, strict=True):
                 total.add(torch.stack([grams[i] for i in span]))
         return _stats(sums)
 
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
         """Take the blocks out that the modules can spare."""
-        spans, before = towers(model), _parameters(model)
+        spans, before = towers(model), count_parameters(model)
         found = [
             [span[i] for i in module]
             for index, span in enumerate(spans)
@@ -83,17 +89,38 @@ class Similarity(Method):
         gone = plan(found, self.k, fixed_blocks(model))
         kept = [block for span in spans for block in span if block not in set(gone)]
         remove_blocks(model, gone)
-        counts = {
-            "blocks": len(kept),
-            "modules": found,
-            "removed": len(gone),
-            "kept_per_stack": [len(stack.blocks) for stack in stacks(model)],
-            "neighbours": neighbours([b for span in spans for b in span], set(kept), spans),
-            "parameters": {"before": before, "after": _parameters(model)},
-            "matrix": [_listed(stats[f"matrix.{index}"]) for index in range(len(spans))],
-            "dropped_examples": int(stats["dropped"].sum()),
-        }
-        return Summary({"remove": gone} if gone else None, counts)
+        return Summary(
+            (Removed(tuple(gone)),) if gone else (),
+            counts={
+                "blocks": len(kept),
+                "removed": len(gone),
+                "parameters_before": before,
+                "parameters": count_parameters(model),
+                "dropped_examples": int(stats["dropped"].sum()),
+            },
+            details={
+                "modules": found,
+                "kept_per_stack": [len(stack.blocks) for stack in stacks(model)],
+                "neighbours": neighbours([b for span in spans for b in span], set(kept), spans),
+            },
+            pictures=tuple(self._pictures(stats, spans, found)),
+            label=f"T{self.threshold:g} K{self.k}",
+        )
+
+    def _pictures(
+        self, stats: Stats, spans: Sequence[range], found: Sequence[Sequence[int]]
+    ) -> Iterator[Heatmap]:
+        for index, span in enumerate(spans):
+            inside = [[b - span.start for b in module] for module in found if module[0] in span]
+            tower = f"stack {index + 1}: " if len(spans) > 1 else ""
+            yield Heatmap(
+                f"{tower}{len(span)} blocks, {len(inside)} modules",
+                _listed(stats[f"matrix.{index}"]),
+                inside,
+                label="CKA, percent",
+                axis=f"block (modules: CKA from {self.threshold:g} % on)",
+                high=100.0,
+            )
 
 
 @dataclass(frozen=True)
@@ -106,64 +133,37 @@ class SimilarityPerSample(Similarity):
         spans = towers(model)
         sums = [PerSample(len(span)) for span in spans]
         for batch in batches:
-            outputs = watch(model, batch, lambda _, out: _positions(out))
+            found = outputs(model, batch, lambda _, out: _positions(out))
             for index, (span, total) in enumerate(zip(spans, sums, strict=True)):
-                shapes = {outputs[i].shape[:2] for i in span}
+                shapes = {found[i].shape[:2] for i in span}
                 if len(shapes) > 1:
                     raise PlanError(
                         f"{cls.__name__} needs blocks with equally many positions, got "
                         f"{sorted(shape[1] for shape in shapes)}: use Similarity"
                     )
-                mask = _mask(batch, index)
-                everything = torch.ones(shapes.pop(), dtype=torch.bool, device=outputs[0].device)
-                total.add([outputs[i] for i in span], everything if mask is None else mask)
+                mask = real_positions(batch, index)
+                everything = torch.ones(shapes.pop(), dtype=torch.bool, device=found[0].device)
+                total.add([found[i] for i in span], everything if mask is None else mask)
         return _stats(sums)
 
 
-@torch.no_grad()
-def watch(
+def outputs(
     model: PreTrainedModel, batch: Batch, reduce: Callable[[int, Tensor], Tensor]
 ) -> list[Tensor]:
     """What `reduce` makes of each block's number and output, in one forward."""
+    watched, training = blocks(model), model.training
     found: dict[int, Tensor] = {}
 
-    def note(number: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _args: object, output: Any) -> None:
-            found[number] = reduce(number, output[0] if isinstance(output, tuple) else output)
+    def see(number: int, _: Tensor, output: Tensor) -> None:
+        found[number] = reduce(number, output)
 
-        return hook
-
-    watched, training = blocks(model), model.training
-    handles = [block.register_forward_hook(note(i)) for i, block in enumerate(watched)]
     model.eval()
     try:
-        run_blocks(model, _inputs(model, batch))
+        with watching(watched, see, f"{type(model).__name__}: blocks"):
+            run_blocks(model, reaching(model, batch))
     finally:
         model.train(training)
-        for handle in handles:
-            handle.remove()
-    if missing := sorted(set(range(len(watched))) - set(found)):
-        raise PlanError(f"blocks {missing} of {type(model).__name__} never ran on a batch")
     return [found[number] for number in range(len(watched))]
-
-
-def _inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
-    """The batch without targets, but for a decoder, which is shown them (teacher forcing)."""
-    if getattr(model.config, "is_encoder_decoder", False):
-        if not {"labels", "decoder_input_ids"} & set(batch):
-            raise PlanError("the decoder's blocks are compared on targets: the data has no labels")
-        return {**batch, "use_cache": False}
-    return {name: value for name, value in batch.items() if name != "labels"}
-
-
-def _mask(batch: Batch, tower: int) -> Tensor | None:
-    """Which positions are real: of the input, or of the targets (the second tower)."""
-    if tower == 0:
-        mask = batch.get("attention_mask")
-        return None if mask is None else mask.bool()
-    if "decoder_attention_mask" in batch:
-        return batch["decoder_attention_mask"].bool()
-    return batch["labels"] != -100 if "labels" in batch else None
 
 
 def _flat(output: Tensor, mask: Tensor | None) -> Tensor:
@@ -195,7 +195,3 @@ def _stats(sums: Sequence[Minibatches | PerSample]) -> Stats:
 def _listed(matrix: Tensor) -> list[list[float | None]]:
     """For records: two decimals, None for NaN."""
     return [[round(v, 2) if v == v else None for v in row] for row in matrix.tolist()]
-
-
-def _parameters(model: PreTrainedModel) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -9,7 +9,7 @@ import datasets
 
 from trainables.bench.data.columns import Columns, Row
 from trainables.core.spec import DataSpec, Role
-from trainables.stage import Batch
+from trainables.core.types import Batch
 
 Item = TypeVar("Item")
 

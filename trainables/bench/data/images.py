@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from trainables.bench.data.adapter import Form
 from trainables.bench.data.columns import Row, label_names
 from trainables.core.errors import DataError
-from trainables.bench.data.adapter import Form
 from trainables.core.spec import DataSpec, Role
-from trainables.stage import Batch
+from trainables.core.types import Batch
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, get_args
 
-from trainables.bench.data.columns import Row
-from trainables.core.errors import DataError, near
 from trainables.bench.data.adapter import Form
+from trainables.bench.data.columns import Row
 from trainables.bench.data.images import ImageClassification
 from trainables.bench.data.sources import Splits, open_splits
-from trainables.core.spec import DataSpec, Role, Task
-from trainables.stage import Batch
 from trainables.bench.data.tasks import (
     Classification,
     Generation,
     LanguageModelling,
     MultipleChoice,
 )
+from trainables.core.errors import DataError, near
+from trainables.core.spec import DataSpec, Role, Task
+from trainables.core.types import Batch
 
 MEASURED: tuple[Role, ...] = ("search", "held_out")
 _DRAWING_ORDER: tuple[Role, ...] = ("held_out", "search", "calibration", "train")

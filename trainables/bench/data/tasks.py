@@ -11,19 +11,8 @@ from typing import Any, ClassVar
 import datasets
 import torch
 
-from trainables.bench.data.columns import Row, label_names
-from trainables.bench.data.tokenize import (
-    IGNORED,
-    Ids,
-    continued,
-    opening,
-    pad,
-    plain_ids,
-    question_ids,
-    stack,
-)
-from trainables.core.errors import DataError
 from trainables.bench.data.adapter import Form, folded
+from trainables.bench.data.columns import Row, label_names
 from trainables.bench.data.prompts import (
     ANSWERS,
     HIDDEN,
@@ -34,8 +23,18 @@ from trainables.bench.data.prompts import (
     choose,
     classify,
 )
+from trainables.bench.data.tokenize import (
+    Ids,
+    continued,
+    opening,
+    pad,
+    plain_ids,
+    question_ids,
+    stack,
+)
+from trainables.core.errors import DataError
 from trainables.core.spec import DataSpec, Role
-from trainables.stage import Batch
+from trainables.core.types import IGNORED, Batch
 
 
 @dataclass(frozen=True)

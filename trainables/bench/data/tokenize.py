@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from trainables.bench.data.prompts import Question
-from trainables.stage import Batch
+from trainables.core.types import IGNORED, Batch
 
 Ids: TypeAlias = list[int]
-IGNORED = -100  # the label of a token that is not to be predicted
 
 
 def plain_ids(tokenizer: Any, text: str) -> Ids:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.stage import Batch
+from trainables.bench.models.batches import ready
+from trainables.core.types import Batch
 
 _WARM_UPS, _LEAST, _MOST, _SECONDS = 1, 3, 50, 2.0
 _DTYPES = {
@@ -120,7 +121,7 @@ class Pace:
 @torch.no_grad()
 def pace(model: Any, batch: Batch) -> Pace:
     """Time the forward pass on one batch, after warming up, with the device finished."""
-    inputs = forward_inputs(model, batch)
+    inputs = ready(model, batch)
     finish = _waiter(model.device)
     times = []
     for number in range(_WARM_UPS + _MOST):
@@ -132,20 +133,6 @@ def pace(model: Any, batch: Batch) -> Pace:
             break
     mask = inputs.get("attention_mask")
     return Pace(statistics.median(times[_WARM_UPS:]), 0 if mask is None else int(mask.sum()))
-
-
-def forward_inputs(model: Any, batch: Batch) -> Batch:
-    """A batch on the model's device and in its dtype, without labels where they are not needed.
-
-    An encoder-decoder keeps them: its decoder reads them.
-    """
-    keeps = bool(getattr(model.config, "is_encoder_decoder", False))
-    moved = {name: value.to(model.device) for name, value in batch.items()}
-    return {
-        name: value.to(model.dtype) if value.is_floating_point() else value
-        for name, value in moved.items()
-        if keeps or name != "labels"
-    }
 
 
 def _waiter(device: torch.device) -> Callable[[], None]:
@@ -160,7 +147,7 @@ def peak_memory(model: Any, batch: Batch) -> int:
     much the process grows during the pass; weights are not among it, for workers of one machine
     share their pages. So compare only numbers from one kind of device.
     """
-    inputs = forward_inputs(model, batch)
+    inputs = ready(model, batch)
     model(**inputs)
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)

@@ -1,22 +1,23 @@
 """The metrics of a bench, by name.
 
-A user's own metric is a function of the bench, named by where it is to be imported from.
+A user's own metric is a function of the same `Evaluation`, named by where it is to be imported
+from: its `model`, `data`, `role` and `processor`, `batches()` for the rows of its role.
 """
 
 import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 
 from trainables.bench.metrics import cost, text_scores
-from trainables.core.errors import MetricError, near
 from trainables.bench.metrics.catalogue import METRIC_FACTS
-from trainables.bench.metrics.predictions import Evaluation, finite
+from trainables.bench.metrics.predictions import Evaluation, Measured, finite
+from trainables.core.errors import MetricError, near
+from trainables.core.spec import Role
 
-Own: TypeAlias = Callable[[Any], float]  # a user's metric, of the bench
-Metric: TypeAlias = Callable[[Evaluation], float]
+Metric: TypeAlias = Callable[[Evaluation], float]  # built in, or a user's own
 
 
 def _loss(made: Evaluation) -> float:
@@ -44,7 +45,7 @@ def _accuracy_norm(made: Evaluation) -> float:
 
 
 def _right(made: Evaluation, length: Callable[[str], float]) -> float:
-    items = made.data.items(made.bench.role)
+    items = made.data.items(made.role)
     hits = 0
     for item, scores in zip(items, made.choices, strict=True):
         lengths = torch.tensor([max(length(choice), 1.0) for choice in item.choices])
@@ -90,32 +91,32 @@ METRICS: dict[str, Metric] = {
     "rouge_l": _text_score(text_scores.rouge_l),
     "meteor": _text_score(text_scores.meteor),
     "exact_match": _text_score(text_scores.exact_match),
-    "parameters": lambda made: measure.count_parameters(made.model),
-    "nonzero_parameters": lambda made: measure.count_nonzero(made.model),
-    "bytes": lambda made: measure.saved_bytes(made.model),
+    "parameters": lambda made: cost.count_parameters(made.model),
+    "nonzero_parameters": lambda made: cost.count_nonzero(made.model),
+    "bytes": lambda made: cost.saved_bytes(made.model),
     "latency_ms": lambda made: 1000 * made.pace.seconds,
     "tokens_per_second": lambda made: made.pace.tokens / made.pace.seconds,
-    "peak_memory": lambda made: measure.peak_memory(made.model, made.data.batches("search")[0]),
+    "peak_memory": lambda made: cost.peak_memory(made.model, made.data.batches(made.role)[0]),
     "evaluation_seconds": _seconds,
 }
 
 
-def measure_all(bench: Any, names: Sequence[str]) -> dict[str, float]:
-    """The named metrics of the bench's model on `bench.role`.
+def measure_all(bench: Measured, names: Sequence[str], role: Role) -> dict[str, float]:
+    """The named metrics of the bench's model on a role.
 
     Raises:
         MetricError: a metric is unknown, does not fit the task, or is no finite number.
     """
-    made, own = Evaluation(bench), bench.spec.metrics
+    made, own = Evaluation(bench, role), bench.spec.metrics
     # evaluation_seconds last: what it times is made for the others
     order = sorted(names, key=lambda name: name == "evaluation_seconds")
-    found = {name: finite(name, _measure(name, bench, made, own)) for name in order}
+    found = {name: finite(name, _measure(name, made, own)) for name in order}
     return {name: found[name] for name in names}
 
 
-def _measure(name: str, bench: Any, made: Evaluation, own: Mapping[str, str]) -> float:
+def _measure(name: str, made: Evaluation, own: Mapping[str, str]) -> float:
     if name in own:
-        return float(load_metric(own[name])(bench))
+        return float(load_metric(own[name])(made))
     if name not in METRICS:
         known = (*METRICS, *own)
         raise MetricError(
@@ -128,7 +129,7 @@ def _measure(name: str, bench: Any, made: Evaluation, own: Mapping[str, str]) ->
     return float(METRICS[name](made))
 
 
-def load_metric(where: str) -> Own:
+def load_metric(where: str) -> Metric:
     """A user's metric by `package.module:function`."""
     module, _, name = where.partition(":")
     try:
@@ -140,5 +141,5 @@ def load_metric(where: str) -> Own:
         ) from error
     if not callable(found):
         raise MetricError(f'metric "{where}" is a {type(found).__name__}, not a function')
-    function: Own = found
+    function: Metric = found
     return function

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.bench.metrics import cost as measure
-from trainables.bench.models.structure import leaves_out_logits
 from trainables.bench.data.roles import Data
-from trainables.bench.data.tokenize import IGNORED
+from trainables.bench.metrics import cost
+from trainables.bench.models.batches import ready
+from trainables.bench.models.structure import leaves_out_logits
 from trainables.core.errors import MetricError
-from trainables.core.spec import Role
-from trainables.stage import Batch
+from trainables.core.spec import BenchSpec, Role
+from trainables.core.types import IGNORED, Batch
 
 _SLICE = 1024  # positions whose logits are float32 at one time
 
@@ -37,7 +37,9 @@ class Measured(Protocol):
     @property
     def data(self) -> Data: ...
     @property
-    def role(self) -> Role: ...
+    def spec(self) -> BenchSpec: ...
+    @property
+    def device(self) -> torch.device: ...
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,19 @@ class Decisions:
 
 
 class Evaluation:
-    """The passes over one role's data that metrics share; each is made when first needed."""
+    """What metrics see: a model, one role's data, and the passes over it that they share; each is
+    made when first needed."""
 
-    def __init__(self, bench: Measured) -> None:
-        self.bench, self.model, self.data = bench, bench.model, bench.data
+    def __init__(self, bench: Measured, role: Role) -> None:
+        self.bench, self.role = bench, role
+        self.model, self.data, self.processor = bench.model, bench.data, bench.processor
+        self.spec, self.device = bench.spec, bench.device
         self.seconds = 0.0  # spent in passes so far
+
+    def batches(self, role: Role | None = None) -> Iterator[Batch]:
+        """The role's batches, or those of another one, on the device."""
+        for batch in self.data.batches(role or self.role):
+            yield {name: value.to(self.device) for name, value in batch.items()}
 
     @cached_property
     def token_losses(self) -> tuple[float, int]:
@@ -72,7 +82,7 @@ class Evaluation:
         logits, wanted = [], []
         with self._passing() as batches:
             for batch in batches:
-                found = self.model(**measure.forward_inputs(self.model, batch)).logits
+                found = self.model(**ready(self.model, batch)).logits
                 logits.append(found.float().cpu())
                 wanted.append(batch["labels"])
         scores, labels = torch.cat(logits), torch.cat(wanted)
@@ -88,7 +98,7 @@ class Evaluation:
                 scores.append(-token_losses(self.model, batch)[0])
         flat = torch.cat(scores)
         finite("log-likelihood", float(flat.sum()))
-        counts = [len(item.choices) for item in self.data.items(self.bench.role)]
+        counts = [len(item.choices) for item in self.data.items(self.role)]
         return list(torch.split(flat, counts))
 
     @cached_property
@@ -98,20 +108,20 @@ class Evaluation:
         with self._passing() as batches:
             longest = max(int((batch["labels"] != IGNORED).sum(1).max()) for batch in batches)
             for batch in batches:
-                found += _write(self.bench, batch, longest + 1)
+                found += _write(self, batch, longest + 1)
         return found
 
     @cached_property
     def references(self) -> list[str]:
-        return [item.target for item in self.data.items(self.bench.role)]
+        return [item.target for item in self.data.items(self.role)]
 
     @cached_property
-    def pace(self) -> measure.Pace:
-        return measure.pace(self.model, self.data.batches("search")[0])
+    def pace(self) -> cost.Pace:
+        return cost.pace(self.model, self.data.batches(self.role)[0])
 
     @contextmanager
     def _passing(self) -> Iterator[list[Batch]]:
-        batches = self.data.batches(self.bench.role)
+        batches = self.data.batches(self.role)
         started, training = time.perf_counter(), self.model.training
         self.model.eval()
         with torch.no_grad():
@@ -123,7 +133,7 @@ class Evaluation:
 @torch.no_grad()
 def token_losses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Per row, on the CPU: the labelled tokens' summed negative log-likelihood, their number."""
-    labels, inputs = batch["labels"], measure.forward_inputs(model, batch)
+    labels, inputs = batch["labels"], ready(model, batch)
     if getattr(model.config, "is_encoder_decoder", False):
         logits = model(**inputs).logits
     else:
@@ -152,8 +162,8 @@ def _first(model: Any, labels: Tensor) -> int:
     return max(int(labelled[0]) - 1, 0) if len(labelled) else 0
 
 
-def _write(bench: Measured, batch: Batch, longest: int) -> list[str]:
-    model, tokenizer = bench.model, bench.processor
+def _write(made: Evaluation, batch: Batch, longest: int) -> list[str]:
+    model, tokenizer = made.model, made.processor
     prompts = _prompts(model, batch)
     inputs = {name: prompts[name].to(model.device) for name in ("input_ids", "attention_mask")}
     ids = model.generate(**inputs, max_new_tokens=longest, do_sample=False, num_beams=1)

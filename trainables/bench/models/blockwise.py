@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.bench.models.batches import reaching
 from trainables.bench.models.structure import stacks
-from trainables.bench.models.fork import fork
-from trainables.core.types import PreTrainedModel
-from trainables.stage import Batch, PlanError
+from trainables.core.errors import PlanError
+from trainables.core.fork import fork
+from trainables.core.types import Batch, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Walk:
         """Embed the batch and note each block's arguments; no block runs."""
         self.noted, self.injected = [], None
         try:
-            self._shell.base_model(**_inputs(batch))
+            self._shell.base_model(**reaching(self.model, batch))
             noted = self.noted
         finally:
             self.noted = None
@@ -94,11 +95,6 @@ class Walk:
         """
         self.injected = hidden
         try:
-            return self._shell(**_inputs(batch), **options)
+            return self._shell(**reaching(self.model, batch), **options)
         finally:
             self.injected = None
-
-
-def _inputs(batch: Batch) -> dict[str, Any]:
-    kept = {name: value for name, value in batch.items() if name != "labels"}
-    return {**kept, "use_cache": False} if "input_ids" in kept else kept

@@ -21,8 +21,8 @@ from transformers import (
 
 from trainables.bench.assets.fetch import fetch, home
 from trainables.core.cache import digest
+from trainables.core.errors import PlanError
 from trainables.core.spec import ModelSpec, Task
-from trainables.stage import PlanError
 
 HEADS: dict[Task, Any] = {
     "language-modelling": AutoModelForCausalLM,

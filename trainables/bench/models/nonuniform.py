@@ -15,9 +15,9 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from trainables.bench.models.structure import blocks, family, reach, rows
-from trainables.bench.models.fork import fork, put
+from trainables.core.errors import PlanError
+from trainables.core.fork import fork, put
 from trainables.core.types import Linear
-from trainables.stage import PlanError
 
 LOAD = "from trainables.bench.models.nonuniform import load_exact\nmodel = load_exact({folder})"
 WIDTHS = ("out_features", "in_features", "nf", "nx")  # what layers say of their own shape

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from trainables.stage import Batch
+from trainables.core.types import Batch
 
 _FILL = {"labels": -100}  # all else is filled up with zeros but the token numbers
 

@@ -3,26 +3,17 @@
 Everything outside the blocks (stem, embeddings, final norms, head) is trained as well.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby, pairwise
-from typing import Any
+from itertools import pairwise
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainables.bench.models.structure import blocks, stacks
+from trainables.bench.models.structure import blocks, towers
+from trainables.core.errors import PlanError
 from trainables.core.types import PreTrainedModel
-from trainables.stage import PlanError, Stage, Summary
-
-
-def towers(model: PreTrainedModel) -> list[range]:
-    """The runs of blocks that follow each other: all of a model, or encoder and decoder."""
-    found: list[range] = []
-    for _, group in groupby(stacks(model), key=lambda stack: stack.depth):
-        members = list(group)
-        found.append(range(members[0].first, members[-1].first + len(members[-1].blocks)))
-    return found
+from trainables.stage import Removed, Stage, Summary, Trained
 
 
 def neighbours(
@@ -49,26 +40,15 @@ def cut_neighbours(
     runs = towers(base)
     kept = before = [block for run in runs for block in run]
     retrained = True
-    for effect in _effects(history):
-        if "recover" in effect:
+    for effect in (effect for _, summary in history for effect in summary.effects):
+        if isinstance(effect, Trained):
             retrained = True
-        elif gone := removed(effect):
+        elif isinstance(effect, Removed):
             before, retrained = (kept if retrained else before), False
-            kept = [block for index, block in enumerate(kept) if index not in gone]
+            kept = [block for index, block in enumerate(kept) if index not in effect.blocks]
     if len(kept) != len(blocks(model)):
         raise PlanError(f"freeze: {len(blocks(model))} blocks, where the stages leave {len(kept)}")
     return neighbours(before, set(kept), runs)
-
-
-def _effects(history: Sequence[tuple[Stage, Summary]]) -> Iterator[Mapping[str, Any]]:
-    for _, summary in history:
-        effect = summary.effect or {}
-        yield from effect.get("chain", (effect,))
-
-
-def removed(effect: Mapping[str, Any]) -> set[int]:
-    """The block numbers that a stage took out of the model it found."""
-    return set(effect.get("remove") or ())
 
 
 @contextmanager

@@ -4,23 +4,20 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from trainables.bench.models.structure import linears
-from trainables.core.cache import digest
-from trainables.core.errors import BenchError
 from trainables.bench.metrics.evaluate import measure_all
-from trainables.bench.models.fork import put
-from trainables.bench.training.freeze import train_mode
-from trainables.core.types import Bench, PreTrainedModel
+from trainables.bench.models.structure import linears
 from trainables.bench.training.examples import examples, shuffled, steps
-from trainables.stage import Batch, Progress
-
-if TYPE_CHECKING:
-    from trainables.recover import Recover
+from trainables.bench.training.freeze import train_mode
+from trainables.core.cache import digest
+from trainables.core.errors import UserError
+from trainables.core.fork import put
+from trainables.core.types import Batch, PreTrainedModel, Progress
+from trainables.stage import Bench
 
 _OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -36,10 +33,25 @@ _DECAY: dict[str, Callable[[float], float]] = {  # share of training done -> sha
 }
 
 
+class Settings(Protocol):
+    """How to train; the fields are those of the Recover stage."""
+
+    epochs: int
+    lr: float
+    optimiser: str
+    schedule: str
+    warmup: float
+    batch_size: int
+    weight_decay: float
+    precision: str
+    patience: int
+    watch: str
+
+
 class Run:
     """One training in progress: everything that changes from epoch to epoch."""
 
-    def __init__(self, settings: "Recover", bench: Bench, still: Sequence[int]) -> None:
+    def __init__(self, settings: Settings, bench: Bench, still: Sequence[int]) -> None:
         self.settings, self.bench, self.still = settings, bench, still
         self.model = bench.model
         self.rows = examples(
@@ -67,7 +79,7 @@ class Run:
     def epoch(self) -> Progress:
         """Train once through the data; says how it went."""
         number = len(self.progress) + 1
-        seed = int(digest(self.bench.seed, self.bench.lineage.key, number), 16) >> 1
+        seed = int(digest(self.bench.seed, self.bench.subject.lineage.key, number), 16) >> 1
         filler = getattr(self.bench.processor, "pad_token_id", None) or 0
         total, count = 0.0, 0
         with _seeded(seed, self.bench.device):
@@ -80,7 +92,7 @@ class Run:
         if self.settings.patience:
             step["search_loss"] = self._search_loss()
         if self.settings.watch:
-            step |= measure_all(self.bench, [self.settings.watch])
+            step |= measure_all(self.bench, [self.settings.watch], "search")
         self.progress.append(step)
         self._keep_best()
         return step
@@ -90,7 +102,7 @@ class Run:
         loss = self._loss(batch)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise BenchError(f"the training loss is {value}: lower Recover.lr")
+            raise UserError(f"the training loss is {value}: lower Recover.lr")
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.schedule.step()
@@ -105,7 +117,7 @@ class Run:
             out = self.model(**{name: value.to(device) for name, value in batch.items()})
         loss: Tensor | None = out.loss
         if loss is None:
-            raise BenchError(f"Recover: {self.bench.spec.data.task} data has no labels to train on")
+            raise UserError(f"Recover: {self.bench.spec.data.task} data has no labels to train on")
         return loss
 
     @torch.no_grad()
@@ -183,7 +195,7 @@ def _zeros(model: PreTrainedModel) -> list[tuple[Tensor, Tensor]]:
     return [(weight, weight == 0) for weight in weights if bool((weight == 0).any())]
 
 
-def _share(step: int, total: int, settings: "Recover") -> float:
+def _share(step: int, total: int, settings: Settings) -> float:
     """The share of lr at a step: rising, then falling as the schedule says."""
     rising = int(settings.warmup * total)
     if step < rising:

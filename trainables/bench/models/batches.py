@@ -1,0 +1,53 @@
+"""Batches as a model takes them: on its device, in its dtype, with or without targets."""
+
+from typing import Any
+
+from torch import Tensor
+
+from trainables.core.errors import PlanError
+from trainables.core.types import IGNORED, Batch, PreTrainedModel
+
+
+def ready(model: PreTrainedModel, batch: Batch, *, labels: bool = False) -> Batch:
+    """A batch on the model's device and in its dtype.
+
+    Args:
+        labels: keep the targets. An encoder-decoder's stay anyway: its decoder reads them.
+    """
+    keeps = labels or reads_targets(model)
+    moved = {name: value.to(model.device) for name, value in batch.items()}
+    return {
+        name: value.to(model.dtype) if value.is_floating_point() else value
+        for name, value in moved.items()
+        if keeps or name != "labels"
+    }
+
+
+def reads_targets(model: PreTrainedModel) -> bool:
+    """Whether it is an encoder-decoder, whose decoder is shown the targets."""
+    return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
+def reaching(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
+    """What `model(**...)` takes so that every block runs, and keeps nothing for later tokens.
+
+    Raises PlanError for an encoder-decoder without targets: its decoder would have nothing to read.
+    """
+    if reads_targets(model) and not {"labels", "decoder_input_ids"} & set(batch):
+        raise PlanError("the decoder's blocks run on targets: the data has no labels")
+    kept = ready(model, batch)
+    return {**kept, "use_cache": False} if "input_ids" in kept else kept
+
+
+def real_positions(batch: Batch, tower: int) -> Tensor | None:
+    """Which positions are no padding, (examples, positions); None where all are.
+
+    Args:
+        tower: 0 for the stack that reads the input, 1 for a decoder that reads the targets.
+    """
+    if tower == 0:
+        mask = batch.get("attention_mask")
+        return None if mask is None else mask.bool()
+    if "decoder_attention_mask" in batch:
+        return batch["decoder_attention_mask"].bool()
+    return batch["labels"] != IGNORED if "labels" in batch else None

@@ -1,0 +1,126 @@
+"""One trial: a bench opened, stages done to its model, what came out measured. Knows no Ray."""
+
+import time
+import traceback
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.bench.bench import Bench, hardware
+from trainables.bench.data.roles import load_data
+from trainables.bench.metrics.cost import count_parameters
+from trainables.bench.models.load import is_encoder_decoder, load_model, load_processor, locate
+from trainables.bench.models.structure import stacks
+from trainables.core.cache import Cache, digest
+from trainables.core.errors import PlanError
+from trainables.core.lineage import Lineage, fingerprint
+from trainables.core.pictures import picture_data
+from trainables.core.spec import BenchSpec
+from trainables.core.types import PreTrainedModel, Progress
+from trainables.recover import Recover
+from trainables.stage import Stage, Subject, drain
+
+
+def open_bench(spec: BenchSpec) -> Bench:
+    """Load everything a spec names.
+
+    Raises UserError, with one message for the user.
+    """
+    torch.set_num_threads(spec.threads)
+    cache = Cache(Path(spec.cache), spec.cache_gb)
+    folder = locate(spec.model)
+    processor = load_processor(folder, spec.data.task)
+    data = load_data(spec.data, processor, spec.seed, encoder_decoder=is_encoder_decoder(folder))
+    device = torch.device(spec.device)
+    model = load_model(folder, spec.model, spec.data.task, data.labels).to(device)
+    identity = digest(fingerprint(folder, cache), spec.model.dtype, data.labels)
+    bench = Bench(spec, Subject(model, Lineage(identity)), processor, data, device, cache)
+    return bench if spec.model.train is None else _trained(bench)
+
+
+def _trained(bench: Bench) -> Bench:
+    """The bench with its base model trained first: once, and then shared like any training."""
+    assert bench.spec.model.train is not None
+    one, stage = bench.fork(), Recover(**bench.spec.model.train.model_dump())
+    summary = drain(stage.on(one))
+    return replace(bench, base=replace(one.subject.after(stage, summary), history=()))
+
+
+def run_stages(bench: Bench, stages: Sequence[Stage]) -> Generator[Progress, None, dict[str, Any]]:
+    """Do the stages to the bench's subject, then measure it on `search`, where all is decided.
+
+    Yields:
+        What long stages report.
+
+    Returns:
+        The record: plain data.
+    """
+    began = time.perf_counter()
+    done: list[dict[str, Any]] = []
+    progress: list[Progress] = []
+    for stage in stages:
+        done.append((yield from _noting(progress, _do(bench, stage))))
+    staged = time.perf_counter()
+    metrics, same_as = bench.measure(bench.spec.objectives)
+    ended = time.perf_counter()
+    return {
+        "metrics": metrics,
+        "stages": done,
+        "shape": shape(bench.model),
+        "lineage": bench.subject.lineage.key,
+        "same_as": same_as,
+        "seconds": {"stages": staged - began, "evaluate": ended - staged, "total": ended - began},
+        "progress": progress,
+        "hardware": hardware(bench),
+        "data": {role: bench.data.fingerprint(role) for role in ("calibration", "search")},
+    }
+
+
+def _do(bench: Bench, stage: Stage) -> Generator[Progress, None, dict[str, Any]]:
+    started = time.perf_counter()
+    summary = yield from stage.on(bench)
+    bench.subject = bench.subject.after(stage, summary)
+    return {
+        "stage": type(stage).__name__,
+        "label": summary.label or type(stage).__name__,
+        "settings": stage.settings(),
+        "spec": stage.to_dict(),
+        "effects": [effect.data() for effect in summary.effects],
+        "counts": dict(summary.counts),
+        "details": dict(summary.details),
+        "pictures": [picture_data(picture) for picture in summary.pictures],
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def shape(model: PreTrainedModel) -> dict[str, Any]:
+    """How large a model is: parameters, and blocks per stack where its family has blocks."""
+    try:
+        depths = [len(stack.blocks) for stack in stacks(model)]
+    except PlanError:
+        depths = []
+    return {"parameters": count_parameters(model), "blocks": sum(depths), "stacks": depths}
+
+
+def _noting(
+    progress: list[Progress], running: Generator[Progress, None, dict[str, Any]]
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Pass a stage's progress on, and keep it."""
+    while True:
+        try:
+            step = next(running)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        progress.append(step)
+        yield step
+
+
+def reason(error: BaseException) -> str:
+    """One line for people, with the place where it happened."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"out of memory: {str(error).splitlines()[0]}"
+    return f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
