@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from spaces.sets import suggest_set
-from trainables.core.types import Bench
+from trainables.omission.importance import BlockInfluence
 from trainables.omission.method import Omission
-from trainables.stage import Facts, Stage
+from trainables.stage import Bench, Facts, Stage
 
 Blocks = Annotated[int, Field(ge=0)]
 Unit = Literal["block", "attention", "ffn"]
@@ -36,7 +36,7 @@ def space(
 
 def survey(bench: Bench) -> dict[str, Any]:
     """Block influence on the calibration data."""
-    return {"influence": bench.stats(Omission)["influence"].tolist()}
+    return {"influence": bench.stats(BlockInfluence)["influence"].tolist()}
 
 
 def starts(

@@ -13,19 +13,19 @@ os.environ["MPLBACKEND"] = "agg"
 from jaxtyping import install_import_hook
 
 # The modules of pure tensor functions: every call's shapes and types are checked.
-install_import_hook(
-    [
-        "trainables.wanda",
-        "trainables.omission.method",
-        "trainables.omission.searches",
-        "trainables.routing.router",
-        "trainables.routing.routed_model",
-        "trainables.similarity.cka",
-        "trainables.omission.losses",
-        "trainables.omission.evaluator",
-    ],
-    "beartype.beartype",
-)
+CHECKED = [
+    "trainables.wanda",
+    "trainables.omission.evaluator",
+    "trainables.omission.importance",
+    "trainables.omission.losses",
+    "trainables.omission.method",
+    "trainables.omission.searches",
+    "trainables.routing.routed_model",
+    "trainables.routing.router",
+    "trainables.similarity.cka",
+    "trainables.similarity.method",
+]
+install_import_hook(CHECKED, "beartype.beartype")
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """The methods the contract test holds: one line each."""
 
-from families import DECODERS, FAMILIES
+from tests.support.families import DECODERS, FAMILIES
 from trainables.omission.method import Omission
 from trainables.similarity.method import Similarity, SimilarityPerSample
 from trainables.stage import Method

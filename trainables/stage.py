@@ -9,7 +9,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 
@@ -86,6 +86,7 @@ class Measured(NamedTuple):
     same_as: str | None
 
 
+@runtime_checkable
 class Calibrates(Protocol):
     """A class that measures something of a model, for all its settings at once."""
 
@@ -93,15 +94,18 @@ class Calibrates(Protocol):
     def calibrate(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Stats: ...
 
 
+@runtime_checkable
 class Rows(Protocol):
     """The data's roles."""
 
     @property
     def task(self) -> Task: ...
     def batches(self, role: Role) -> list[Batch]: ...
+    def items(self, role: Role) -> Sequence[Any]: ...
     def fingerprint(self, role: Role) -> str: ...
 
 
+@runtime_checkable
 class Bench(Protocol):
     """All that a stage may see: the subject is the trial's own, the rest is shared by all trials.
 

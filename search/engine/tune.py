@@ -1,9 +1,10 @@
 """Ray Tune executes a plan, on warm workers; and the one patch of Tune that this needs.
 
 Of itself Tune would often keep to the first worker. With reused actors it gives every worker that
-gets free to a trial that waits, and cancels the worker that was being started for that trial. Where starting one (imports, the model) takes longer
-than a trial, no second worker would ever come up. And it keeps only one worker that nobody waits
-for, so that those which are ready before the baseline is measured would be started twice.
+gets free to a trial that waits, and cancels the worker that was being started for that trial. Where
+starting one (imports, the model) takes longer than a trial, no second worker would ever come up.
+And it keeps only one worker that nobody waits for, so that those which are ready before the
+baseline is measured would be started twice.
 """
 
 import contextlib

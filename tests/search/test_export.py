@@ -11,7 +11,6 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from journals import Sample, record
 from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -22,7 +21,8 @@ from search.journal.view import read
 from search.study.load import bench_spec, parse_study
 from search.study.space import load_space
 from search.study.starting_points import read_point
-from toys import bytes_tokenizer, jsonl
+from tests.support.journals import Sample, record
+from tests.support.toys import bytes_tokenizer, jsonl
 from trainables.bench.models.verify import Proof
 from trainables.bench.survey import gather
 from trainables.core.errors import UserError

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from families import batches, build
-from methods import METHODS
+from tests.methods import METHODS
+from tests.support.families import batches, build
 from trainables.bench.models.structure import blocks, linears, rows
 from trainables.core.errors import FieldError
 from trainables.core.fork import fork, same_tensors

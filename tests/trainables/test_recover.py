@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from benches import do, tiny_bench
-from planted import FAMILIES, plant, tiny
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tests.support.benches import do, tiny_bench
+from tests.support.planted import FAMILIES, plant, tiny
 from trainables.bench.bench import Bench
 from trainables.bench.models.structure import blocks, linears
 from trainables.bench.training.examples import examples, shuffled, steps

@@ -12,9 +12,9 @@ from optuna.trial import FixedTrial
 from ray import tune
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from families import GROUPED
 from spaces import omission_wanda
-from toys import bytes_tokenizer
+from tests.support.families import GROUPED
+from tests.support.toys import bytes_tokenizer
 from trainables.bench.bench import Bench
 from trainables.bench.metrics.evaluate import METRICS as METRICS_OF
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec

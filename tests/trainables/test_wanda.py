@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from families import batches, build
+from tests.support.families import batches, build
 from trainables.bench.models.structure import blocks, linears, rows
 from trainables.core.errors import PlanError
 from trainables.core.fork import fork

@@ -1,1 +1,5 @@
 """Skipping blocks: the method, its searches, and what judges a set."""
+
+from trainables.omission.method import Omission
+
+__all__ = ["Omission"]

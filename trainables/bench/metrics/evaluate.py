@@ -13,9 +13,10 @@ import torch
 
 from trainables.bench.metrics import cost, text_scores
 from trainables.bench.metrics.catalogue import METRIC_FACTS
-from trainables.bench.metrics.predictions import Evaluation, Measured, finite
+from trainables.bench.metrics.predictions import Evaluation, finite
 from trainables.core.errors import MetricError, near
 from trainables.core.spec import Role
+from trainables.stage import Bench
 
 Metric: TypeAlias = Callable[[Evaluation], float]  # built in, or a user's own
 
@@ -101,7 +102,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def measure_all(bench: Measured, names: Sequence[str], role: Role) -> dict[str, float]:
+def measure_all(bench: Bench, names: Sequence[str], role: Role) -> dict[str, float]:
     """The named metrics of the bench's model on a role.
 
     Raises:

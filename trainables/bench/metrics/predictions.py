@@ -10,36 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.bench.data.roles import Data
 from trainables.bench.metrics import cost
 from trainables.bench.models.batches import ready
 from trainables.bench.models.structure import leaves_out_logits
 from trainables.core.errors import MetricError
-from trainables.core.spec import BenchSpec, Role
+from trainables.core.spec import Role
 from trainables.core.types import IGNORED, Batch
+from trainables.stage import Bench
 
 _SLICE = 1024  # positions whose logits are float32 at one time
-
-
-class Measured(Protocol):
-    """What a metric needs of a bench."""
-
-    @property
-    def model(self) -> Any: ...
-    @property
-    def processor(self) -> Any: ...
-    @property
-    def data(self) -> Data: ...
-    @property
-    def spec(self) -> BenchSpec: ...
-    @property
-    def device(self) -> torch.device: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +40,7 @@ class Evaluation:
     """What metrics see: a model, one role's data, and the passes over it that they share; each is
     made when first needed."""
 
-    def __init__(self, bench: Measured, role: Role) -> None:
+    def __init__(self, bench: Bench, role: Role) -> None:
         self.bench, self.role = bench, role
         self.model, self.data, self.processor = bench.model, bench.data, bench.processor
         self.spec, self.device = bench.spec, bench.device

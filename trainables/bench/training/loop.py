@@ -36,16 +36,26 @@ _DECAY: dict[str, Callable[[float], float]] = {  # share of training done -> sha
 class Settings(Protocol):
     """How to train; the fields are those of the Recover stage."""
 
-    epochs: int
-    lr: float
-    optimiser: str
-    schedule: str
-    warmup: float
-    batch_size: int
-    weight_decay: float
-    precision: str
-    patience: int
-    watch: str
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def optimiser(self) -> str: ...
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def patience(self) -> int: ...
+    @property
+    def watch(self) -> str: ...
 
 
 class Run:

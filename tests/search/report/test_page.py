@@ -1,0 +1,181 @@
+"""The page of a study, its plots, and the numbers behind them."""
+
+import xml.etree.ElementTree as xml
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from search.journal.view import View, read
+from search.report.page import page, write_report
+from search.report.plots import (
+    area,
+    best_so_far,
+    front_figure,
+    front_html,
+    front_svg,
+    groups,
+    growth,
+    history_figure,
+    told,
+)
+from tests.support.journals import TOML, Sample, sample_study
+from trainables.core.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
+    made = Sample(tmp_path_factory.mktemp("runs")).run()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def view(sample: Sample) -> View:
+    return read(sample.store)
+
+
+def with_objectives(sample: Sample, *names: str) -> View:
+    """The same trials seen with other objectives."""
+    before = read(sample.store)
+    metrics = {f"m{index}": float(index) for index in range(3)}
+    results = tuple(
+        one
+        if one.state != "complete"
+        else type(one)(**{**one.__dict__, "metrics": {**metrics, **one.metrics}})
+        for one in before.results
+    )
+    study = sample_study().model_copy(update={"objectives": dict.fromkeys(names, "min")})
+    return View(study, results, None, before.notes)
+
+
+class Page(HTMLParser):
+    """The page's visible text, and whether its tags match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert dict(attrs).get("src") is None, "the page asks for something else"
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text += f"{data} "
+
+
+def test_page_holds_everything(view: View) -> None:
+    read_page = Page(page(view))
+    assert read_page.open == []
+    for said in (
+        "min perplexity, min parameters, with perplexity <= 130% of baseline (<= 26)",
+        "5 of 6",
+        "Omission skip=20,21",
+        "perplexity was nan",
+        "exp of the mean negative log-likelihood",
+        "torch 2.13.0",
+        "git checkout 0123abc",
+        "rayduce export depth --trial 1 --to DIR",
+        'dataset = "asset:imdb"',
+        "untouched model",
+    ):
+        assert said in read_page.text, said
+
+
+def test_what_users_write_is_text(view: View) -> None:
+    study = view.study.model_copy(update={"name": "<b>x</b>"})
+    assert (
+        "<b>x</b>" not in page(View(study, view.results, None, view.notes)).split("</script>")[-1]
+    )
+
+
+def test_written_where_asked(sample: Sample, tmp_path: Path) -> None:
+    place = write_report(sample.store, tmp_path / "a" / "b.html")
+    assert place == tmp_path / "a" / "b.html"
+    assert place.read_text().startswith("<!doctype html>")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        write_report(sample.store, tmp_path / "file" / "b.html")
+
+
+def test_no_results_no_page(tmp_path: Path) -> None:
+    made = Sample(tmp_path)
+    with pytest.raises(UserError, match="has no results yet"):
+        write_report(made.store, tmp_path / "x.html")
+    made.close()
+
+
+def test_groups(view: View) -> None:
+    found = {group.name: [one.number for one in group.results] for group in groups(view)}
+    assert found == {
+        "misses a constraint": [5],
+        "dominated": [3, 6],
+        "front": [1, 2],
+        "untouched model": [0],
+    }
+
+
+def test_front_line_goes_through_the_front(view: View) -> None:
+    line = front_figure(view).data[0]
+    assert list(line.y) == [20.0, 21.0, 25.0]
+    assert list(line.x) == [134e6, 131e6, 127e6]
+    low, high = front_figure(view).layout.yaxis.range
+    assert low < 20.0 and 25.0 < high < 90.0  # the trial far off does not press the rest together
+
+
+def test_hovering_tells(view: View) -> None:
+    said = told(view, view.trial(2))
+    assert "<b>trial 2</b>" in said and "Omission skip=20,21" in said
+    assert "perplexity 25  +25 %" in said
+
+
+def test_three_objectives_as_pairs(sample: Sample) -> None:
+    figure = front_figure(with_objectives(sample, "perplexity", "parameters", "m1"))
+    assert {trace.type for trace in figure.data} == {"splom"}
+    assert [one.label for one in figure.data[0].dimensions] == ["perplexity", "parameters", "m1"]
+
+
+def test_one_objective_as_a_course(sample: Sample) -> None:
+    one = with_objectives(sample, "parameters")
+    assert best_so_far(one, "parameters") == (
+        [0, 1, 2, 3, 6, 6],
+        [134e6, 131e6, 127e6, 127e6, 127e6, 127e6],
+    )
+    assert front_figure(one).layout.xaxis.title.text == "trial"
+    assert history_figure(one, "parameters").data[0].name == "best so far"
+    assert "The course of the search" in page(one)
+
+
+def test_pages_and_pictures_stand_alone(view: View, sample: Sample) -> None:
+    assert len(front_html(view)) > 1_000_000  # plotly itself is in it
+    for shown in (view, with_objectives(sample, "parameters")):
+        assert xml.fromstring(front_svg(shown).encode()).tag.endswith("svg")
+
+
+def test_area() -> None:
+    assert area([(1.0, 1.0)], (3.0, 2.0)) == 2.0
+    assert area([(1.0, 1.0), (2.0, 0.0), (2.5, 0.5)], (3.0, 2.0)) == 3.0
+    assert area([(3.0, 2.0)], (3.0, 2.0)) == 0.0
+
+
+def test_growth_ends_at_one(view: View) -> None:
+    numbers, areas = growth(view)
+    assert numbers == [0, 1, 2, 3, 6]
+    assert areas == sorted(areas) and areas[-1] == 1.0
+
+
+def test_a_study_where_nothing_is_feasible(tmp_path: Path) -> None:
+    made = Sample(tmp_path, sample_study(TOML.replace("<= 130% of baseline", "<= 1")))
+    made.run(upto=2)
+    found = read(made.store)
+    made.close()
+    assert "these come closest" in page(found)
+    assert "<svg" in front_svg(found)

@@ -1,0 +1,261 @@
+"""The four routing stages end to end on a tiny model, interrupted anywhere, and their files."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from search.engine import pool as route_pool
+from search.engine.pool import Here, Piece, open_pool
+from search.errors import StudyError
+from search.routing.commands import app
+from search.routing.evaluation import HINDSIGHT, ORACLE, RANDOM, ROUTER
+from search.routing.stages import Route, export_route, load_route, search_router
+from tests.support.routing import study, write_study
+from trainables.core.errors import UserError
+from trainables.omission.evaluator import alone
+from trainables.omission.searches import read_sets
+from trainables.routing.routed_model import RoutedModel
+from trainables.routing.worker import RouteWork
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("made")
+
+
+@pytest.fixture(scope="module")
+def whole(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Route:
+    """A study that ran without interruption."""
+    route = Route(study(made, tmp_path_factory.mktemp("whole")))
+    route.evaluation(Here(route.spec))
+    return route
+
+
+def outputs(root: Path) -> dict[str, Any]:
+    """What a study leaves behind, without its paths and times."""
+    record = json.loads((root / "router.json").read_text())
+    weights = load_file(Path(record["folder"]) / "model.safetensors")
+    return {
+        "sets": (root / "sets.csv").read_text(),
+        "log": (root / "all_log.csv").read_text(),
+        "dataset": pq.read_table(root / "router.parquet").to_pydict(),
+        "report": record["report"],
+        "router": {name: value.tolist() for name, value in weights.items()},
+        "evaluation": json.loads((root / "evaluation.json").read_text()),
+    }
+
+
+def test_the_sets_are_distinct_and_of_the_wanted_size(whole: Route) -> None:
+    sets = read_sets(whole.root / "sets.csv")
+    assert 1 < len(sets) <= 3
+    assert len({frozenset(omit) for omit in sets.values()}) == len(sets)
+    assert all(len(omit) == 2 and not {0, 5} & set(omit) for omit in sets.values())
+    assert set(sets) <= {"colours-tl", "colours-tld", "sums-tl", "sums-tld"}
+
+
+def test_the_data_set_holds_what_each_set_answers(whole: Route) -> None:
+    rows = pq.read_table(whole.root / "router.parquet").to_pylist()
+    sets = list(read_sets(whole.root / "sets.csv").values())
+    assert len(rows) == 32
+    assert len({row["item"] for row in rows}) == 32
+    work = RouteWork(whole.spec)
+    item = work.items("sums", "train")[3]
+    [row] = [row for row in rows if row["item"] == "sums/train/3"]
+    assert row["prompt"] == item.prompt
+    wanted = alone(work.model, work._loss("sums", "tl", [item]), sets)
+    assert [-value for value in row["likelihood"]] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_log_is_readable_as_the_published_one(whole: Route) -> None:
+    with (whole.root / "all_log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["inputs", "likelihood", "dataset", "idx"]
+    assert len(json.loads(rows[0]["likelihood"])) == len(read_sets(whole.root / "sets.csv"))
+
+
+def test_the_table_keeps_to_its_bounds(whole: Route) -> None:
+    found = whole.evaluation(Here(whole.spec))
+    rows = found.rows
+    assert found.tasks == ["colours", "sums", "unseen"]
+    assert rows[ORACLE]["regret"] == 0
+    assert all(row["mean"] <= rows[ORACLE]["mean"] for name, row in rows.items() if "regret" in row)
+    assert rows[RANDOM]["mean"] <= rows[HINDSIGHT]["mean"]
+    assert rows[ROUTER]["regret"] >= 0
+    assert sum(found.router_share.values()) == pytest.approx(1)
+    assert ("does not beat" in found.verdict()) == (rows[ROUTER]["mean"] <= rows[HINDSIGHT]["mean"])
+
+
+def test_nothing_runs_twice(whole: Route, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Piece] = []
+    monkeypatch.setattr(Piece, "run", lambda piece, work: ran.append(piece))
+    whole.evaluation(Here(whole.spec))
+    assert not ran
+
+
+@pytest.mark.parametrize("writes", [2, 6, 9])
+def test_interrupted_after_any_piece_it_ends_the_same(
+    writes: int, whole: Route, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route = Route(study(made, tmp_path))
+    left = iter(range(writes))
+    keep = route_pool.write_durably
+
+    def write(path: Path, text: str) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        keep(path, text)
+
+    monkeypatch.setattr(route_pool, "write_durably", write)
+    with pytest.raises(KeyboardInterrupt):
+        route.evaluation(Here(route.spec))
+    monkeypatch.setattr(route_pool, "write_durably", keep)
+    route.evaluation(Here(route.spec))
+    assert outputs(route.root) == outputs(whole.root)
+
+
+def test_a_failed_piece_is_named_and_the_others_are_kept(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route = Route(study(made, tmp_path))
+    real = RouteWork.greedy
+
+    def fails(self: RouteWork, task: str, loss: str, seed: int) -> Any:
+        if (task, loss) == ("colours", "tld"):
+            raise MemoryError("no room")
+        return real(self, task, loss, seed)
+
+    monkeypatch.setattr(RouteWork, "greedy", fails)
+    with pytest.raises(UserError, match=r"1 of 4 pieces failed(.|\n)*colours-tld.*no room"):
+        route.sets(Here(route.spec))
+    assert len(list((route.root / "sets").glob("*.json"))) == 3
+
+
+def test_candidates_spread_over_workers_give_the_same_sets(
+    whole: Route, made: Path, tmp_path: Path
+) -> None:
+    spec = study(made, tmp_path)
+    spread = spec.model_copy(update={"sets": spec.sets.model_copy(update={"spread": True})})
+    Route(spread).sets(Here(spread, workers=3))
+    mine, wanted = tmp_path / "tiny" / "sets.csv", whole.root / "sets.csv"
+    assert mine.read_text() == wanted.read_text()
+
+
+def test_sets_from_a_file_need_no_search(made: Path, tmp_path: Path) -> None:
+    spec = study(made, tmp_path)
+    file = tmp_path / "given.csv"
+    file.write_text('Set,idx,\n"[1, 2]",0,one\n"[2, 1]",1,same\n"[3]",2,other\n')
+    given = spec.model_copy(update={"sets": spec.sets.model_copy(update={"file": str(file)})})
+    assert Route(given).sets(Here(given)) == {"one": (1, 2), "other": (3,)}
+
+
+def test_the_routers_settings_can_be_searched(whole: Route, tmp_path: Path) -> None:
+    search = whole.spec.search.model_copy(update={"trials": 5})
+    spec = whole.spec.model_copy(update={"search": search})
+
+    class Fake(Piece):
+        def run(self, work: object) -> None:
+            self.path.write_text(json.dumps({"regret": self.arguments["lr"]}))
+
+    def make(settings: Any) -> Piece:
+        lr = settings.lr
+        return Fake(tmp_path / f"{lr}.json", "train", {"lr": lr, "settings": settings})
+
+    first = search_router(spec, Here(spec), make)
+    again = search_router(spec, Here(spec), make)
+    assert len(first) == 5
+    assert first[0].arguments["lr"] == pytest.approx(1e-4)  # the study's own, within the range
+    assert [one.path for one in first] == [one.path for one in again]
+
+
+def test_the_exported_model_loads_and_writes(whole: Route, tmp_path: Path) -> None:
+    lines = export_route(whole, Here(whole.spec), tmp_path / "out")
+    assert len(lines) == 6
+    model = RoutedModel.load(tmp_path / "out")
+    assert len(model.generate(["Box 1 is", "2 + 1 ="], max_new_tokens=3)) == 2
+    assert "RoutedModel.load" in (tmp_path / "out" / "README.md").read_text()
+    seconds = whole.timing(Here(whole.spec))
+    assert seconds["pruned_bytes"] < seconds["dense_bytes"]
+
+
+def test_mistakes_in_the_file_are_named(made: Path, tmp_path: Path) -> None:
+    file = write_study(made, tmp_path)
+    broken = tmp_path / "broken.toml"
+    broken.write_text(file.read_text().replace("budget = 2", "budgets = 2"))
+    with pytest.raises(StudyError, match="budgets"):
+        load_route(broken)
+    with pytest.raises(UserError, match="no such study file"):
+        load_route(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("name", ["pudding-smollm2", "pudding-llama31-8b"])
+def test_the_studies_that_come_along_are_valid(name: str) -> None:
+    spec = load_route(Path(f"spaces/studies/{name}.toml"), {"sets.budget": 3})
+    assert (spec.name, spec.sets.budget) == (f"{name}-k3", 3)
+    assert len(spec.routed()) == 5
+
+
+def test_the_commands_say_what_they_made(whole: Route, made: Path, tmp_path: Path) -> None:
+    file, storage = write_study(made, tmp_path), str(whole.root.parent)
+    found = {
+        command: CliRunner().invoke(app, [command, str(file), "--storage", storage])
+        for command in ("sets", "dataset", "train", "eval")
+    }
+    assert {result.exit_code for result in found.values()} == {0}
+    assert f"{whole.root}/sets.csv" in found["sets"].output
+    assert f"{whole.root}/router.parquet" in found["dataset"].output
+    assert '"rmse"' in found["train"].output
+    assert "oracle over sets" in found["eval"].output
+    assert "best static set:" in found["eval"].output
+    assert not list(tmp_path.iterdir())  # all was done already
+
+
+def start(file: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command line, in a process group of its own."""
+    command = [sys.executable, "-c", "from search.routing.commands import app; app()"]
+    return subprocess.Popen(
+        [*command, *arguments, str(file)], text=True, stdout=subprocess.PIPE, start_new_session=True
+    )
+
+
+def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+    """kill -9, as soon as it got so far."""
+    until = time.monotonic() + 120
+    while not ready() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_it_ends_the_same(whole: Route, made: Path, tmp_path: Path) -> None:
+    file, root = write_study(made, tmp_path), tmp_path / "tiny"
+    for pattern in ("sets/*.json", "dataset/*.json", "routers/*/epoch-*", "evaluation/*.json"):
+        kill_when(start(file, "eval"), lambda found=pattern: any(root.glob(found)))  # type: ignore[misc]
+        assert not (root / "evaluation.json").exists()
+    process = start(file, "eval")
+    text, _ = process.communicate()
+    assert process.returncode == 0
+    assert "best static set" in text
+    assert outputs(root) == outputs(whole.root)
+
+
+@pytest.mark.slow
+def test_on_ray_workers_it_ends_the_same(whole: Route, made: Path, tmp_path: Path) -> None:
+    spec = load_route(write_study(made, tmp_path), {"resources.workers": 2})
+    route = Route(spec)
+    with open_pool(spec, lambda text: None) as pool:
+        assert pool.workers == 2
+        route.evaluation(pool)
+    assert outputs(route.root) == outputs(whole.root)

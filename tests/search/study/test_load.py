@@ -1,0 +1,284 @@
+"""Study files that are right: what they read as, and what may change between two launches."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from search.engine import preflight as resources
+from search.engine.preflight import check_resources, gpu_count
+from search.study.load import (
+    bench_spec,
+    compare,
+    limits,
+    load_study,
+    parse_study,
+    storage_overrides,
+    study_toml,
+)
+from search.study.schema import Resources, SpaceSpec
+from search.study.space import load_space
+from trainables.core.errors import UserError
+from trainables.core.places import CHECKOUT
+
+SHORT = """
+name = "depth"
+space = "omission"
+[model]
+id = "org/model"
+[data]
+dataset = "org/rows"
+task = "language-modelling"
+[objectives]
+perplexity = "min"
+parameters = "min"
+[budget]
+trials = 40
+"""
+LONG = """
+name = "depth"
+seed = 2023
+[space]
+name = "omission"
+max_skip = 4
+[model]
+id = "asset:smollm2-135m"
+dtype = "bfloat16"
+[data]
+dataset = "asset:bbc-news"
+task = "language-modelling"
+items = { search = 16 }
+[objectives]
+perplexity = "min"
+parameters = "min"
+[constraints]
+perplexity = "<= 130% of baseline"
+parameters = ["<= 1e8", ">= 10% of baseline"]
+[metrics]
+toxicity = "my_package.scores:toxicity"
+[budget]
+trials = 40
+hours = 1.5
+[sampler]
+name = "nsga2"
+population_size = 10
+[scheduler]
+name = "asha"
+metric = "perplexity"
+grace_period = 2
+[resources]
+cpus = 2
+gpus = 0.5
+memory_gb = 8
+workers = 4
+[storage]
+folder = "elsewhere"
+database = "postgresql://me@host/name"
+cache_gb = 5
+[[first]]
+"omission.skip" = [20, 21]
+[[first]]
+"wanda.percent" = 50
+"""
+SPACE = """
+from typing import Annotated, Any
+from pydantic import Field
+def space(trial: Any, facts: Any, *, ratio: tuple[float, float] = (0.1, 0.5),
+          kinds: list[str] = ["l1"], most: Annotated[int, Field(ge=1)] = 8) -> Any:
+    return [ratio, kinds, most]
+def other(trial: Any, facts: Any) -> Any:
+    return "other"
+number = 5
+"""
+
+
+@pytest.fixture(autouse=True)
+def users_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "users_space.py").write_text(SPACE)
+    (tmp_path / "broken_space.py").write_text("import no_such_package_anywhere\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    importlib.invalidate_caches()
+    yield
+    sys.modules.pop("users_space", None)
+
+
+def test_short_form() -> None:
+    study = parse_study(SHORT, "study.toml")
+    assert study.space == SpaceSpec(name="omission")
+    assert list(study.objectives) == ["perplexity", "parameters"]
+    assert (study.seed, study.sampler.name, study.scheduler.name) == (0, "auto", "none")
+    assert (study.resources.cpus, study.resources.gpus) == (1, 0)
+    assert limits(study) == ()
+
+
+def test_long_form(tmp_path: Path) -> None:
+    study = parse_study(LONG, "study.toml")
+    assert study.space.options == {"max_skip": 4}
+    assert study.sampler.options == {"population_size": 10}
+    assert [limit.text for limit in limits(study)] == [
+        *("<= 130% of baseline", "<= 1e8", ">= 10% of baseline")
+    ]
+    assert study.first == ({"omission.skip": [20, 21]}, {"wanda.percent": 50})
+    assert study.storage.folder == str(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("text", [SHORT, LONG])
+def test_survives_its_own_file(text: str) -> None:
+    study = parse_study(text, "study.toml")
+    assert parse_study(study_toml(study), "again") == study
+
+
+def test_command_line_overrides(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(SHORT)
+    given = {"budget.trials": 3, "budget.hours": None, "resources.cpus": 2}
+    study = load_study(tmp_path / "study.toml", {**given, **storage_overrides("sub")})
+    assert (study.budget.trials, study.budget.hours) == (3, None)
+    assert study.resources.cpus == 2
+    assert study.storage.folder == str(tmp_path / "sub")
+    assert storage_overrides("postgresql://h/n") == {"storage.database": "postgresql://h/n"}
+    assert storage_overrides(None) == {}
+    with pytest.raises(UserError, match=r"budget\.\*, resources\.\*, storage\.\*"):
+        load_study(tmp_path / "study.toml", {"seed": 3})
+
+
+def test_what_workers_get(tmp_path: Path) -> None:
+    study = parse_study(LONG, "study.toml")
+    spec = bench_spec(study, Path("cache"), naive=True)
+    assert spec.objectives == ("perplexity", "parameters", "toxicity")
+    assert (spec.device, spec.threads, spec.seed, spec.naive) == ("cuda", 2, 2023, True)
+    assert spec.cache == str(tmp_path / "cache")
+    assert spec.metrics == {"toxicity": "my_package.scores:toxicity"}
+    assert bench_spec(parse_study(SHORT, ""), Path("cache")).device == "cpu"
+
+
+def test_local_paths_become_absolute(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    (tmp_path / "rows.csv").touch()
+    text = SHORT.replace("org/model", "./model").replace("org/rows", "rows.csv")
+    study = parse_study(text, "study.toml")
+    assert study.model.id == str(tmp_path / "model")
+    assert study.data.dataset == str(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("trials = 40", "trials = 80"),
+        ("cpus = 2", "cpus = 1"),
+        ("cache_gb = 5", "cache_gb = 50"),
+        ('"wanda.percent" = 50', '"wanda.percent" = 50\n[[first]]\n"wanda.percent" = 60'),
+    ],
+)
+def test_may_differ_between_launches(old: str, new: str) -> None:
+    assert compare(parse_study(LONG, ""), parse_study(LONG.replace(old, new), "")) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seed = 2023", "seed = 1", "seed: was 2023, now 1"),
+        ("max_skip = 4", "max_skip = 5", "space.max_skip: was 4, now 5"),
+        ("max_skip = 4", "", "space.max_skip: was 4, now null"),
+        ("search = 16", "search = 32", "data.items.search: was 16, now 32"),
+        ('"bfloat16"', '"float32"', 'model.dtype: was "bfloat16", now "float32"'),
+        ('toxicity = "my', 'toxicity = "your', "metrics.toxicity: was"),
+        (">= 10%", ">= 20%", "constraints.parameters: was"),
+        ('name = "nsga2"', 'name = "nsga3"', 'sampler.name: was "nsga2", now "nsga3"'),
+    ],
+)
+def test_must_not_differ_between_launches(old: str, new: str, said: str) -> None:
+    assert old in LONG
+    (line,) = compare(parse_study(LONG, ""), parse_study(LONG.replace(old, new), ""))
+    assert line.startswith(said)
+
+
+def test_the_order_of_objectives_must_not_differ() -> None:
+    swapped = SHORT.replace(
+        'perplexity = "min"\nparameters = "min"', 'parameters = "min"\nperplexity = "min"'
+    )
+    (line,) = compare(parse_study(SHORT, ""), parse_study(swapped, ""))
+    assert line == "objectives: was perplexity, parameters, now parameters, perplexity"
+
+
+@pytest.mark.parametrize(
+    "name", ["users_space", "users_space.space", "users_space:space", "users_space.other"]
+)
+def test_a_users_space(name: str) -> None:
+    found = load_space(SpaceSpec(name=name if "." in name or ":" in name else f"{name}:space"))
+    assert found(None, None) in ("other", [(0.1, 0.5), ["l1"], 8])
+
+
+def test_overrides_bind_to_the_space() -> None:
+    options = {"ratio": [0.2, 0.3], "kinds": ["l2", "rms"], "most": 3}
+    found = load_space(SpaceSpec(name="users_space:space", options=options))
+    assert found(None, None) == [(0.2, 0.3), ["l2", "rms"], 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fragments"),
+    [
+        ("users_space:spaec", {}, ["has no function spaec", 'did you mean "space"?']),
+        ("users_space:number", {}, ["has no function number", "allowed: other, space"]),
+        ("no_such_module:space", {}, ["cannot import", "no_such_module"]),
+        ("broken_space:space", {}, ["not installed: no_such_package_anywhere"]),
+        (
+            "users_space:space",
+            {"moost": 3},
+            ["space.moost: unknown key", "most (default 8)", 'did you mean "most"?'],
+        ),
+        ("users_space:space", {"most": "3"}, ['space.most: got "3"', "allowed: a whole number"]),
+        ("users_space:space", {"most": 0}, ["space.most: got 0", "allowed: 1 or more"]),
+        ("users_space:space", {"ratio": [1, 2, 3]}, ["space.ratio"]),
+        ("users_space:other", {"most": 3}, ["space.most: unknown key", "nothing to set"]),
+    ],
+)
+def test_broken_spaces(name: str, options: dict[str, object], fragments: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_space(SpaceSpec(name=name, options=options))
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+
+
+def test_reading_a_study_needs_no_torch() -> None:
+    code = (
+        "import sys, search.study.load, search.journal.store;"
+        "import search.engine.schedulers, search.engine.preflight;"
+        "print(sorted({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules)))"
+    )
+    root = CHECKOUT
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert run.stdout == "[]\n", run.stderr
+
+
+def test_what_this_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    check_resources(Resources())
+    with pytest.raises(UserError) as caught:
+        check_resources(Resources(gpus=0.5, cpus=100_000, memory_gb=1e9))
+    message = str(caught.value)
+    assert "resources.gpus: got 0.5; allowed: 0, as there is no GPU here" in message
+    assert "set RAY_ADDRESS to a cluster" in message
+    assert "resources.cpus: got 100000" in message
+    assert "resources.memory_gb" in message
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    check_resources(Resources(gpus=8))
+
+
+def test_counts_visible_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for visible, count in (("0,1", 2), ("-1", 0), ("GPU-1f", 1)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert gpu_count() == count
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    for bus in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / "gpus" / bus).mkdir(parents=True)
+    monkeypatch.setattr(resources, "NVIDIA", tmp_path / "gpus")
+    assert gpu_count() == 2
+    monkeypatch.setattr(resources, "NVIDIA", tmp_path / "none")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert gpu_count() == 0

@@ -1,0 +1,264 @@
+"""Commands that are wrong, and what is said about each: one message, exit code 2, no traceback.
+
+A row is an id, a command, and texts the message must hold. `{folder}` is where a study `depth` of
+six trials lies with its file `depth.toml`; trial 4 failed, trial 5 misses the constraint.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from search.cli import main
+from search.journal.lock import study_lock
+from search.journal.store import Store
+from tests.support.journals import TOML, Sample
+
+RUNS = "--storage {folder}/runs"
+TABLE: list[tuple[str, str, list[str]]] = [
+    # -- the command line itself
+    ("no such command", "lunch depth", ["No such command 'lunch'"]),
+    ("no such option", f"best depth --wher accuracy {RUNS}", ["No such option: --wher"]),
+    ("no name", "best", ["Missing argument"]),
+    (
+        "a number that is none",
+        "launch {folder}/depth.toml --trials many",
+        ["Invalid value for '--trials'"],
+    ),
+    # -- names
+    (
+        "unknown study",
+        f"status dpeth {RUNS}",
+        ['no such study in {folder}/runs: got "dpeth"', "depth", 'did you mean "depth"?'],
+    ),
+    ("unknown study for best", f"best width {RUNS}", ['got "width"', "allowed: depth"]),
+    ("unknown study for report", f"report width {RUNS}", ['got "width"', "allowed: depth"]),
+    ("unknown study for export", f"export width --to x {RUNS}", ['got "width"']),
+    ("unknown study for sync", f"sync width {RUNS}", ['got "width"', "allowed: depth"]),
+    (
+        "resume of what was never launched",
+        "resume depth --storage {folder}/elsewhere",
+        ['got "depth"', "nothing yet: launch a study first"],
+    ),
+    ("a name that is a path", f"resume ../depth {RUNS}", ['got "../depth"', "allowed: depth"]),
+    (
+        "no study file",
+        "launch {folder}/dept.toml",
+        ["no such study file", 'did you mean "depth.toml"'],
+    ),
+    ("a folder as a study file", "launch {folder}", ["no such study file"]),
+    # -- best
+    (
+        "unknown metric",
+        f"best depth --where perplexty<=25 {RUNS}",
+        ['where: unknown metric: got "perplexty"', 'did you mean "perplexity"?'],
+    ),
+    ("no limit", f"best depth --where perplexity {RUNS}", ["where", "METRIC LIMIT"]),
+    ("a strict limit", f"best depth --where perplexity<25 {RUNS}", ['write "<=" instead of "<"']),
+    (
+        "a limit that is no number",
+        f"best depth --where perplexity<=low {RUNS}",
+        ["allowed", "<= 5"],
+    ),
+    ("none of the best", f"best depth --top 0 {RUNS}", ["Invalid value for '--top'"]),
+    # -- launch
+    (
+        "zero trials",
+        f"launch {{folder}}/depth.toml --trials 0 {RUNS}",
+        ["budget.trials: got 0", "allowed: 1 or more"],
+    ),
+    (
+        "negative hours",
+        f"launch {{folder}}/depth.toml --hours -1 {RUNS}",
+        ["budget.hours: got -1.0", "more than 0"],
+    ),
+    (
+        "no such GPU",
+        f"launch {{folder}}/depth.toml --gpus 1 {RUNS}",
+        ["this machine", "resources.gpus: got 1.0", "no GPU here", "RAY_ADDRESS"],
+    ),
+    (
+        "more CPUs than there are",
+        f"launch {{folder}}/depth.toml --cpus 9999 {RUNS}",
+        ["resources.cpus"],
+    ),
+    ("zero workers", f"launch {{folder}}/depth.toml --workers 0 {RUNS}", ["resources.workers"]),
+    (
+        "the same name with other settings",
+        f"launch {{folder}}/other.toml {RUNS}",
+        ["was launched with other settings", "seed: was 7, now 8", "give the study a new name"],
+    ),
+    (
+        "a database that is none",
+        "launch {folder}/depth.toml --storage mysql://me:secret@host/db",
+        ["storage.database", "mysql://me@host/db", "postgresql://"],
+    ),
+    (
+        "a storage that cannot be made",
+        "launch {folder}/depth.toml --storage {folder}/depth.toml/runs",
+        ["cannot write to", "choose another folder with --storage"],
+    ),
+    (
+        "a model's folder without a model",
+        f"launch {{folder}}/nomodel.toml {RUNS}",
+        ["model.id: not a model's folder", "it holds no config.json"],
+    ),
+    (
+        "a model's folder that is not there",
+        f"launch {{folder}}/lost.toml {RUNS}",
+        ['model.id: no such path: got "{folder}/gone"', "looked at {folder}/gone"],
+    ),
+    (
+        "a data file that is not there",
+        f"launch {{folder}}/nodata.toml {RUNS}",
+        ['data.dataset: no such path: got "{folder}/gone.jsonl"'],
+    ),
+    # -- export
+    (
+        "trial out of range",
+        f"export depth --trial 99 --to {{folder}}/x {RUNS}",
+        ["no such trial: got 99", "0 (the baseline) to 6"],
+    ),
+    (
+        "negative trial",
+        f"export depth --trial -1 --to {{folder}}/x {RUNS}",
+        ["no such trial: got -1"],
+    ),
+    (
+        "failed trial",
+        f"export depth --trial 4 --to {{folder}}/x {RUNS}",
+        ["trial 4 has no model", "perplexity was nan"],
+    ),
+    (
+        "a folder that is not empty",
+        f"export depth --trial 1 --to {{folder}} {RUNS}",
+        ["--to: the folder is not empty", "name a new one"],
+    ),
+    (
+        "best in what was not measured",
+        f"export depth --best speed --to {{folder}}/x {RUNS}",
+        ['--best: not measured: got "speed"', "allowed: perplexity, parameters"],
+    ),
+    (
+        "a name MLflow refuses",
+        f"export depth --trial 1 --register a/b --to {{folder}}/x {RUNS}",
+        ['--register: got "a/b"'],
+    ),
+    (
+        "nowhere to export to",
+        f"export depth --trial 1 --to {{folder}}/depth.toml/x {RUNS}",
+        ["--to: cannot make"],
+    ),
+    # -- report, ui
+    (
+        "nowhere to report to",
+        f"report depth --to {{folder}}/depth.toml/x.html {RUNS}",
+        ["cannot write"],
+    ),
+    (
+        "nothing to open",
+        "ui --storage {folder}/elsewhere",
+        ["no ledger in", "launch a study first"],
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study that ran, its file, and other files."""
+    folder = tmp_path_factory.mktemp("broken")
+    Sample(folder / "runs").run().close()
+    (folder / "empty").mkdir()
+    files = {
+        "depth": TOML,
+        "other": TOML.replace("seed = 7", "seed = 8"),
+        "nomodel": TOML.replace("asset:smollm2-135m", f"{folder}/empty"),
+        "lost": TOML.replace("asset:smollm2-135m", f"{folder}/gone"),
+        "nodata": TOML.replace("asset:imdb", f"{folder}/gone.jsonl"),
+    }
+    for name, text in files.items():
+        (folder / f"{name}.toml").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def folder(searched: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """It, on a machine without GPUs and without networks."""
+    monkeypatch.setattr("search.engine.preflight.gpu_count", lambda: 0)
+    monkeypatch.setattr("search.launch.fetch_assets", lambda study: None)
+    monkeypatch.setenv("COLUMNS", "200")
+    return searched
+
+
+def said(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that is refused says."""
+    with pytest.raises(SystemExit) as end:
+        main(command.split())
+    told = capsys.readouterr()
+    assert end.value.code == 2
+    assert "Traceback" not in told.out + told.err
+    return told.err
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"), [pytest.param(*row, id=name) for name, *row in TABLE]
+)
+def test_a_broken_command_says_what_is_wrong(
+    command: str, parts: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = said(command.format(folder=folder), capsys)
+    for part in parts:
+        assert part.format(folder=folder) in told
+    assert len(told.strip().splitlines()) <= 8
+
+
+def test_the_table_holds_twenty_commands_and_more() -> None:
+    assert len({row[0] for row in TABLE}) == len(TABLE) > 30
+
+
+def test_a_second_launch_is_refused_with_the_first_ones_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with study_lock(Store(folder / "runs", "depth")):
+        told = said(f"launch {folder}/depth.toml --storage {folder}/runs", capsys)
+    for part in ("study depth is running already:", "@", "pid", "since", "rayduce status depth"):
+        assert part in told
+
+
+def test_a_resume_while_it_runs_is_refused_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with study_lock(Store(folder / "runs", "depth")):
+        told = said(f"resume depth --storage {folder}/runs", capsys)
+    assert "study depth is running already:" in told
+
+
+def test_a_study_without_a_result_has_nothing_to_show(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Sample(tmp_path).close()
+    for command in ("report depth", f"export depth --to {tmp_path}/x"):
+        told = said(f"{command} --storage {tmp_path}", capsys)
+        assert told.startswith("rayduce: ")
+        assert len(told.splitlines()) == 1
+
+
+def test_a_journal_that_is_no_database_is_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Sample(tmp_path).close()
+    Store(tmp_path, "depth").journal.write_text("this is not SQLite")
+    for command in ("status depth", "best depth", f"export depth --trial 1 --to {tmp_path}/x"):
+        told = said(f"{command} --storage {tmp_path}", capsys)
+        assert "cannot open the journal at sqlite" in told
+
+
+def test_a_saved_study_that_was_edited_is_one_message(
+    searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(searched / "runs", tmp_path / "runs")
+    toml = Store(tmp_path / "runs", "depth").toml
+    toml.write_text(toml.read_text().replace("trials = 6", 'trials = "six"'))
+    told = said(f"resume depth --storage {tmp_path}/runs", capsys)
+    assert "study.toml: 1 problem" in told
+    assert 'budget.trials: got "six"' in told

@@ -1,0 +1,106 @@
+"""A routing study small enough for tests: tiny models from configs, made-up questions."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+
+from search.routing.stages import load_route
+from tests.support.toys import bytes_tokenizer
+from trainables.routing.spec import RouteSpec
+
+COLOURS = ["red", "blue", "green"]
+TEXT = """
+name = "tiny"
+seed = 1
+folder = "{folder}"
+[model]
+id = "{model}"
+[sets]
+budget = 2
+wanted = 3
+losses = ["tl", "tld"]
+[dataset]
+shard = 8
+batch_size = 4
+[router]
+encoder = "{encoder}"
+epochs = 2
+warmup = 2
+lr = 1e-3
+batch_size = 8
+max_length = 64
+[evaluation]
+prompts = 2
+new_tokens = 2
+[resources]
+workers = 0
+[tasks.colours]
+dataset = "{data}/colours.jsonl"
+max_length = 96
+items = {{ calibration = 4, train = 20, search = 1, held_out = 6 }}
+[tasks.sums]
+dataset = "{data}/sums.jsonl"
+max_length = 96
+normalised = true
+items = {{ calibration = 4, train = 12, search = 1, held_out = 6 }}
+[tasks.unseen]
+dataset = "{data}/unseen.jsonl"
+max_length = 96
+routed = false
+items = {{ calibration = 1, train = 1, search = 1, held_out = 5 }}
+"""
+
+
+def write_study(folder: Path, storage: Path) -> Path:
+    """Models, data and the study's file, in `folder`; results in `storage`."""
+    folder.mkdir(exist_ok=True)
+    if not (folder / "model").exists():
+        _models(folder)
+        _questions(folder)
+    file = folder / f"study-{storage.name}.toml"
+    places = {"model": folder / "model", "encoder": folder / "encoder", "data": folder}
+    file.write_text(TEXT.format(folder=storage, **places))
+    return file
+
+
+def study(folder: Path, storage: Path) -> RouteSpec:
+    """The same, read."""
+    return load_route(write_study(folder, storage))
+
+
+def _models(folder: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = bytes_tokenizer()
+    size = len(tokenizer)
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=size, num_hidden_layers=6, **small))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)  # so that blocks matter
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    encoder = BertForSequenceClassification(
+        BertConfig(vocab_size=size, num_hidden_layers=1, max_position_embeddings=64, **small)
+    )
+    for name, each in (("model", model), ("encoder", encoder)):
+        each.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+
+
+def _questions(folder: Path) -> None:
+    rows = {
+        "colours": [
+            {"prompt": f"Box {i} is {COLOURS[i % 3]}:", "choices": COLOURS, "answer": i % 3}
+            for i in range(40)
+        ],
+        "sums": [
+            {"prompt": f"{i} + 1 =", "choices": [str(i + 1), str(i + 22)], "answer": 0}
+            for i in range(40)
+        ],
+        "unseen": [
+            {"prompt": f"Not {i} but", "choices": [str(i), "no"], "answer": 1} for i in range(20)
+        ],
+    }
+    for name, found in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))

@@ -1,0 +1,91 @@
+"""A routed model does for every prompt what the model without that prompt's blocks does."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.support.routing import write_study
+from trainables.bench.data.prompts import Question
+from trainables.core.errors import PlanError
+from trainables.omission import evaluator as prefix
+from trainables.omission import losses
+from trainables.routing.routed_model import RoutedModel, measure
+from trainables.routing.router import Router
+from trainables.routing.spec import RouterSpec
+
+PROMPTS = ["Box 1 is", "no", "2 + 2 =", "a much longer prompt than the others", "Box 7 is"]
+SETS = [(1, 2), (3,), (2, 4)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    write_study(folder, folder)
+    return folder
+
+
+@pytest.fixture
+def routed(made: Path) -> RoutedModel:
+    model = AutoModelForCausalLM.from_pretrained(made / "model")
+    tokenizer = AutoTokenizer.from_pretrained(made / "model")
+    router = Router.fresh(RouterSpec(encoder=str(made / "encoder"), max_length=32), 3)
+    with torch.no_grad():
+        router.model.classifier.weight.mul_(50)  # so that prompts differ
+    found = RoutedModel(model, tokenizer, router, SETS)
+    centre = router.scores(PROMPTS).mean(0)
+    router.model.classifier.bias.data -= centre
+    return found
+
+
+def test_prompts_need_different_sets(routed: RoutedModel) -> None:
+    assert len(set(routed.route(PROMPTS))) > 1
+
+
+def test_each_prompt_is_written_on_by_its_own_model(routed: RoutedModel) -> None:
+    written = routed.generate(PROMPTS, max_new_tokens=5)
+    for prompt, index, text in zip(PROMPTS, routed.route(PROMPTS), written, strict=True):
+        model = prefix.rebuild(routed.model, SETS[index])
+        batch = routed.tokenizer(prompt, return_tensors="pt")
+        ids = model.generate(**batch, max_new_tokens=5, do_sample=False, pad_token_id=0)
+        tail = ids[0, batch["input_ids"].shape[1] :]
+        assert text == routed.tokenizer.decode(tail, skip_special_tokens=True)
+    assert routed.generate([]) == []
+
+
+def test_questions_are_scored_by_their_own_model(routed: RoutedModel) -> None:
+    questions = [Question(prompt, (" red", " blue", " x"), 0) for prompt in PROMPTS]
+    found = routed.log_likelihoods(questions)
+    for question, index, means in zip(questions, routed.route(PROMPTS), found, strict=True):
+        loss = losses.answers("tld", [question], routed.tokenizer)
+        [wanted] = prefix.PrefixEvaluator(routed.model, loss).means([SETS[index]])
+        assert torch.allclose(means, wanted, atol=1e-5)
+
+
+def test_pruned_models_share_all_weights(routed: RoutedModel) -> None:
+    pruned = routed.pruned(1)
+    assert len(pruned.model.layers) == 5
+    mine = {p.data_ptr() for p in pruned.parameters()}
+    assert mine <= {p.data_ptr() for p in routed.model.parameters()}
+    assert routed.pruned(1) is pruned
+
+
+def test_the_saved_folder_loads_and_does_the_same(routed: RoutedModel, tmp_path: Path) -> None:
+    routed.save(tmp_path / "out")
+    again = RoutedModel.load(tmp_path / "out")
+    assert again.sets == SETS
+    assert again.generate(PROMPTS, max_new_tokens=4) == routed.generate(PROMPTS, max_new_tokens=4)
+    with pytest.raises(PlanError, match="folder of a routed model"):
+        RoutedModel.load(tmp_path)
+
+
+def test_a_router_for_another_number_of_sets_is_refused(routed: RoutedModel) -> None:
+    with pytest.raises(PlanError, match="3 outputs for 2 sets"):
+        RoutedModel(routed.model, routed.tokenizer, routed.router, SETS[:2])
+
+
+def test_what_is_measured_is_complete(routed: RoutedModel) -> None:
+    found = measure(routed, PROMPTS[:2], new_tokens=3)
+    assert found["dense_bytes"] > found["pruned_bytes"] > 0
+    assert all(found[key] > 0 for key in ("router", "dense_prefill", "pruned_generation"))
