@@ -60,7 +60,7 @@ def test_imports_point_one_way(package: str) -> None:
 def test_only_the_engine_and_the_trainable_know_ray() -> None:
     for package in ("trainables", "spaces"):
         for path in modules(package):
-            if path != ROOT / "trainables" / "trial.py":
+            if path != ROOT / "trainables" / "worker.py":
                 assert "ray" not in {top(name) for name, _ in imports(path)}, path
 
 

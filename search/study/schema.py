@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
 
-from trainables.core.spec import Count, DataSpec, ModelSpec, Spec
+from trainables.core.spec import Count, DataSpec, ModelSpec, Seed, Spec
 
 Direction = Literal["min", "max"]
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -124,7 +124,7 @@ class Study(Spec):
 
     name: Slug = Field(description='what the study is called, such as name = "depth"')
     space: SpaceSpec = Field(description='what may vary, such as space = "omission"')
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: Seed = 0
     model: ModelSpec = Field(description='a table [model] with id = "..."')
     data: DataSpec = Field(description="a table [data] with dataset and task")
     objectives: dict[str, Direction] = Field(

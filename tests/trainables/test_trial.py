@@ -87,6 +87,19 @@ def run(bench: Bench, *stages: Stage, by: str = "study/1") -> Record:
             return found
 
 
+def test_studies_with_other_seeds_may_share_their_held_out_rows(
+    folder: Path, tmp_path: Path
+) -> None:
+    def held_out(seed: int, split: int | None) -> str:
+        given = spec(folder, tmp_path / "cache")
+        data = given.data.model_copy(update={"seed": split})
+        given = given.model_copy(update={"data": data, "seed": seed})
+        return open_bench(given).data.fingerprint("held_out")
+
+    assert held_out(1, 7) == held_out(2, 7) == held_out(7, None)
+    assert held_out(1, None) != held_out(7, None)
+
+
 # -- what is shared ------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ Task = Literal[
     "generation",
 ]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Spec(BaseModel):
@@ -75,11 +76,16 @@ class DataSpec(Spec):
     task: Task
     subset: str | None = None  # the hub's configuration name, or a part of an asset
     splits: dict[Role, str] = {}  # a role's own split; roles without one share out `train`
+    seed: Seed | None = None  # which rows fall into which role; default: the study's own seed
     rows: Count | None = None  # read only the first rows of each split; the hub streams them
     columns: dict[str, str] = {}  # the task's word for a column -> the data set's name for it
     items: ItemCounts = ItemCounts()
     max_length: Count = 256
     batch_size: Count = 8
+
+    def seed_or(self, studys: int) -> int:
+        """The split's seed: searches with several seeds may share their held-out rows."""
+        return studys if self.seed is None else self.seed
 
 
 class BenchSpec(Spec):

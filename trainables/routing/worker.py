@@ -72,7 +72,8 @@ class RouteWork:
     def data(self, task: str) -> Data:
         """A task's items, shared out over the roles."""
         if task not in self._data:
-            self._data[task] = load_data(self.spec.tasks[task], self.tokenizer, self.spec.seed)
+            rows = self.spec.tasks[task]
+            self._data[task] = load_data(rows, self.tokenizer, rows.seed_or(self.spec.seed))
         return self._data[task]
 
     def items(self, task: str, role: Role) -> list[Question]:

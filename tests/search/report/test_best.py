@@ -127,10 +127,11 @@ def test_settings_of_repeated_stages(sample: Sample) -> None:
 
 def test_answers_within_a_second_without_heavy_imports(sample: Sample) -> None:
     code = (
-        "import sys; from pathlib import Path; from search.journal.results import read;"
-        "from search.report.best import best, best_json, status_json; from search.journal.store import Store;"
+        "import sys; from pathlib import Path; from search.journal.view import read;"
+        "from search.report.best import best, best_json, status_json;"
+        "from search.journal.store import Store;"
         f"store = Store(Path({str(sample.store.folder)!r}), 'depth'); view = read(store);"
-        "best_json(view, best(view), store); status_json(view);"
+        "best_json(view, best(view)); status_json(view);"
         "print([m for m in ('torch', 'ray', 'mlflow', 'pandas', 'transformers') "
         "if m in sys.modules])"
     )
