@@ -226,14 +226,16 @@ def _run(study: "Study") -> None:
     with _quiet_libraries():
         stopped = _search(study, store, console)
     view = read(store)
-    console.print(best_table(view, choose(view)))
+    found = choose(view)
+    console.print(best_table(view, found))
     where = "" if store.folder == Path("runs").absolute() else f" --storage {store.folder}"
     if stopped:
         console.print(f"interrupted; go on with: rayduce resume {study.name}{where}")
         raise SystemExit(130)
     first = next(iter(study.objectives))
     console.print(f"pages:   rayduce ui{where}\nreport:  rayduce report {study.name}{where}")
-    console.print(f"export:  rayduce export {study.name} --best {first} --to DIR{where}")
+    if found.trials:
+        console.print(f"export:  rayduce export {study.name} --best {first} --to DIR{where}")
 
 
 def _search(study: "Study", store: "Store", console: "Console") -> bool:

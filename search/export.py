@@ -22,7 +22,7 @@ from search.journal.results import Result, distinct, losses
 from search.journal.store import Store
 from search.journal.view import View, read
 from search.ledger.model_registry import check_name, register_model
-from search.report.best import best
+from search.report.best import best, improving
 from search.report.format import cell, columns, story
 from search.report.model_card import Export, card
 from search.report.provenance import compression, trial_toml
@@ -94,12 +94,15 @@ def choose(view: View, trial: int | None, metric: str | None) -> tuple[Result, s
             raise UserError(f"trial {trial} has no model, its state is {result.state}{why}")
         return result, "" if result.feasible else f"note: trial {trial} misses a constraint"
     found = best(view)
+    if metric is not None:
+        goals = {metric: _direction(view, metric)} | dict(view.study.objectives)
+        feasible = distinct([one for one in view.trials if one.feasible], [view.baseline])
+        if better := improving(view, feasible, objectives=goals):
+            return min(better, key=lambda one: (losses(one, goals), one.number)), ""
     if not found.trials:
-        raise UserError(f"nothing to export: {found.note}")
-    feasible = distinct([one for one in view.trials if one.feasible], [view.baseline])
-    if metric is None or not feasible:
-        return found.trials[0], f"note: {found.note}" if found.note else ""
-    return min(feasible, key=lambda one: losses(one, {metric: _direction(view, metric)})), ""
+        do = "choose one yourself with --trial" if view.trials else ""
+        raise UserError(f"nothing to export: {found.note}", do=do)
+    return found.trials[0], f"note: {found.note}" if found.note else ""
 
 
 def _direction(view: View, metric: str) -> str:

@@ -5,13 +5,17 @@ the front like any trial, but is never counted among them: when a study is done,
 finished + failed == planned.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trainables.core.pictures import Picture, read_picture
 
+_Losses: TypeAlias = NDArray[np.float64]
 State = Literal["complete", "fail", "pruned", "running", "waiting"]
 ENDED = ("complete", "fail", "pruned")
 
@@ -129,22 +133,21 @@ def front(results: Iterable[Result], objectives: Mapping[str, str]) -> list[Resu
     return undominated([result for result in results if result.feasible], objectives)
 
 
-def undominated(results: Sequence[Result], objectives: Mapping[str, str]) -> list[Result]:
+def undominated(results: Iterable[Result], objectives: Mapping[str, str]) -> list[Result]:
     """Like `front`, of any results; equal ones stand together."""
-    found: list[tuple[tuple[float, ...], Result]] = []
-    ordered = sorted(((losses(one, objectives), one.number, one) for one in results), key=_head)
-    for values, _, result in ordered:  # what dominates a result comes before it
-        if not any(_dominates(other, values) for other, _ in found):
-            found.append((values, result))
-    return [result for _, result in found]
+    ordered = _ordered(results, objectives)
+    values = _values(ordered, objectives)
+    found: list[int] = []
+    for index, own in enumerate(values):  # what dominates a result comes before it
+        if not _over(values[found], own).any():
+            found.append(index)
+    return [ordered[index] for index in found]
 
 
-def _head(entry: tuple[tuple[float, ...], int, Result]) -> tuple[tuple[float, ...], int]:
-    return entry[:2]
-
-
-def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+def dominates(one: Result, other: Result, objectives: Mapping[str, str]) -> bool:
+    """Whether one result is at least as good in all objectives, and better in some."""
+    mine, theirs = losses(one, objectives), losses(other, objectives)
+    return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
 
 def distinct(results: Iterable[Result], known: Iterable[Result | None] = ()) -> list[Result]:
@@ -158,11 +161,32 @@ def distinct(results: Iterable[Result], known: Iterable[Result | None] = ()) -> 
     return found
 
 
-def ranked(results: Iterable[Result], objectives: Mapping[str, str]) -> Iterator[list[Result]]:
-    """Fronts one after the other: the first one, then that of what is left, and so on."""
-    left = list(results)
-    while left:
-        layer = undominated(left, objectives)
-        yield layer
-        taken = {result.number for result in layer}
-        left = [result for result in left if result.number not in taken]
+def ranked(results: Iterable[Result], objectives: Mapping[str, str]) -> list[list[Result]]:
+    """Fronts one after the other: the first one, then that of what is left, and so on.
+
+    Each by the first objective, best first.
+    """
+    ordered = _ordered(results, objectives)
+    values = _values(ordered, objectives)
+    ranks = np.zeros(len(ordered), dtype=int)
+    layers: list[list[Result]] = []
+    for index, own in enumerate(values):
+        over = ranks[:index][_over(values[:index], own)]
+        ranks[index] = over.max(initial=-1) + 1
+        if ranks[index] == len(layers):
+            layers.append([])
+        layers[ranks[index]].append(ordered[index])
+    return layers
+
+
+def _ordered(results: Iterable[Result], objectives: Mapping[str, str]) -> list[Result]:
+    return sorted(results, key=lambda one: (losses(one, objectives), one.number))
+
+
+def _values(results: Sequence[Result], objectives: Mapping[str, str]) -> _Losses:
+    return np.array([losses(one, objectives) for one in results]).reshape(-1, len(objectives))
+
+
+def _over(others: _Losses, own: _Losses) -> NDArray[np.bool_]:
+    """Which of the others dominate a result."""
+    return np.logical_and((others <= own).all(axis=1), (others < own).any(axis=1))

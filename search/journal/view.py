@@ -34,6 +34,11 @@ class View:
         return found[0] if found and found[0].state == "complete" else None
 
     @property
+    def base(self) -> Mapping[str, float]:
+        """The untouched model's metrics; empty before they are measured."""
+        return self.baseline.metrics if self.baseline else {}
+
+    @property
     def trials(self) -> tuple[Result, ...]:
         """All but the baseline."""
         return self.results[1:]

@@ -6,14 +6,18 @@ Needs neither torch nor ray nor mlflow, so that the answer comes within a second
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from search.journal.results import Result, distinct, losses, ranked, undominated
+from search.journal.results import (
+    Result,
+    distinct,
+    dominates,
+    losses,
+    ranked,
+    undominated,
+)
 from search.journal.view import View
 from search.study.constraints import Constraint, parse_where
-
-if TYPE_CHECKING:
-    pass
 
 
 def where_of(view: View, text: str | None) -> tuple[Constraint, ...]:
@@ -36,41 +40,65 @@ class Best:
 def best(view: View, where: Sequence[Constraint] = (), top: int | None = None) -> Best:
     """The front's trials by the first objective; with `top`, that many, the next fronts after it.
 
-    Where no trial meets the constraints, those that come closest. Of trials that gave the same
-    model only the first is there, and none that left the model as it was, if others did not.
+    Where no trial meets the constraints, those that come closest. Never one that the untouched
+    model dominates or is, and of trials that gave the same model only the first.
     """
     objectives = view.study.objectives
-    everyone = [result for result in view.trials if result.state == "complete"]
-    complete = distinct(everyone, [view.baseline]) or distinct(everyone)
-    missed = {one.number: one.miss + _miss(one, where, view.baseline) for one in complete}
-    meeting = [one for one in complete if missed[one.number] <= 0]
-    if not meeting:
-        closest = sorted(complete, key=lambda one: (missed[one.number], losses(one, objectives)))
-        return Best(tuple(closest[: top or 3]), _none_meets(view, complete, where))
-    if top is not None:
-        layers = [one for layer in ranked(meeting, objectives) for one in layer]
-        return Best(tuple(layers[:top]))
-    chosen = undominated(meeting, objectives)
-    beaten = not where and not any(one.on_front for one in chosen)
-    note = "no trial improves on the untouched model; these come closest" if beaten else None
-    return Best(tuple(chosen), note)
+    changed = distinct((one for one in view.trials if one.state == "complete"), [view.baseline])
+    missed = {one.number: one.miss + _miss(one, where, view) for one in changed}
+    meeting = [one for one in changed if missed[one.number] <= 0]
+    better = improving(view, meeting, where)
+    if not better:
+        close = [] if meeting else improving(view, changed, where)
+        close.sort(key=lambda one: (missed[one.number], losses(one, objectives)))
+        return Best(tuple(close[: top or 3]), _why_none(view, meeting, close, where))
+    if top is None:
+        return Best(tuple(undominated(better, objectives)))
+    layers = [one for layer in ranked(better, objectives) for one in layer]
+    short = len(layers) < min(top, len(meeting))
+    note = "the other trials do not improve on the untouched model" if short else None
+    return Best(tuple(layers[:top]), note)
 
 
-def _miss(result: Result, where: Sequence[Constraint], baseline: Result | None) -> float:
-    known = baseline.metrics if baseline else {}
+def improving(
+    view: View,
+    trials: Sequence[Result],
+    where: Sequence[Constraint] = (),
+    objectives: Mapping[str, str] | None = None,
+) -> list[Result]:
+    """The trials that the untouched model does not dominate while it meets the limits as well."""
+    base, goals = view.baseline, objectives or view.study.objectives
+    if base is None:
+        return list(trials)
+    missed = base.miss + _miss(base, where, view)
+    return [
+        one
+        for one in trials
+        if missed > one.miss + _miss(one, where, view) or not dominates(base, one, goals)
+    ]
+
+
+def _miss(result: Result, where: Sequence[Constraint], view: View) -> float:
+    """By how much a `--where` clause is missed."""
     misses = [
-        limit.violation(result.metrics.get(limit.metric, math.nan), known.get(limit.metric))
+        limit.violation(result.metrics.get(limit.metric, math.nan), view.base.get(limit.metric))
         for limit in where
     ]
     return sum(max(0.0, miss) for miss in misses)
 
 
-def _none_meets(view: View, complete: Sequence[Result], where: Sequence[Constraint]) -> str:
+def _why_none(
+    view: View, meeting: Sequence[Result], close: Sequence[Result], where: Sequence[Constraint]
+) -> str:
+    complete = [one for one in view.trials if one.state == "complete"]
     if not complete:
         return "no trial has finished yet"
+    if meeting or not distinct(complete, [view.baseline]):
+        return "no trial improves on the untouched model"
     limits = [f"{limit.metric} {limit.text}" for limit in where]
     own = [key for key in {key: 0 for one in complete for key in one.violations}]
-    return f"no trial meets {' and '.join([*own, *limits])}; these come closest"
+    end = "; these come closest" if close else ", and none improves on the untouched model"
+    return f"no trial meets {' and '.join([*own, *limits])}{end}"
 
 
 # -- for scripts -------------------------------------------------------------------------------
@@ -129,9 +157,3 @@ def status_json(view: View) -> dict[str, Any]:
             if one.state == "fail"
         ],
     }
-
-
-# -- for people --------------------------------------------------------------------------------
-
-
-# -- best.toml ---------------------------------------------------------------------------------

@@ -17,11 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from search import export as exporting
 from search.export import choose, export_trial, stages_of
-from search.journal.view import read
+from search.journal.results import Result
+from search.journal.view import View, read
 from search.study.load import bench_spec, parse_study
 from search.study.space import load_space
 from search.study.starting_points import read_point
-from tests.support.journals import Sample, record
+from tests.support.journals import Sample, record, sample_study
 from tests.support.toys import bytes_tokenizer, jsonl
 from trainables.bench.models.verify import Proof
 from trainables.bench.survey import gather
@@ -101,7 +102,7 @@ def _search(folder: Path, text: str) -> None:
 
 
 def _trial(bench: Any, stages: Any, number: int) -> dict[str, Any]:
-    return drain(run_stages(bench.fork(), stages, f"tiny/{number}"))
+    return drain(run_stages(bench.fork(f"tiny/{number}"), stages))
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def unproven(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(load)
         return Proof(True, 0.0)
 
-    monkeypatch.setattr("trainables.bench.models.save.prove", prove)
+    monkeypatch.setattr("trainables.bench.models.verify.prove", prove)
     return asked
 
 
@@ -172,9 +173,9 @@ def test_held_out_data_is_measured_once(
     measured: list[str] = []
     measure_all = bench.measure_all
 
-    def noted(one: Any, names: Any) -> dict[str, float]:
-        measured.append(one.role)
-        return measure_all(one, names)
+    def noted(one: Any, names: Any, role: Any) -> dict[str, float]:
+        measured.extend([role] if names else [])
+        return measure_all(one, names, role)
 
     monkeypatch.setattr(bench, "measure_all", noted)
     for name in ("one", "two"):
@@ -193,6 +194,31 @@ def test_the_best_of_a_metric(tiny: Sample) -> None:
     assert choose(view, None, None)[0].number == by["perplexity"]
     with pytest.raises(UserError, match='not measured: got "accuracy"; allowed: perplexity'):
         choose(view, None, "accuracy")
+
+
+def _study_of(*metrics: tuple[float, float]) -> View:
+    """A study whose trials came out so: perplexity, parameters; first the untouched model."""
+    results = [
+        Result(number, "complete", {}, {"perplexity": one, "parameters": two}, {}, {})
+        for number, (one, two) in enumerate(metrics)
+    ]
+    return View(sample_study(), tuple(results))
+
+
+def test_ties_in_a_metric_go_to_the_better_one_in_the_others() -> None:
+    view = _study_of((20.0, 134e6), (25.0, 127e6), (22.0, 127e6), (22.0, 127e6), (21.0, 130e6))
+    assert choose(view, None, "parameters")[0].number == 2
+    assert choose(view, None, "perplexity")[0].number == 4
+
+
+def test_no_trial_is_exported_that_the_untouched_model_dominates() -> None:
+    beaten = _study_of((20.0, 134e6), (21.0, 134e6), (20.5, 135e6))
+    for metric in (None, "perplexity", "parameters"):
+        with pytest.raises(UserError, match="nothing to export: no trial improves on the unt"):
+            choose(beaten, None, metric)
+    assert choose(beaten, 1, None)[0].number == 1
+    mixed = _study_of((20.0, 134e6), (20.5, 135e6), (21.0, 130e6))
+    assert choose(mixed, None, None)[0].number == choose(mixed, None, "perplexity")[0].number == 2
 
 
 def test_no_model_to_export(tiny: Sample, tmp_path: Path) -> None:
@@ -219,7 +245,7 @@ def test_nothing_is_left_of_an_export_that_fails(
     def refuted(*_: object) -> Proof:
         raise PlanError("its logits differ by 3.0")
 
-    monkeypatch.setattr("trainables.bench.models.save.prove", refuted)
+    monkeypatch.setattr("trainables.bench.models.verify.prove", refuted)
     with pytest.raises(UserError, match=r"its logits differ by 3\.0"):
         export_trial(tiny.store, tmp_path / "all" / "out", trial=1)
     assert list((tmp_path / "all").iterdir()) == []

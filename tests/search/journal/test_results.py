@@ -14,7 +14,7 @@ from search.journal.view import View, read, results_of
 from search.report.best import best
 from search.study.constraints import parse_where
 from search.study.schema import Budget
-from tests.support.journals import Sample, record, sample_study
+from tests.support.journals import TOML, Sample, record, sample_study
 from trainables.core.errors import UserError
 
 
@@ -68,7 +68,11 @@ def test_front_is_what_nobody_dominates() -> None:
         assert [losses(one, objectives) for one in found] == sorted(
             losses(one, objectives) for one in found
         )
-        layers = list(ranked(results, objectives))
+        layers = ranked(results, objectives)
+        left = list(results)
+        for layer in layers:
+            assert layer == front(left, objectives)
+            left = [one for one in left if one not in layer]
         assert sorted(numbers(list(itertools.chain(*layers)))) == list(range(60))
 
 
@@ -88,7 +92,9 @@ def test_best_where_and_top(sample: Sample) -> None:
     assert numbers(best(view, parse_where("parameters <= 128e6")).trials) == [2]
     assert numbers(best(view, parse_where("parameters <= baseline - 1")).trials) == [1, 2]
     assert numbers(best(view, top=1).trials) == [1]
-    assert numbers(best(view, top=4).trials) == [1, 2, 6, 3]
+    four = best(view, top=4)  # the untouched model dominates trial 3
+    assert numbers(four.trials) == [1, 2, 6]
+    assert four.note == "the other trials do not improve on the untouched model"
     none = best(view, parse_where("perplexity <= 20.5"), top=2)
     assert numbers(none.trials) == [1, 6]
     assert none.note is not None and "no trial meets" in none.note
@@ -106,14 +112,45 @@ def test_closest_when_none_meets_the_constraints(tmp_path: Path) -> None:
     assert found.note is not None and "these come closest" in found.note
 
 
-def test_no_trial_beats_the_untouched_model(tmp_path: Path) -> None:
-    made = Sample(tmp_path)
+def _with(folder: Path, *metrics: tuple[float, float], text: str = TOML) -> View:
+    """A study whose trials came out so: perplexity, parameters."""
+    made = Sample(folder, sample_study(text))
     made.baseline()
-    made.settle(made.hand_out(), {"perplexity": 21.0, "parameters": 135e6})
-    found = best(read(made.store))
+    for perplexity, parameters in metrics:
+        made.settle(made.hand_out(), {"perplexity": perplexity, "parameters": parameters})
+    view = read(made.store)
     made.close()
-    assert numbers(found.trials) == [1]
-    assert found.note is not None and "no trial improves" in found.note
+    return view
+
+
+def test_no_trial_beats_the_untouched_model(tmp_path: Path) -> None:
+    view = _with(tmp_path, (21.0, 135e6), (20.5, 134e6), (90.0, 1e6))  # the last is infeasible
+    for found in (best(view), best(view, top=3), best(view, parse_where("perplexity <= 22"))):
+        assert found.trials == ()
+        assert found.note == "no trial improves on the untouched model"
+    far = best(view, parse_where("perplexity <= 1"))
+    assert numbers(far.trials) == [3] and "these come closest" in str(far.note)
+
+
+def test_a_dominated_trial_is_not_named_beside_one_that_improves(tmp_path: Path) -> None:
+    view = _with(tmp_path, (20.5, 135e6), (21.0, 130e6))
+    assert numbers(best(view).trials) == [2]
+    assert numbers(best(view, top=2).trials) == [2]
+    assert numbers(best(view, parse_where("parameters <= 131e6")).trials) == [2]
+    beaten = best(view, parse_where("parameters >= 134.5e6"))  # which the untouched one misses
+    assert numbers(beaten.trials) == [1] and beaten.note is None
+
+
+def test_the_closest_is_none_that_the_untouched_model_beats(tmp_path: Path) -> None:
+    view = _with(tmp_path, (30.0, 134e6), (27.0, 135e6))
+    found = best(view)
+    assert found.trials == ()
+    assert found.note is not None and "and none improves on the untouched model" in found.note
+
+
+def test_an_infeasible_untouched_model_beats_nobody(tmp_path: Path) -> None:
+    text = TOML.replace('"<= 130% of baseline"', '">= 25"')
+    assert numbers(best(_with(tmp_path, (26.0, 134e6), text=text)).trials) == [1]
 
 
 def test_a_finished_study_counts_up(sample: Sample) -> None:

