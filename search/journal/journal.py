@@ -22,6 +22,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study.constraints import Constraint
+from trainables.core.errors import UserError
 from trainables.core.spec import Assignment
 
 Params = dict[str, Any]
@@ -89,12 +90,18 @@ class Journal:
             if row.state != TrialState.RUNNING:
                 continue
             record = read_record(results / f"{self.uid(row.number)}.json")
-            if record is not None and record["state"] != "broken":
-                self._settle(row.number, record)
+            if self._tellable(row.number, record):
+                self._settle(row.number, record or {})
             elif row.user_attrs.get("attempts", 1) >= ATTEMPTS and row.number > 0:
                 self._fail(row.number, f"interrupted {ATTEMPTS} times, as the driver or node died")
             else:
                 self.owed.append(row)
+
+    def _tellable(self, number: int, record: Record | None) -> bool:
+        """Whether a durable result ends its trial. A baseline that failed is measured again."""
+        if record is None or record["state"] == "broken":
+            return False
+        return number > 0 or self.unusable(record) is None
 
     def begin(self, sampler: BaseSampler, starts: Sequence[Params]) -> None:
         """Load the sampler's copy, and put the starting points not yet tried first."""
@@ -115,7 +122,12 @@ class Journal:
 
         Returns:
             None where the space refused the proposal, which is told as a failed trial.
+
+        Raises:
+            UserError: there is no baseline, and it cannot be measured any more.
         """
+        if ask is None and self.trials() and not (self.owed and self.owed[0].number == 0):
+            raise _no_baseline(self.name)
         if self.owed:
             row = self.owed.pop(0)
             attempts = row.user_attrs.get("attempts", 1) + 1
@@ -172,7 +184,13 @@ class Journal:
     # -- telling -----------------------------------------------------------------------------
 
     def settle(self, number: int, record: Record) -> None:
-        """Tell a trial's end, as its record has it."""
+        """Tell a trial's end, as its record has it.
+
+        Raises:
+            UserError: a baseline that did not go well; it stays owed.
+        """
+        if number == 0 and (reason := self.unusable(record)):
+            raise UserError(f"study {self.name}: the untouched model was not measured: {reason}")
         self._settle(number, record)
         self._mirror(number)
 
@@ -188,7 +206,7 @@ class Journal:
         self._mirror(number)
 
     def _settle(self, number: int, record: Record) -> None:
-        if reason := self._unusable(record):
+        if reason := self.unusable(record):
             self._fail(number, reason, record)
             return
         trial = self._write(number, record)
@@ -203,7 +221,8 @@ class Journal:
             self.note("facts", record["facts"])
         self._tell(number, [record["metrics"][name] for name in self.objectives])
 
-    def _unusable(self, record: Record) -> str | None:
+    def unusable(self, record: Record) -> str | None:
+        """Why a record is no result: what went wrong, or which metric is missing or no number."""
         if record["state"] != "complete":
             return str(record["reason"])
         wanted = [*self.objectives, *(limit.metric for limit in self.limits.values())]
@@ -251,6 +270,13 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     return found
+
+
+def _no_baseline(name: str) -> UserError:
+    return UserError(
+        f"study {name} has trials, and no measurement of the untouched model",
+        do="launch it under another name, or with another --storage",
+    )
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from search.samplers.build import make_sampler
 from search.study.constraints import parse_constraint
 from search.study.schema import SamplerSpec
 from trainables.core.cache import write_durably
+from trainables.core.errors import UserError
 
 OBJECTIVES = {"perplexity": "min", "parameters": "min"}
 LIMIT = parse_constraint("perplexity", "<= 150% of baseline")
@@ -244,6 +245,41 @@ def test_killed_while_the_baseline_was_told_its_facts_are_not_lost(
     resumed = Driver(storage, tmp_path).journal
     assert resumed.baseline() is not None
     assert resumed.noted("facts") == {"blocks": 4}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"state": "fail", "reason": "FileNotFoundError: scores.txt", "metrics": {}},
+        record(perplexity=math.nan),
+        record(perplexity=None),
+    ],
+)
+def test_a_baseline_that_failed_is_not_told_and_is_measured_again(
+    bad: dict[str, Any], storage: InMemoryStorage, tmp_path: Path
+) -> None:
+    first = Driver(storage, tmp_path)
+    handout = first.journal.hand_out(None)
+    assert handout is not None
+    write_durably(tmp_path / f"{handout.uid}.json", json.dumps(bad))
+    with pytest.raises(UserError, match="the untouched model was not measured"):
+        first.journal.settle(0, bad)
+    again = Driver(storage, tmp_path).journal
+    assert again.baseline() is None
+    assert again.hand_out(None) == handout
+    again.settle(0, record())
+    assert [row.state for row in again.trials()] == [TrialState.COMPLETE]
+
+
+def test_no_trial_is_handed_out_without_a_baseline(
+    storage: InMemoryStorage, tmp_path: Path
+) -> None:
+    journal = Driver(storage, tmp_path).journal
+    assert journal.hand_out(None) is not None
+    for _ in range(2):  # one is being measured, and another launch may have seen it fail
+        with pytest.raises(UserError, match="no measurement of the untouched model"):
+            journal.hand_out(None)
+    assert len(journal.trials()) == 1
 
 
 def test_killed_after_all_was_told_nothing_is_owed(
