@@ -4,11 +4,12 @@ Launching and resuming are the same thing. Finished trials count, interrupted on
 again under their number, and the rest of the budget runs.
 """
 
+import contextlib
 import inspect
 import math
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,13 +18,14 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-from search.engine.dispatch import Ask, Plan
+from search.engine.dispatch import Ask, Nobody, Plan, Watcher
 from search.engine.preflight import check_resources
 from search.engine.ray_session import ray_cluster, ray_environment
 from search.engine.tune import run_tune
 from search.journal.journal import Journal
 from search.journal.lock import study_lock
 from search.journal.store import Store, network_file_system, open_storage
+from search.journal.view import result_of, results_of
 from search.ledger.mirror import Mirror
 from search.samplers.build import make_sampler
 from search.study.load import compare, constraint_keys, limits, parse_study, study_toml
@@ -31,19 +33,11 @@ from search.study.schema import Study
 from search.study.space import Space, load_space
 from search.study.starting_points import read_point
 from trainables.bench.survey import hook
-from trainables.core.errors import UserError
+from trainables.core.errors import UserError, placed
 from trainables.core.places import CHECKOUT
 from trainables.stage import Facts
 
 ENDLESS = 10 * 365 * 24 * 3600.0  # seconds
-
-
-@dataclass
-class Watcher:
-    """What a launch tells the screen; the default tells nobody."""
-
-    phase: Callable[[str], None] = lambda text: None
-    change: Callable[[Journal, Plan], None] = lambda journal, plan: None
 
 
 @dataclass
@@ -52,7 +46,7 @@ class Launch:
 
     study: Study
     store: Store
-    watcher: Watcher = field(default_factory=Watcher)
+    watcher: Watcher = field(default_factory=Nobody)
 
     def run(self) -> bool:
         """Search until the budget is spent or someone interrupts.
@@ -104,7 +98,8 @@ class Launch:
             loading = pool.submit(load_space, self.study.space)
             with ray_cluster(self.study.resources, self.watcher.phase) as workers:
                 self.watcher.phase("loading the space")
-                space = loading.result()
+                with blaming(f"space {self.study.space.name}"):
+                    space = loading.result()
                 importing.result()
                 self._run(journal, space, workers, mirror)
 
@@ -116,12 +111,14 @@ class Launch:
             trials=self.study.budget.trials,
             until=began - spent + hours * 3600 if hours else began + ENDLESS,
             workers=workers,
-            on_facts=lambda facts: self._ready(journal, space, Facts.read(facts)),
-            on_change=lambda: self._changed(journal, plan, mirror),
+            on_facts=lambda facts: self._ready(journal, space, facts),
+            on_end=lambda number: self._ended(journal, number, mirror),
+            watcher=self.watcher,
         )
+        self.watcher.begin(results_of(self.study, journal.trials()))
         facts = journal.noted("facts")
         if facts is not None and journal.baseline() is not None:
-            plan.ask = plan.on_facts(facts)
+            plan.ready(Facts.read(facts))
         try:
             run_tune(self.study, self.store, space, plan)
         finally:
@@ -143,23 +140,42 @@ class Launch:
             return space(trial, facts)
 
         first = [
-            read_point(point, ask, f"first[{index}]")
-            for index, point in enumerate(self.study.first)
+            _point(point, ask, f"first[{index}]") for index, point in enumerate(self.study.first)
         ]
-        starts = [read_point(point, ask, "starts") for point in _starts(space, facts)]
-        sampler = make_sampler(
-            self.study.sampler,
-            seed=self.study.seed,
-            existing=len(journal.trials()),
-            trials=self.study.budget.trials,
-            ask=ask,
-        )
-        journal.begin(sampler, [*first, *starts])
+        with blaming(f"{self.study.space.name}: starts()"):
+            given = list(_starts(space, facts))
+        starts = [_point(point, ask, "starts()") for point in given]
+        with blaming(f"sampler {self.study.sampler.name}"):
+            sampler = make_sampler(
+                self.study.sampler,
+                seed=self.study.seed,
+                existing=len(journal.trials()),
+                trials=self.study.budget.trials,
+                ask=ask,
+            )
+            journal.begin(sampler, [*first, *starts])
         return ask
 
-    def _changed(self, journal: Journal, plan: Plan, mirror: Mirror) -> None:
+    def _ended(self, journal: Journal, number: int, mirror: Mirror) -> None:
         mirror.offer()
-        self.watcher.change(journal, plan)
+        self.watcher.ended(result_of(journal.trials()[number]))
+
+
+@contextlib.contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """What a user's own code raises here is told as one message of it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        do = "mend it and launch again: what was found is kept"
+        raise UserError(f"{what} raised {placed(error)}", do=do) from error
+
+
+def _point(point: Any, ask: Ask, what: str) -> dict[str, Any]:
+    with blaming(what):
+        return read_point(point, ask, what)
 
 
 def fetch_assets(study: Study) -> None:

@@ -1,19 +1,19 @@
-"""What a launch shows: a live table on a terminal, one line per event elsewhere."""
+"""What a launch shows: a live table on a terminal, one line per event elsewhere.
+
+Nothing here looks at all trials again when one ends: counts and the front are kept up to date.
+"""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from search.engine.dispatch import Plan
-from search.journal.journal import Journal
-from search.journal.results import Result, distinct, front
-from search.journal.view import results_of
-from search.launch import Watcher
+from search.journal.results import Result, distinct, losses
 from search.report.format import brief, cell, story
 from search.report.tables import result_table
 from search.study.schema import Study
@@ -23,27 +23,55 @@ KEPT = 8  # rows of the front on the screen
 
 @dataclass
 class Progress:
-    """What changes while a study runs."""
+    """What changes while a study runs; `ended` and `failed` leave out the baseline."""
 
+    objectives: Mapping[str, str]
     phase: str = "starting"
     began: float = field(default_factory=time.time)
-    done_before: int | None = None  # trials an earlier launch finished
-    results: list[Result] = field(default_factory=list)
-    front: list[Result] = field(default_factory=list)  # a model once
-    running: Mapping[int, dict[str, object]] = field(default_factory=dict)
+    before: int = 0  # trials that earlier launches ended
+    ended: int = 0
+    failed: int = 0
+    baseline: Result | None = None
+    front: list[Result] = field(default_factory=list)  # by the first objective, best first
+    running: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
-    @property
-    def ended(self) -> int:
-        """Trials, the baseline apart."""
-        return sum(result.ended and result.number > 0 for result in self.results)
+    def begin(self, results: Sequence[Result]) -> None:
+        """Count what earlier launches ended."""
+        for result in results:
+            if result.ended:
+                self.add(result)
+        self.before, self.began = self.ended, time.time()
+
+    def add(self, result: Result) -> bool:
+        """Count a trial that ended; whether it is on the front."""
+        if result.number > 0:
+            self.ended += 1
+            self.failed += result.state == "fail"
+        elif result.state == "complete":
+            self.baseline = result
+        return result.feasible and self._enter(result)
+
+    def _enter(self, result: Result) -> bool:
+        values = losses(result, self.objectives)
+        others = [(losses(one, self.objectives), one) for one in self.front]
+        if any(_dominates(other, values) for other, _ in others):
+            return False
+        left = [(other, one) for other, one in others if not _dominates(values, other)]
+        left.append((values, result))
+        self.front = [one for _, one in sorted(left, key=lambda pair: (pair[0], pair[1].number))]
+        return True
 
 
-class Screen(Watcher):
+def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+
+
+class Screen:
     """A live table: progress, rate, time left, the front so far."""
 
     def __init__(self, study: Study, console: Console) -> None:
-        super().__init__(self._phase, self._change)
-        self.study, self.console, self.now = study, console, Progress()
+        self.study, self.console = study, console
+        self.now = Progress(study.objectives)
         self.live = Live(get_renderable=self.render, console=console, refresh_per_second=4)
 
     def __enter__(self) -> "Screen":
@@ -53,35 +81,39 @@ class Screen(Watcher):
     def __exit__(self, *_: object) -> None:
         self.live.__exit__(None, None, None)
 
-    def _phase(self, text: str) -> None:
-        self.now.phase = text
+    def phase(self, text: str) -> None:
+        """Show what is being done; a warning stays above the table."""
+        if text.startswith("warning: "):
+            self.console.print(Text(text, style="yellow"))
+        else:
+            self.now.phase = text
 
-    def _change(self, journal: Journal, plan: Plan) -> None:
-        self.now.phase = "measuring the untouched model" if plan.ask is None else "searching"
-        self.take(results_of(self.study, journal.trials()))
-        ended = sum(result.ended for result in self.now.results)
-        if self.now.done_before is None:
-            self.now.done_before, self.now.began = ended, time.time()
-        self.now.running = {handout.number: handout.params for handout in plan.live.values()}
+    def begin(self, results: Sequence[Result]) -> None:
+        """Show what there was."""
+        self.now.begin(results)
 
-    def take(self, results: list[Result]) -> None:
-        """Show these from now on."""
-        self.now.results, self.now.front = results, distinct(front(results, self.study.objectives))
+    def ended(self, result: Result) -> None:
+        """Show a trial that ended."""
+        self.now.add(result)
+
+    def running(self, trials: Mapping[int, Mapping[str, Any]]) -> None:
+        """Show what runs."""
+        self.now.running = dict(trials)
 
     def render(self) -> RenderableType:
         """The screen now."""
         parts: list[RenderableType] = [self._head()]
-        if shown := self.now.front:
-            title = f"front: {sum(r.number > 0 for r in shown)} of {self.now.ended} trials"
-            parts.append(result_table(self.study, self.now.results, shown[:KEPT], title))
+        if front := distinct(self.now.front):
+            title = f"front: {sum(r.number > 0 for r in front)} of {self.now.ended} trials"
+            base = [self.now.baseline] if self.now.baseline else []
+            parts.append(result_table(self.study, base, front[:KEPT], title))
         for number, params in sorted(self.now.running.items()):
             parts.append(Text(f"  running  trial {number}  {brief(params)}", style="dim"))
         return Group(*parts)
 
     def _head(self) -> Table:
         grid = Table.grid(padding=(0, 2))
-        failed = sum(r.state == "fail" for r in self.now.results)
-        planned = self.study.budget.trials
+        failed, planned = self.now.failed, self.study.budget.trials
         grid.add_row(
             Text(self.study.name, style="bold"),
             Text(self.now.phase),
@@ -92,13 +124,12 @@ class Screen(Watcher):
         return grid
 
 
-class Lines(Watcher):
+class Lines:
     """One line per event, for logs."""
 
     def __init__(self, study: Study, console: Console) -> None:
-        super().__init__(self._phase, self._change)
         self.study, self.console = study, console
-        self.told: set[int] | None = None
+        self.now = Progress(study.objectives)
 
     def __enter__(self) -> "Lines":
         return self
@@ -106,35 +137,42 @@ class Lines(Watcher):
     def __exit__(self, *_: object) -> None:
         pass
 
-    def _phase(self, text: str) -> None:
-        self.console.print(f"{self.study.name}: {text}", highlight=False)
+    def phase(self, text: str) -> None:
+        """Say what is being done."""
+        self._say(f"{self.study.name}: {text}")
 
-    def _change(self, journal: Journal, plan: Plan) -> None:
-        results = results_of(self.study, journal.trials())
-        ended = [result for result in results if result.ended]
-        if self.told is None:
-            self.told = set() if len(ended) <= 1 else {result.number for result in ended}
-        for result in ended:
-            if result.number not in self.told:
-                self.told.add(result.number)
-                self.console.print(event(result, self.study), highlight=False, soft_wrap=True)
+    def begin(self, results: Sequence[Result]) -> None:
+        """Say how much there was; nothing of what was said before."""
+        self.now.begin(results)
+        if self.now.ended:
+            self._say(f"{self.study.name}: {self.now.ended} trials ended before")
+
+    def ended(self, result: Result) -> None:
+        """Say how a trial ended."""
+        on_front = self.now.add(result)
+        self._say(event(result, self.study, on_front=on_front))
+
+    def running(self, trials: Mapping[int, Mapping[str, Any]]) -> None:
+        """Nothing: a log has the ends."""
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def event(result: Result, study: Study) -> str:
+def event(result: Result, study: Study, *, on_front: bool = False) -> str:
     """A finished trial in a line."""
-    name = "baseline" if result.number == 0 else f"trial {result.number}"
     if result.state != "complete":
-        return f"{name}  {result.state}  {result.reason or ''}"
+        return f"{result.name}  {result.state}  {result.reason or ''}"
     metrics = "  ".join(f"{m} {cell(m, result.metrics[m])}" for m in study.objectives)
-    marks = "front" if result.on_front else "" if result.feasible else "misses a constraint"
+    marks = "front" if on_front else "" if result.feasible else "misses a constraint"
     same = f"same model as {result.same_as}" if result.same_as else ""
-    return "  ".join(part for part in (name, metrics, marks, same, story(result)) if part)
+    parts = (result.name, metrics, marks, same, story(result))
+    return "  ".join(part for part in parts if part)
 
 
 def pace(now: Progress, planned: int | None) -> str:
     """Trials per hour of this launch, and the time left at that rate."""
-    ended = sum(r.ended for r in now.results) - (now.done_before or 0)
-    seconds = time.time() - now.began
+    ended, seconds = now.ended - now.before, time.time() - now.began
     if ended < 1 or seconds <= 0:
         return ""
     text = f"{ended / seconds * 3600:.0f} trials/h"

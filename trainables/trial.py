@@ -1,7 +1,6 @@
 """One trial: a bench opened, stages done to its model, what came out measured. Knows no Ray."""
 
 import time
-import traceback
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from trainables.bench.metrics.cost import count_parameters
 from trainables.bench.models.load import is_encoder_decoder, load_model, load_processor, locate
 from trainables.bench.models.structure import stacks
 from trainables.core.cache import Cache, digest
-from trainables.core.errors import PlanError
+from trainables.core.errors import PlanError, placed
 from trainables.core.lineage import Lineage, fingerprint
 from trainables.core.pictures import picture_data
 from trainables.core.spec import BenchSpec
@@ -121,7 +120,6 @@ def _noting(
 
 def reason(error: BaseException) -> str:
     """One line for people, with the place where it happened."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
     if isinstance(error, torch.OutOfMemoryError):
         return f"out of memory: {str(error).splitlines()[0]}"
-    return f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+    return placed(error)

@@ -57,10 +57,10 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, config: dict[str, Any]) -> bool:
         """Take the next trial; the bench stays."""
         self.running: Generator[Progress, None, dict[str, Any]] | None = None
-        self.facts = Facts.read(config["facts"]) if config["facts"] else None
-        if config["number"] is not None:
-            given = Assignment(config["number"], config["uid"], config["params"])
-            self.running = self._run(given)
+        given: Assignment | None = config["given"]
+        facts: Facts | None = config["facts"]
+        if given is not None:
+            self.running = self._run(given, facts)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -83,7 +83,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             gather(self.bench.fork(), self.space)
         self.bench.cache.release()
 
-    def _run(self, given: Assignment) -> Generator[Progress, None, dict[str, Any]]:
+    def _run(
+        self, given: Assignment, facts: Facts | None
+    ) -> Generator[Progress, None, dict[str, Any]]:
         from trainables.trial import reason, run_stages
 
         where = f"{socket.gethostname()} pid {os.getpid()}"
@@ -94,7 +96,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             return head | {"state": "broken", "reason": self.broken, "metrics": {}}
         bench = self.bench.fork(f"{self.study}/{given.number}")
         try:
-            record = yield from run_stages(bench, self._stages(given))
+            record = yield from run_stages(bench, self._stages(given, facts))
             if given.number == 0:
                 record["facts"] = asdict(gather(bench, self.space))
             return head | record | {"state": "complete", "reason": None, "opened": self.opened}
@@ -105,10 +107,10 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             if bench.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _stages(self, given: Assignment) -> list[Stage]:
-        if given.number == 0 or self.facts is None:
+    def _stages(self, given: Assignment, facts: Facts | None) -> list[Stage]:
+        if given.number == 0 or facts is None:
             return []
-        return self.space(optuna.trial.FixedTrial(given.params), self.facts)
+        return self.space(optuna.trial.FixedTrial(given.params), facts)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: stages keep their own checkpoints in the cache, by lineage."""

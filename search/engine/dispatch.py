@@ -1,16 +1,46 @@
 """What a launch has in hand while it runs: shared by the searcher, the driver and the screen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 
 from search.journal.journal import Journal
-from trainables.core.errors import UserError
+from search.journal.results import Result
+from trainables.core.errors import UserError, placed
 from trainables.core.spec import Assignment
+from trainables.stage import Facts
 
 Ask = Callable[[optuna.Trial], object]
+
+
+class Watcher(Protocol):
+    """Who is told how a launch goes: the screen, a log."""
+
+    def phase(self, text: str) -> None:
+        """What is being done now."""
+
+    def begin(self, results: Sequence[Result]) -> None:
+        """What earlier launches found, before anything else."""
+
+    def ended(self, result: Result) -> None:
+        """A trial's end."""
+
+    def running(self, trials: Mapping[int, Mapping[str, Any]]) -> None:
+        """The parameters of the trials that run now, by number."""
+
+
+class Nobody:
+    """A watcher who does not look."""
+
+    def phase(self, text: str) -> None: ...
+
+    def begin(self, results: Sequence[Result]) -> None: ...
+
+    def ended(self, result: Result) -> None: ...
+
+    def running(self, trials: Mapping[int, Mapping[str, Any]]) -> None: ...
 
 
 @dataclass
@@ -21,19 +51,39 @@ class Plan:
     trials: int | None  # in all, without the baseline
     until: float  # no new trial after this time
     workers: int
-    on_facts: Callable[[dict[str, Any]], Ask]  # the baseline's facts -> how to run the space
-    on_change: Callable[[], None]  # something to show
+    on_facts: Callable[[Facts], Ask]  # the baseline's facts -> how to run the space
+    on_end: Callable[[int], None]  # a trial has ended
+    watcher: Watcher = field(default_factory=Nobody)
+    facts: Facts | None = None  # once there is a baseline
     ask: Ask | None = None
     live: dict[str, Assignment] = field(default_factory=dict)  # by Tune's trial id
     warming: set[str] = field(default_factory=set)  # Tune's ids of workers that start up only
     tries: dict[int, int] = field(default_factory=dict)  # by trial: how many workers died of it
     deaths: int = 0  # trials in a row whose workers died
     cold: int = field(init=False)  # workers still to be started beside the baseline
-    error: UserError | None = None  # why no trial of this study can run
+    error: UserError | None = None  # why the study ends here
 
     def __post_init__(self) -> None:
         self.cold = min(self.workers, self.trials or self.workers) - 1
 
+    def ready(self, facts: Facts) -> None:
+        """There is a baseline: from now on the space can be asked."""
+        self.facts, self.ask = facts, self.on_facts(facts)
+        self.watcher.phase("searching")
+
     def broken(self, why: object) -> None:
         """Note that no trial can run."""
-        self.error = UserError(f"study {self.journal.name}: no trial can run: {why}")
+        self.failed(UserError(f"study {self.journal.name}: no trial can run: {why}"))
+
+    def failed(self, error: Exception) -> None:
+        """End the study with this error; the first one counts."""
+        if not isinstance(error, UserError):
+            do = f"what was found is kept: rayduce resume {self.journal.name}"
+            error = UserError(f"study {self.journal.name} stopped: {placed(error)}", do=do)
+        if self.error is None:
+            self.error = error
+            self.watcher.phase("stopping; trials that run may end")
+
+    def show_running(self) -> None:
+        """Tell the watcher what runs now."""
+        self.watcher.running({one.number: one.params for one in self.live.values()})

@@ -3,8 +3,10 @@
 Nothing is kept here that the journal does not have, so there is nothing to save or restore.
 """
 
+import functools
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -12,11 +14,26 @@ from ray.tune.search import Searcher
 from search.engine.dispatch import Plan
 from search.journal.journal import Record
 from search.samplers.grid import exhausted
-from trainables.core.errors import UserError
 from trainables.core.spec import Assignment
+from trainables.stage import Facts
 
 TRIES = 3  # a trial gets, where its workers die
 DEATHS = 5  # trials in a row whose workers died: then it is not the trials
+
+
+def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
+    """What goes wrong in a call of Tune's ends the study with its message: Tune itself buries what
+    `on_trial_complete` raises, and dies of what `suggest` does."""
+
+    @functools.wraps(call)
+    def guard(searcher: "JournalSearcher", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(searcher, *args, **kwargs)
+        except Exception as error:  # whatever a space, a sampler or the storage raises
+            searcher.plan.failed(error)
+            return None
+
+    return guard
 
 
 class JournalSearcher(Searcher):  # type: ignore[misc]
@@ -30,6 +47,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         super().__init__(metric=None, mode=None)
         self.plan = plan
 
+    @guarded
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         plan = self.plan
         if plan.error is not None:
@@ -41,15 +59,11 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         handout = self._next()
         if handout is None:  # while trials run, one may come back: its worker can die
             return None if plan.live else str(Searcher.FINISHED)
+        if plan.ask is None:
+            plan.watcher.phase("measuring the untouched model")
         plan.live[trial_id] = handout
-        plan.on_change()
-        facts = plan.journal.noted("facts") if handout.number else None
-        return {
-            "number": handout.number,
-            "uid": handout.uid,
-            "params": handout.params,
-            "facts": facts,
-        }
+        plan.show_running()
+        return {"given": handout, "facts": plan.facts}
 
     def _warm_up(self, trial_id: str) -> dict[str, Any] | None:
         """What a worker gets that has nothing to do before the baseline's end."""
@@ -57,7 +71,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
             return None
         self.plan.cold -= 1
         self.plan.warming.add(trial_id)
-        return {"number": None, "uid": "", "params": {}, "facts": None}
+        return {"given": None, "facts": None}
 
     def _next(self) -> Assignment | None:
         """The next trial the space accepts, while the budget lasts."""
@@ -74,8 +88,9 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         return wanted is not None and len(self.plan.journal.trials()) >= wanted + 1
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.plan.on_change()
+        """Nothing: a stage's progress is for the scheduler."""
 
+    @guarded
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
@@ -84,14 +99,14 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         if handout is None:
             return
         reported = (result or {}).get("record")
-        record = None if reported is None else json.loads(reported)
-        if record is not None:
-            self._settled(handout, record)
+        if reported is not None:
+            self._settled(handout, json.loads(reported))
         elif error:
             self._died(handout)
         elif result and result.get("done"):
             self.plan.journal.stop(handout.number, _progress(result))
-        self.plan.on_change()  # neither: the driver is being stopped, and the trial is still owed
+            self.plan.on_end(handout.number)
+        self.plan.show_running()  # none of them: the driver stops, and the trial is still owed
 
     def _settled(self, handout: Assignment, record: Record) -> None:
         if handout.number == 0 and record["state"] != "complete":
@@ -99,14 +114,9 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
             return
         self.plan.deaths = 0
         self.plan.journal.settle(handout.number, record)
+        self.plan.on_end(handout.number)
         if handout.number == 0:
-            self._ready(record["facts"])
-
-    def _ready(self, facts: dict[str, Any]) -> None:
-        try:
-            self.plan.ask = self.plan.on_facts(facts)
-        except UserError as error:  # Tune would bury it in a traceback of its own
-            self.plan.error = error
+            self.plan.ready(Facts.read(record["facts"]))
 
     def _died(self, handout: Assignment) -> None:
         number, tries = handout.number, self.plan.tries
@@ -118,6 +128,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
             self.plan.broken("the workers died that measured the baseline (out of memory?)")
             return
         self.plan.journal.fail(number, "its workers died (out of memory?)")
+        self.plan.on_end(number)
         self.plan.deaths += 1
         if self.plan.deaths == DEATHS:
             self.plan.broken(f"the workers of {DEATHS} trials in a row died")

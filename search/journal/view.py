@@ -128,12 +128,13 @@ def results_of(study: Study, rows: Iterable[FrozenTrial], *, driving: bool = Tru
     Args:
         driving: whether a driver works on the study; else a trial without an end is waiting.
     """
-    found = [_result(row, driving) for row in rows]
+    found = [result_of(row, driving=driving) for row in rows]
     chosen = {result.number for result in front(found, study.objectives)}
     return [dataclasses.replace(one, on_front=one.number in chosen) for one in found]
 
 
-def _result(row: FrozenTrial, driving: bool) -> Result:
+def result_of(row: FrozenTrial, *, driving: bool = True) -> Result:
+    """One row, without a word on whether it is on the front."""
     record = row.user_attrs.get("record", {})
     states: dict[str, State] = {"COMPLETE": "complete", "FAIL": "fail", "PRUNED": "pruned"}
     return Result(

@@ -17,7 +17,7 @@ from tests.support.families import GROUPED
 from tests.support.toys import bytes_tokenizer
 from trainables.bench.bench import Bench
 from trainables.bench.metrics.evaluate import METRICS as METRICS_OF
-from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec
+from trainables.core.spec import Assignment, BenchSpec, DataSpec, ItemCounts, ModelSpec
 from trainables.core.types import Progress
 from trainables.omission.method import Omission
 from trainables.stage import Facts, Stage, Summary
@@ -189,7 +189,8 @@ POINT = {"omission.skip.count": 1, "omission.skip.01": 1, "omission.skip.02": 0}
 
 
 def config(number: int, facts: Any = None, **params: Any) -> Record:
-    return {"number": number, "uid": f"t-{number:05d}", "params": params, "facts": facts}
+    given = Assignment(number, f"t-{number:05d}", params)
+    return {"given": given, "facts": Facts.read(facts) if facts else None}
 
 
 @pytest.fixture

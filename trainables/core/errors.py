@@ -5,7 +5,9 @@ One family: the command line prints the message of any `UserError` alone and exi
 
 import difflib
 import json
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -47,6 +49,14 @@ class FieldError(UserError, ValueError):
     def __init__(self, stage: object, name: str, allowed: str) -> None:
         got = getattr(stage, name)
         UserError.__init__(self, f"{type(stage).__name__}.{name} = {got!r}", allowed=allowed)
+
+
+def placed(error: BaseException) -> str:
+    """An error in one line, with the place where it happened."""
+    said = " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {said}{place}"
 
 
 def quoted(value: object) -> str:

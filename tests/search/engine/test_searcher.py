@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from search.engine.dispatch import Plan
 from search.engine.searcher import DEATHS, TRIES, JournalSearcher
 from search.journal.journal import Journal
 from search.journal.store import Store, open_storage
+from search.study.constraints import parse_constraint
 from tests.support.journals import record, sample_study
 from trainables.core.errors import UserError
+from trainables.stage import Facts
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's and SQLAlchemy's own
-FACTS = {"blocks": 4}
+FACTS = Facts(blocks=4)
 
 
 def ask(trial: Any) -> None:
@@ -27,22 +29,31 @@ def ask(trial: Any) -> None:
 
 @pytest.fixture
 def searcher(tmp_path: Path) -> JournalSearcher:
-    study = sample_study()
-    storage = open_storage(Store(tmp_path, study.name), create=True)
-    journal = Journal(storage, study.name, study.objectives)
+    return JournalSearcher(plan(tmp_path))
 
-    def on_facts(facts: dict[str, Any]) -> Any:
-        assert facts == FACTS
+
+def plan(folder: Path, **changes: Any) -> Plan:
+    """A launch of three trials on two workers."""
+    study = sample_study()
+    storage = open_storage(Store(folder, study.name), create=True)
+    limits = {"accuracy": parse_constraint("parameters", "<= 130% of baseline")}
+    journal = Journal(storage, study.name, study.objectives, limits)
+    journal.reclaim(folder / "results")
+
+    def on_facts(facts: Facts) -> Any:
+        assert facts.blocks == FACTS.blocks
         journal.begin(RandomSampler(seed=0), [])
         return ask
 
-    return JournalSearcher(Plan(journal, 3, math.inf, 2, on_facts, lambda: None))
+    given = {"trials": 3, "until": math.inf, "workers": 2, "on_facts": on_facts}
+    return Plan(journal, on_end=lambda number: None, **given | changes)
 
 
 def ended(searcher: JournalSearcher, config: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    metrics = {"perplexity": 20.0 + config["number"], "parameters": 1e6}
-    found = record(config["uid"], config["number"], metrics)
-    found["facts"] = FACTS if config["number"] == 0 else None
+    given = config["given"]
+    metrics = {"perplexity": 20.0 + given.number, "parameters": 1e6}
+    found = record(given.uid, given.number, metrics)
+    found["facts"] = asdict(FACTS) if given.number == 0 else None
     return {"record": json.dumps(found | changes), "done": True}
 
 
@@ -64,14 +75,15 @@ def test_beside_the_baseline_the_other_workers_start_and_nothing_else(
     searcher: JournalSearcher,
 ) -> None:
     config = handed(searcher, "base")
-    assert config["number"] == 0 and config["params"] == {} and config["facts"] is None
-    assert handed(searcher, "warming")["number"] is None
+    assert config["given"].number == 0 and config["given"].params == {}
+    assert config["facts"] is None
+    assert handed(searcher, "warming")["given"] is None
     assert searcher.suggest("early") is None
     searcher.on_trial_complete("base", ended(searcher, config))
-    assert handed(searcher, "one")["facts"] == FACTS
+    assert handed(searcher, "one")["facts"].blocks == 4
     assert searcher.suggest("two") is None  # its worker is still starting
     searcher.on_trial_complete("warming", {"done": True})
-    assert handed(searcher, "two")["number"] == 2
+    assert handed(searcher, "two")["given"].number == 2
     assert states(searcher) == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.RUNNING]
 
 
@@ -90,7 +102,7 @@ def test_no_more_than_the_workers_at_a_time_and_the_budget_in_all(
     assert searcher.suggest("three") is None
     searcher.on_trial_complete("one", ended(searcher, one))
     three = handed(searcher, "three")
-    assert [c["number"] for c in (one, two, three)] == [1, 2, 3]
+    assert [c["given"].number for c in (one, two, three)] == [1, 2, 3]
     searcher.on_trial_complete("two", ended(searcher, two))
     assert searcher.suggest("four") is None  # the third may still come back
     searcher.on_trial_complete("three", ended(searcher, three))
@@ -114,7 +126,7 @@ def test_a_failed_trial_keeps_its_reason_and_the_study_goes_on(searcher: Journal
     row = searcher.plan.journal.trials()[1]
     assert row.state == TrialState.FAIL
     assert row.user_attrs["record"]["reason"] == "perplexity is nan"
-    assert handed(searcher, "two")["number"] == 2
+    assert handed(searcher, "two")["given"].number == 2
 
 
 def test_a_baseline_that_fails_ends_the_study_and_is_still_owed(
@@ -126,6 +138,68 @@ def test_a_baseline_that_fails_ends_the_study_and_is_still_owed(
     assert "no text" in str(searcher.plan.error)
     assert searcher.suggest("one") == searcher.FINISHED
     assert states(searcher) == [TrialState.RUNNING]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None])
+def test_a_baseline_without_its_metric_ends_the_study_and_is_measured_again(
+    searcher: JournalSearcher, tmp_path: Path, bad: float | None
+) -> None:
+    config = handed(searcher, "base")
+    metrics = {"perplexity": bad, "parameters": 1e6} if bad else {"parameters": 1e6}
+    searcher.on_trial_complete("base", ended(searcher, config, metrics=metrics))
+    assert "the untouched model was not measured: perplexity" in str(searcher.plan.error)
+    assert searcher.suggest("one") == searcher.FINISHED
+    assert states(searcher) == [TrialState.RUNNING]
+    again = JournalSearcher(plan(tmp_path))
+    assert handed(again, "base") == config
+    after = ended(again, config)
+    again.on_trial_complete("base", after)
+    assert handed(again, "one")["given"].number == 1
+
+
+@pytest.mark.parametrize("error", [TypeError("no survey"), KeyError("sampler"), UserError("no")])
+def test_what_is_raised_once_there_are_facts_ends_the_study_before_any_trial(
+    error: Exception, tmp_path: Path
+) -> None:
+    def on_facts(facts: Facts) -> Any:
+        raise error
+
+    searcher = JournalSearcher(plan(tmp_path, on_facts=on_facts))
+    after_baseline(searcher)
+    assert isinstance(searcher.plan.error, UserError)
+    assert str(error) in str(searcher.plan.error)
+    assert searcher.suggest("one") == searcher.FINISHED
+    assert states(searcher) == [TrialState.COMPLETE]
+
+
+@pytest.mark.parametrize("call", ["ask", "tell"])
+def test_a_journal_that_raises_ends_the_study_with_one_message(
+    searcher: JournalSearcher, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_baseline(searcher)
+    one = handed(searcher, "one")
+
+    def broken(*_: object) -> None:
+        raise OSError("disk full")
+
+    if call == "ask":
+        monkeypatch.setattr(searcher.plan.journal, "hand_out", broken)
+        assert searcher.suggest("two") is None
+    else:
+        monkeypatch.setattr(searcher.plan.journal, "settle", broken)
+        searcher.on_trial_complete("one", ended(searcher, one))
+    assert "OSError: disk full" in str(searcher.plan.error)
+    assert "rayduce resume depth" in str(searcher.plan.error)
+    assert searcher.suggest("three") == searcher.FINISHED
+
+
+def test_facts_are_read_once_not_for_every_trial(
+    searcher: JournalSearcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_baseline(searcher)
+    monkeypatch.setattr(Facts, "read", lambda data: pytest.fail("read again"))
+    monkeypatch.setattr(searcher.plan.journal, "noted", lambda key: pytest.fail("read again"))
+    assert handed(searcher, "one")["facts"] is handed(searcher, "two")["facts"]
 
 
 def test_a_stop_by_the_scheduler_is_pruned_with_its_progress(searcher: JournalSearcher) -> None:
@@ -151,7 +225,7 @@ def test_when_workers_keep_dying_it_is_not_the_trials(searcher: JournalSearcher)
     after_baseline(searcher)
     for number in range(DEATHS):
         for _ in range(TRIES):
-            assert handed(searcher, "tried")["number"] == number + 1
+            assert handed(searcher, "tried")["given"].number == number + 1
             searcher.on_trial_complete("tried", None, error=True)
     assert "died" in str(searcher.plan.error)
     assert searcher.suggest("next") == searcher.FINISHED
