@@ -29,11 +29,10 @@ from trainables.bench.assets.catalogue import ASSETS
 from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.core.errors import UserError, did_you_mean
 from trainables.core.places import CHECKOUT
-from trainables.core.spec import Task
+from trainables.core.spec import Task, data_file
 
 SPACES = CHECKOUT / "spaces"
 MODEL = "config.json"
-DATA_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"}
 
 
 HIGHEST = {"share": 1.0, "of 100": 100.0}  # by unit; every metric of ours starts at 0
@@ -98,11 +97,7 @@ def _source(key: str, name: str, kind: str) -> Iterator[UserError]:
 
 def looks_local(name: str) -> bool:
     """Whether a name is a path rather than a hub id."""
-    return (
-        name.startswith((".", "/", "~"))
-        or name.count("/") > 1
-        or Path(name).suffix.lower() in DATA_FILES
-    )
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or data_file(name) is not None
 
 
 def asset_names(kind: str) -> tuple[str, ...]:

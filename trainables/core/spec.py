@@ -4,10 +4,12 @@ Read by the driver (to validate a study file) and by the workers (to load things
 here imports torch.
 """
 
+import codecs
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Role = Literal["calibration", "train", "search", "held_out"]
 Task = Literal[
@@ -17,8 +19,29 @@ Task = Literal[
     "image-classification",
     "generation",
 ]
+Prompts = Literal["rayduce", "pudding", "pudding-questions", "lm-eval"]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+# How a data set's file may be named, and what it then is; `.gz` may follow all but Parquet.
+DATA_FILES = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".txt": "text",
+    ".parquet": "parquet",
+}
+
+
+def data_file(name: str) -> str | None:
+    """What a file of data is by its name: a key of `DATA_FILES`; None for any other file."""
+    path = PurePath(name.lower())
+    suffix = PurePath(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    known = suffix in DATA_FILES and not (path.suffix == ".gz" and suffix == ".parquet")
+    return suffix if known else None
 
 
 class Spec(BaseModel):
@@ -77,11 +100,24 @@ class DataSpec(Spec):
     subset: str | None = None  # the hub's configuration name, or a part of an asset
     splits: dict[Role, str] = {}  # a role's own split; roles without one share out `train`
     seed: Seed | None = None  # which rows fall into which role; default: the study's own seed
-    rows: Count | None = None  # read only the first rows of each split; the hub streams them
+    rows: Count | None = None  # read only so many rows of each split, drawn from all of it
+    group: str | None = None  # rows alike in this column share a role; None: found; "none": no such
     columns: dict[str, str] = {}  # the task's word for a column -> the data set's name for it
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None  # of CSV files
+    encoding: str | None = None  # of text files; None: UTF-8, or else what it looks like
+    prompts: Prompts = "rayduce"  # how the rows of known question sets are asked
+    windows: Literal["documents", "joined"] = "documents"  # joined: as published perplexities
     items: ItemCounts = ItemCounts()
     max_length: Count = 256
     batch_size: Count = 8
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, name: str | None) -> str | None:
+        try:
+            return name and codecs.lookup(name).name
+        except LookupError:
+            raise ValueError('an encoding that Python knows, such as "cp1252"') from None
 
     def seed_or(self, studys: int) -> int:
         """The split's seed: searches with several seeds may share their held-out rows."""

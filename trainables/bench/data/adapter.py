@@ -14,7 +14,7 @@ from trainables.core.types import Batch
 Item = TypeVar("Item")
 
 
-class Form(ABC, Generic[Item]):
+class TaskAdapter(ABC, Generic[Item]):
     """One task on one data set: how rows become items, and items a batch."""
 
     words: ClassVar[dict[str, tuple[str, ...]]]  # the task's words, and other names they go by

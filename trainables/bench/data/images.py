@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainables.bench.data.adapter import Form
+from trainables.bench.data.adapter import TaskAdapter
 from trainables.bench.data.columns import Row, label_names
 from trainables.core.errors import DataError
 from trainables.core.spec import DataSpec, Role
@@ -26,7 +26,7 @@ class Picture:
     label: int
 
 
-class ImageClassification(Form[Picture]):
+class ImageClassification(TaskAdapter[Picture]):
     """An image and its class."""
 
     words: ClassVar[dict[str, tuple[str, ...]]] = {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, get_args
 
-from trainables.bench.data.adapter import Form
+from trainables.bench.data.adapter import TaskAdapter
 from trainables.bench.data.columns import Row
 from trainables.bench.data.images import ImageClassification
 from trainables.bench.data.sources import Splits, open_splits
@@ -27,7 +27,7 @@ from trainables.core.types import Batch
 
 MEASURED: tuple[Role, ...] = ("search", "held_out")
 _DRAWING_ORDER: tuple[Role, ...] = ("held_out", "search", "calibration", "train")
-_FORMS: dict[Task, type[Form[Any]]] = {
+_FORMS: dict[Task, type[TaskAdapter[Any]]] = {
     "language-modelling": LanguageModelling,
     "classification": Classification,
     "multiple-choice": MultipleChoice,
@@ -39,7 +39,9 @@ _FORMS: dict[Task, type[Form[Any]]] = {
 class Data:
     """Items and batches by role; see `tasks` for what they hold."""
 
-    def __init__(self, spec: DataSpec, form: Form[Any], draw: Callable[[Role], list[Any]]) -> None:
+    def __init__(
+        self, spec: DataSpec, form: TaskAdapter[Any], draw: Callable[[Role], list[Any]]
+    ) -> None:
         self.spec, self.form = spec, form
         self.task: Task = spec.task
         self.labels = form.labels  # class names; () where there are none
@@ -131,7 +133,7 @@ def _places(spec: DataSpec, splits: Splits) -> dict[Role, str]:
 
 
 def _drawing(
-    form: Form[Any], splits: Splits, where: dict[Role, str], seed: int
+    form: TaskAdapter[Any], splits: Splits, where: dict[Role, str], seed: int
 ) -> Callable[[Role], list[Any]]:
     seen: set[bytes] = set()
 
@@ -150,7 +152,7 @@ def _drawing(
     return draw
 
 
-def _unseen(form: Form[Any], rows: Iterator[Row], seen: set[bytes]) -> Iterator[Row]:
+def _unseen(form: TaskAdapter[Any], rows: Iterator[Row], seen: set[bytes]) -> Iterator[Row]:
     for row in rows:
         if form.usable(row):
             key = hashlib.blake2b(form.key(row), digest_size=16).digest()

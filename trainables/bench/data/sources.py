@@ -1,5 +1,6 @@
 """Opening a data set: a hub id, a local file or folder, or an asset, as tables by split."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,30 +11,37 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainables.bench.assets.fetch import ASSETS, fetch
+from trainables.bench.data.files import read_files
 from trainables.core.errors import DataError, near
-from trainables.core.spec import DataSpec
+from trainables.core.spec import DATA_FILES, DataSpec, data_file
 
 Row: TypeAlias = dict[str, Any]
 Splits: TypeAlias = dict[str, datasets.Dataset]
 
-_READERS = {
-    ".json": "json",
-    ".jsonl": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".txt": "text",
-}
+_ROWS_READ = 50_000  # of a stream, to draw from: data sorted by class is to give more than one
+_IMAGES_READ = 5_000
 _IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 def open_splits(spec: DataSpec) -> Splits:
     """The data set's splits by name. DataError says what is wrong with the id or the files."""
     found = _open(spec)
-    most = spec.rows
-    if most is None:
+    if spec.rows is None:
         return found
-    return {name: table.select(range(min(most, len(table)))) for name, table in found.items()}
+    return {name: _some(table, spec) for name, table in found.items()}
+
+
+def _some(table: datasets.Dataset, spec: DataSpec) -> datasets.Dataset:
+    """So many rows from all over the table, in its order: data may be sorted by class.
+
+    Which ones depends on nothing but their number. Running text keeps its beginning.
+    """
+    most = spec.rows or len(table)
+    if len(table) <= most:
+        return table
+    if spec.windows == "joined":
+        return table.select(range(most))
+    return table.select(sorted(random.Random(0).sample(range(len(table)), most)))
 
 
 def _open(spec: DataSpec) -> Splits:
@@ -42,11 +50,11 @@ def _open(spec: DataSpec) -> Splits:
     path = Path(spec.dataset).expanduser()
     try:
         with _quiet():
-            return _local(path) if path.exists() else _hub(spec)
+            return _local(path, spec) if path.exists() else _hub(spec)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         raise DataError(
             f'data set "{spec.dataset}" could not be opened: {error}. Allowed: a hub id, a local '
-            f"file ({', '.join(_READERS)}), a folder, or asset:NAME"
+            f"file ({', '.join(DATA_FILES)}), a folder, or asset:NAME"
         ) from error
 
 
@@ -64,47 +72,42 @@ def _asset(name: str, part: str | None) -> Splits:
     return {"train": datasets.Dataset(datasets.table.InMemoryTable(table))}
 
 
-def _local(path: Path) -> Splits:
+def _local(path: Path, spec: DataSpec) -> Splits:
     if path.is_file():
-        return _files(path.suffix, [path])
+        return {"train": read_files([path], spec)}
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         return _named(datasets.load_from_disk(str(path)))
-    suffixes = {each.suffix.lower() for each in path.rglob("*") if each.is_file()}
-    if suffixes & _IMAGES:
+    files = [each for each in sorted(path.rglob("*")) if each.is_file()]
+    if {each.suffix.lower() for each in files} & _IMAGES:
         return _named(datasets.load_dataset("imagefolder", data_dir=str(path)))
-    if suffixes == {".txt"}:
-        return _files(".txt", sorted(path.rglob("*.txt")))
-    return _named(datasets.load_dataset(str(path)))
+    if files and all(data_file(each.name) == ".txt" for each in files):
+        return {"train": read_files(files, spec)}
+    builder = datasets.load_dataset_builder(str(path), spec.subset)
+    parts = {str(split): [Path(one) for one in names] for split, names in _files_of(builder)}
+    if not all(data_file(one.name) for names in parts.values() for one in names):
+        return _named(datasets.load_dataset(str(path), spec.subset))
+    return {split: read_files(names, spec) for split, names in parts.items()}
 
 
-def _files(suffix: str, paths: list[Path]) -> Splits:
-    if suffix not in _READERS:
-        raise ValueError(f'no reader for "{suffix}" files')
-    options: dict[str, Any] = {}
-    if suffix == ".txt":
-        options["sample_by"] = _documents(paths)
-    elif suffix == ".tsv":
-        options["sep"] = "\t"
-    names = [str(path.resolve()) for path in paths]
-    return _named(datasets.load_dataset(_READERS[suffix], data_files=names, **options))
-
-
-def _documents(paths: list[Path]) -> str:
-    """What one document is: a file of many; in a single file a paragraph, or else a line."""
-    if len(paths) > 1:
-        return "document"
-    return "paragraph" if "\n\n" in paths[0].read_text("utf-8") else "line"
+def _files_of(builder: datasets.DatasetBuilder) -> list[tuple[Any, list[str]]]:
+    """The files of each split, as their names and folders tell, or the folder's card."""
+    return list((builder.config.data_files or {}).items())
 
 
 def _hub(spec: DataSpec) -> Splits:
     if spec.rows is None:
         return _named(datasets.load_dataset(spec.dataset, spec.subset))
     streams = datasets.load_dataset(spec.dataset, spec.subset, streaming=True)
-    return {name: _read(stream, spec.rows) for name, stream in streams.items()}
+    return {name: _read(stream, spec) for name, stream in streams.items()}
 
 
-def _read(stream: datasets.IterableDataset, rows: int) -> datasets.Dataset:
-    """The first rows of a stream, without downloading the rest."""
+def _read(stream: datasets.IterableDataset, spec: DataSpec) -> datasets.Dataset:
+    """Some rows of a stream, drawn from all its files and the first rows of each, without
+    downloading the rest. Running text keeps its beginning."""
+    rows = spec.rows or 0
+    if spec.windows != "joined":
+        buffer = _IMAGES_READ if spec.task == "image-classification" else _ROWS_READ
+        stream = stream.shuffle(seed=0, buffer_size=max(buffer, rows))
     return datasets.Dataset.from_list(list(stream.take(rows)), features=stream.features)
 
 

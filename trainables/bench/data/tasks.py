@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import datasets
 import torch
 
-from trainables.bench.data.adapter import Form, folded
+from trainables.bench.data.adapter import TaskAdapter, folded
 from trainables.bench.data.columns import Row, label_names
 from trainables.bench.data.prompts import (
     ANSWERS,
@@ -53,7 +53,7 @@ class Labelled:
     label: int
 
 
-class LanguageModelling(Form[Window]):
+class LanguageModelling(TaskAdapter[Window]):
     """Documents one after another, cut into windows.
 
     A role with a split of its own reads it in order, as published perplexities do. What a role
@@ -102,7 +102,7 @@ class LanguageModelling(Form[Window]):
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
 
 
-class Classification(Form[Labelled]):
+class Classification(TaskAdapter[Labelled]):
     """A text, or two, and a label that is a class name or number."""
 
     words: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -138,7 +138,7 @@ class Classification(Form[Labelled]):
         return {**batch, "labels": torch.tensor([item.label for item in items])}
 
 
-class MultipleChoice(Form[Question]):
+class MultipleChoice(TaskAdapter[Question]):
     """One row of tokens per choice: the prompt, then the choice, whose tokens are the labels.
 
     For search and held_out a batch holds every choice of its questions, in order. For calibration
@@ -191,7 +191,7 @@ class MultipleChoice(Form[Question]):
         return continued(self.processor, rows)
 
 
-class Generation(Form[Pair]):
+class Generation(TaskAdapter[Pair]):
     """A source and the text to write for it.
 
     An encoder-decoder reads the one and is trained on the other; a decoder reads both in a row.

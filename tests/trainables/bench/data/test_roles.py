@@ -188,13 +188,6 @@ def test_plain_files_are_read(tmp_path: Path, name: str) -> None:
     )
 
 
-def test_only_the_first_rows_are_read_where_a_study_says_so(tmp_path: Path) -> None:
-    given = spec(jsonl(tmp_path / "o.jsonl", opinions(100)), "classification", rows=20)
-    data = load_data(given, word_tokenizer(), 0)
-    numbers = {int(item.text.split()[-1]) for role in ROLES for item in data.items(role)}
-    assert numbers == set(range(20))
-
-
 def test_classification_pads_to_the_longest_row_of_a_batch(tmp_path: Path) -> None:
     rows = [{"text": " ".join(["cat"] * (i + 1)), "label": i % 2} for i in range(30)]
     data = load_data(spec(jsonl(tmp_path / "o.jsonl", rows), "classification"), word_tokenizer(), 0)
@@ -390,23 +383,6 @@ def test_several_labels_per_row_are_refused(tmp_path: Path) -> None:
     given = spec(jsonl(tmp_path / "o.jsonl", rows), "classification")
     with pytest.raises(DataError, match='"label" holds a List per row; allowed is one class'):
         load_data(given, word_tokenizer(), 0)
-
-
-def test_a_hub_set_is_streamed_where_only_some_rows_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[Any, ...]] = []
-
-    def hub(name: str, part: str, streaming: bool) -> datasets.IterableDatasetDict:
-        asked.append((name, part, streaming))
-        stream = datasets.Dataset.from_list(opinions(100)).to_iterable_dataset()
-        return datasets.IterableDatasetDict(train=stream)
-
-    monkeypatch.setattr(datasets, "load_dataset", hub)
-    given = spec("someone/large", "classification", rows=30, subset="en")
-    data = load_data(given, word_tokenizer(), 0)
-    assert asked == [("someone/large", "en", True)]
-    assert all(int(item.text.split()[-1]) < 30 for role in ROLES for item in data.items(role))
 
 
 def questions(count: int = 30) -> list[dict[str, Any]]:
