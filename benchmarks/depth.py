@@ -39,7 +39,7 @@ from trainables.bench.models import structure as arch
 from trainables.core.spec import DataSpec, ItemCounts
 from trainables.omission import losses
 from trainables.omission.evaluator import PrefixEvaluator, path
-from trainables.omission.losses import Loss, Sheet
+from trainables.omission.losses import Loss, ScoredBatch
 from trainables.omission.searches import PUBLISHED, Omit, greedy, switch, switches
 
 Losses = list[float]
@@ -63,12 +63,12 @@ class Published:
     """Each candidate by itself, each row by itself."""
 
     model: PreTrainedModel
-    loss: Loss  # of one row per sheet
+    loss: Loss  # of one row per batch
     forwards: int = 0
 
     def __post_init__(self) -> None:
         dense = self.loss.against_dense
-        self.dense = [self._logits(sheet) for sheet in self.loss.sheets] if dense else []
+        self.dense = [self._logits(scored) for scored in self.loss.batches] if dense else []
 
     def __call__(self, sets: Sequence[Omit]) -> Losses:
         return [self.loss.total(means) for means in self.means(sets)]
@@ -81,20 +81,20 @@ class Published:
         self.forwards += len(path(omit, len(arch.blocks(self.model))))
         scores = []
         with skipped(self.model, omit):
-            for index, sheet in enumerate(self.loss.sheets):
-                logits = self._logits(sheet)
-                scores.append(self._score(logits, index, sheet))
+            for index, scored in enumerate(self.loss.batches):
+                logits = self._logits(scored)
+                scores.append(self._score(logits, index, scored))
         return self.loss.group_means(scores)
 
     @torch.no_grad()
-    def _logits(self, sheet: Sheet) -> torch.Tensor:
-        logits = self.model(input_ids=sheet.batch["input_ids"], use_cache=False).logits
-        picked: torch.Tensor = logits[sheet.rows, sheet.columns]
+    def _logits(self, scored: ScoredBatch) -> torch.Tensor:
+        logits = self.model(input_ids=scored.batch["input_ids"], use_cache=False).logits
+        picked: torch.Tensor = logits[scored.rows, scored.columns]
         return picked
 
-    def _score(self, logits: torch.Tensor, index: int, sheet: Sheet) -> torch.Tensor:
+    def _score(self, logits: torch.Tensor, index: int, scored: ScoredBatch) -> torch.Tensor:
         if not self.dense:
-            return -nn.functional.cross_entropy(logits.float(), sheet.targets, reduction="none")
+            return -nn.functional.cross_entropy(logits.float(), scored.targets, reduction="none")
         mine, wanted = (torch.log_softmax(x.float(), -1) for x in (logits, self.dense[index]))
         return nn.functional.kl_div(mine, wanted, log_target=True, reduction="none").sum(-1)
 

@@ -1,6 +1,6 @@
-"""Workers that do the pieces of a routing study, each piece durably and once.
+"""Workers that do the items of a routing study, each item durably and once.
 
-A piece's result is one JSON file, written under a temporary name, flushed and renamed; a piece
+An item's result is one JSON file, written under a temporary name, flushed and renamed; an item
 whose file is there is done. So a study killed at any moment goes on where it was.
 """
 
@@ -17,12 +17,12 @@ from trainables.core.cache import write_durably
 from trainables.core.errors import UserError
 from trainables.routing.spec import RouteSpec
 
-ATTEMPTS = 3  # a piece whose worker dies this often fails
+ATTEMPTS = 3  # an item whose worker dies this often fails
 Tell: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Piece:
+class WorkItem:
     """A call of a `RouteWork` method, and where its result goes."""
 
     path: Path
@@ -44,12 +44,12 @@ class Piece:
 
 
 class Pool(Protocol):
-    """Does pieces; calls methods of all workers at once."""
+    """Does items; calls methods of all workers at once."""
 
     workers: int
 
-    def run(self, pieces: Sequence[Piece]) -> dict[Path, str]:
-        """Do all pieces; returns why those failed that did."""
+    def run(self, items: Sequence[WorkItem]) -> dict[Path, str]:
+        """Do all items; returns why those failed that did."""
         ...
 
     def call(self, method: str, arguments: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -58,7 +58,7 @@ class Pool(Protocol):
 
 
 @dataclass
-class Here:
+class LocalPool:
     """All in this process, one after the other: for tests, and machines without room for Ray."""
 
     spec: RouteSpec
@@ -73,22 +73,22 @@ class Here:
             self.work = RouteWork(self.spec)
         return self.work
 
-    def run(self, pieces: Sequence[Piece]) -> dict[Path, str]:
+    def run(self, items: Sequence[WorkItem]) -> dict[Path, str]:
         failed = {}
-        for number, piece in enumerate(pieces, 1):
-            if not piece.done:
+        for number, item in enumerate(items, 1):
+            if not item.done:
                 try:
-                    piece.run(self._worker())
-                except Exception as error:  # one bad piece never ends a study
-                    failed[piece.path] = reason(error)
-                self.tell(f"{piece.path.parent.name}: {number} of {len(pieces)}")
+                    item.run(self._worker())
+                except Exception as error:  # one bad item never ends a study
+                    failed[item.path] = reason(error)
+                self.tell(f"{item.path.parent.name}: {number} of {len(items)}")
         return failed
 
     def call(self, method: str, arguments: Sequence[Mapping[str, Any]]) -> list[Any]:
         return [getattr(self._worker(), method)(**given) for given in arguments]
 
 
-class Cluster:
+class RayPool:
     """One Ray actor per worker, each with its own warm model."""
 
     def __init__(self, spec: RouteSpec, workers: int, tell: Tell) -> None:
@@ -99,57 +99,57 @@ class Cluster:
         import ray
 
         wanted = self.spec.resources
-        remote = ray.remote(num_cpus=wanted.cpus, num_gpus=wanted.gpus)(Hand)
+        remote = ray.remote(num_cpus=wanted.cpus, num_gpus=wanted.gpus)(PoolActor)
         return remote.remote(self.spec)
 
-    def run(self, pieces: Sequence[Piece]) -> dict[Path, str]:
+    def run(self, items: Sequence[WorkItem]) -> dict[Path, str]:
         import ray
 
-        todo = [piece for piece in pieces if not piece.done]
-        finished, attempts = len(pieces) - len(todo), dict.fromkeys(range(len(todo)), 0)
+        todo = [item for item in items if not item.done]
+        finished, attempts = len(items) - len(todo), dict.fromkeys(range(len(todo)), 0)
         waiting = list(range(len(todo)))
         failed: dict[Path, str] = {}
-        running: dict[Any, tuple[int, int]] = {}  # reference -> (actor, piece)
+        running: dict[Any, tuple[int, int]] = {}  # reference -> (actor, item)
         idle = list(range(len(self.actors)))
         while waiting or running:
             while waiting and idle:
-                number, hand = waiting.pop(0), idle.pop(0)
+                number, actor = waiting.pop(0), idle.pop(0)
                 attempts[number] += 1
-                running[self.actors[hand].do.remote(todo[number])] = (hand, number)
+                running[self.actors[actor].do.remote(todo[number])] = (actor, number)
             [reference], _ = ray.wait(list(running), num_returns=1)
-            hand, number = running.pop(reference)
-            why = self._outcome(reference, hand)
+            actor, number = running.pop(reference)
+            why = self._outcome(reference, actor)
             if why == DIED and attempts[number] < ATTEMPTS:
                 waiting.insert(0, number)
             else:
                 finished += 1
                 failed |= {todo[number].path: why} if why else {}
-                self.tell(f"{todo[number].path.parent.name}: {finished} of {len(pieces)}")
-            idle.append(hand)
+                self.tell(f"{todo[number].path.parent.name}: {finished} of {len(items)}")
+            idle.append(actor)
         return failed
 
-    def _outcome(self, reference: Any, hand: int) -> str:
-        """Why the piece failed, if it did; a dead worker is replaced."""
+    def _outcome(self, reference: Any, actor: int) -> str:
+        """Why the item failed, if it did; a dead worker is replaced."""
         import ray
 
         try:
             return str(ray.get(reference))
         except ray.exceptions.RayActorError:
-            self.actors[hand] = self._actor()
+            self.actors[actor] = self._actor()
             return DIED
 
     def call(self, method: str, arguments: Sequence[Mapping[str, Any]]) -> list[Any]:
         import ray
 
-        hands = zip(self.actors, arguments, strict=False)
-        found: list[Any] = ray.get([hand.call.remote(method, dict(one)) for hand, one in hands])
+        actors = zip(self.actors, arguments, strict=False)
+        found: list[Any] = ray.get([actor.call.remote(method, dict(one)) for actor, one in actors])
         return found
 
 
 DIED = "its worker died again and again (out of memory?)"
 
 
-class Hand:
+class PoolActor:
     """What a Ray actor does."""
 
     def __init__(self, spec: RouteSpec) -> None:
@@ -157,11 +157,11 @@ class Hand:
 
         self.work = RouteWork(spec)
 
-    def do(self, piece: Piece) -> str:
-        """Do a piece; returns why it failed, or nothing."""
+    def do(self, item: WorkItem) -> str:
+        """Do an item; returns why it failed, or nothing."""
         try:
-            piece.run(self.work)
-        except Exception as error:  # one bad piece never ends a study
+            item.run(self.work)
+        except Exception as error:  # one bad item never ends a study
             return reason(error)
         return ""
 
@@ -180,23 +180,23 @@ def open_pool(spec: RouteSpec, tell: Tell) -> Iterator[Pool]:
     """The study's workers."""
     wanted = spec.resources
     if wanted.workers == 0:
-        yield Here(spec, tell)
+        yield LocalPool(spec, tell)
         return
     resources = Resources(cpus=wanted.cpus, gpus=wanted.gpus, workers=wanted.workers)
     with ray_cluster(resources, tell) as fits:
-        yield Cluster(spec, fits, tell)
+        yield RayPool(spec, fits, tell)
 
 
-def finish(pool: Pool, pieces: Sequence[Piece]) -> None:
-    """Do all pieces.
+def finish(pool: Pool, items: Sequence[WorkItem]) -> None:
+    """Do all items.
 
     Raises:
         UserError: some failed; the others are kept, and the next run tries only those again.
     """
-    failed = pool.run(pieces)
+    failed = pool.run(items)
     if failed:
         lines = [f"{path.stem}: {why}" for path, why in failed.items()]
         raise UserError(
-            f"{len(failed)} of {len(pieces)} pieces failed:\n  " + "\n  ".join(lines[:10]),
+            f"{len(failed)} of {len(items)} items failed:\n  " + "\n  ".join(lines[:10]),
             do="run the same command again: what is done stays done",
         )

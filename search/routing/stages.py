@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from search.engine.pool import Piece, Pool, Tell, finish
+from search.engine.pool import Pool, Tell, WorkItem, finish
 from search.errors import StudyError
 from search.routing.evaluation import Evaluation, evaluate, judge
 from search.study.load import resolved
@@ -115,7 +115,7 @@ class Route:
         write_sets(self.root / "sets.csv", found)
         return found
 
-    def _searches(self) -> dict[str, Piece]:
+    def _searches(self) -> dict[str, WorkItem]:
         spec, pieces = self.spec, {}
         for task in spec.routed():
             for loss in spec.sets.losses:
@@ -125,7 +125,7 @@ class Route:
                     table, sets = spec.tasks[task].model_dump(), spec.sets
                     key = self.key(what, table, sets.budget, sets.seeds, sets.packed)
                     path = self.root / "sets" / f"{name}-{key}.json"
-                    pieces[name] = Piece(path, "greedy", what)
+                    pieces[name] = WorkItem(path, "greedy", what)
         return pieces
 
     # -- stage 2 -----------------------------------------------------------------------------
@@ -138,7 +138,7 @@ class Route:
         records = [record for piece in pieces for record in piece.result()]
         return write_dataset(self.root, records)
 
-    def _shards(self, task: str, role: Role, sets: Sequence[Omit]) -> list[Piece]:
+    def _shards(self, task: str, role: Role, sets: Sequence[Omit]) -> list[WorkItem]:
         table, spec = self.spec.tasks[task], self.spec
         size, count = spec.dataset.shard, getattr(table.items, role)
         key = self.key(table.model_dump(), sets, role, size, spec.dataset.batch_size)
@@ -147,7 +147,7 @@ class Route:
         for first in range(0, count, size):
             what = {"task": task, "role": role, "start": first, "stop": first + size, "sets": sets}
             path = folder / f"{task}-{first:06d}-{key}.json"
-            pieces.append(Piece(path, "likelihoods", what))
+            pieces.append(WorkItem(path, "likelihoods", what))
         return pieces
 
     # -- stage 3 -----------------------------------------------------------------------------
@@ -170,11 +170,11 @@ class Route:
         write_durably(self.root / "router.json", json.dumps(record, indent=2))
         return Path(best.arguments["folder"])
 
-    def _training(self, dataset: str, content: str, settings: RouterSpec) -> Piece:
+    def _training(self, dataset: str, content: str, settings: RouterSpec) -> WorkItem:
         plain = settings.model_dump()
         folder = self.root / "routers" / digest(plain, content)
         what = {"settings": plain, "dataset": dataset, "folder": str(folder)}
-        return Piece(folder.with_suffix(".json"), "train", what)
+        return WorkItem(folder.with_suffix(".json"), "train", what)
 
     # -- stage 4 -----------------------------------------------------------------------------
 
@@ -214,12 +214,12 @@ class Route:
     def _one(self, pool: Pool, method: str, **arguments: Any) -> Any:
         """A single piece, named after all it depends on."""
         path = self.root / "evaluation" / f"{method}-{self.key(arguments)}.json"
-        piece = Piece(path, method, arguments)
+        piece = WorkItem(path, method, arguments)
         finish(pool, [piece])
         return piece.result()
 
 
-def _spread(spec: RouteSpec, pool: Pool, piece: Piece) -> None:
+def _spread(spec: RouteSpec, pool: Pool, piece: WorkItem) -> None:
     """One greedy search whose candidates are shared out over all workers."""
     if piece.done:
         return
@@ -236,7 +236,9 @@ def _spread(spec: RouteSpec, pool: Pool, piece: Piece) -> None:
     write_durably(piece.path, json.dumps(record))
 
 
-def search_router(spec: RouteSpec, pool: Pool, make: Callable[[RouterSpec], Piece]) -> list[Piece]:
+def search_router(
+    spec: RouteSpec, pool: Pool, make: Callable[[RouterSpec], WorkItem]
+) -> list[WorkItem]:
     """Train routers with the settings Optuna proposes, the study's own first.
 
     The proposals depend on the seed and on earlier reports only, and reports are durable: after an
@@ -250,7 +252,7 @@ def search_router(spec: RouteSpec, pool: Pool, make: Callable[[RouterSpec], Piec
     sampler = optuna.samplers.TPESampler(seed=spec.seed, n_startup_trials=4)
     study = optuna.create_study(sampler=sampler)
     study.enqueue_trial(start(spec.router, encoders=spec.search.encoders))
-    tried: list[Piece] = []
+    tried: list[WorkItem] = []
     while len(tried) < spec.search.trials:
         size = min(pool.workers, spec.search.trials - len(tried))
         asked = [study.ask() for _ in range(size)]

@@ -21,7 +21,14 @@ from trainables.core.errors import PlanError
 from trainables.core.fork import fork
 from trainables.core.types import Batch, PreTrainedModel
 from trainables.omission.loss_log import Key, Memo
-from trainables.omission.losses import Loss, Row, Sheet, divergence, log_likelihood, sheet_of
+from trainables.omission.losses import (
+    Loss,
+    Row,
+    ScoredBatch,
+    divergence,
+    log_likelihood,
+    scored_batch,
+)
 
 Unit: TypeAlias = Literal["block", "attention", "ffn", "both"]
 Part: TypeAlias = Literal["block", "attention", "ffn"]
@@ -78,7 +85,7 @@ def can_pack(model: PreTrainedModel) -> bool:
     parts = [Row(row.question, (answer,)) for answer in row.answers]
     try:
         packed, split = (
-            PrefixEvaluator(model, Loss("tl", (sheet_of(rows),), torch.ones(2))).means([()])
+            PrefixEvaluator(model, Loss("tl", (scored_batch(rows),), torch.ones(2))).means([()])
             for rows in ([row], parts)
         )
     except (ValueError, TypeError, RuntimeError, IndexError):
@@ -101,14 +108,14 @@ class PrefixEvaluator:
             raise PlanError(f"unit {unit}: {type(model).__name__} can only omit whole blocks")
         self.walk, self.loss, self.unit, self.memo = Walk(model), loss, unit, memo
         self.count = len(self.walk.blocks) * (2 if unit == "both" else 1)
-        self._sheet_forwards = 0
+        self._batch_forwards = 0
         self._dense: list[Tensor] = []
         self._partial: dict[Step, nn.Module] = {}
 
     @property
     def forwards(self) -> int:
         """Block-forwards of the whole calibration set so far; half a block counts as one."""
-        return self._sheet_forwards // len(self.loss.sheets)
+        return self._batch_forwards // len(self.loss.batches)
 
     def __call__(self, sets: Sequence[Collection[int]]) -> list[float]:
         """The loss of every set, in the order given."""
@@ -127,20 +134,20 @@ class PrefixEvaluator:
         """The mean score of every group of the loss, for every set."""
         paths = [path(omit, len(self.walk.blocks), self.unit) for omit in sets]
         scores: list[list[Tensor]] = [[] for _ in sets]
-        for index in range(len(self.loss.sheets) if sets else 0):
-            for number, score in self._sheet(index, paths):
+        for index in range(len(self.loss.batches) if sets else 0):
+            for number, score in self._scored(index, paths):
                 scores[number].append(score)
         rows = [self.loss.group_means(score) for score in scores]
         return torch.stack(rows) if rows else torch.empty(0, len(self.loss.weights))
 
-    def _sheet(self, index: int, paths: Sequence[Kept]) -> Iterator[tuple[int, Tensor]]:
-        sheet = self.loss.sheets[index]
-        batch = self._inputs(sheet.batch)
+    def _scored(self, index: int, paths: Sequence[Kept]) -> Iterator[tuple[int, Tensor]]:
+        scored = self.loss.batches[index]
+        batch = self._inputs(scored.batch)
         entry = self.walk.enter(batch)
         dense = self._dense_logits(index) if self.loss.against_dense else None
         todo = list(enumerate(paths))
         for numbers, hidden in self._leaves(entry, entry.hidden, todo, 0):
-            score = self._score(sheet, hidden, dense)
+            score = self._score(scored, hidden, dense)
             yield from ((number, score) for number in numbers)
 
     def _inputs(self, batch: Batch) -> Batch:
@@ -174,7 +181,7 @@ class PrefixEvaluator:
             yield from self._leaves(entry, self._step(entry, step, hidden), below, depth + 1)
 
     def _step(self, entry: Entry, step: Step, hidden: Tensor) -> Tensor:
-        self._sheet_forwards += 1
+        self._batch_forwards += 1
         index, part = step
         if part == "block":
             return self.walk.step(entry, index, hidden)
@@ -187,21 +194,21 @@ class PrefixEvaluator:
         state: Tensor = after[0] if isinstance(after, tuple) else after
         return state
 
-    def _score(self, sheet: Sheet, hidden: Tensor, dense: Sequence[Tensor] | None) -> Tensor:
+    def _score(self, scored: ScoredBatch, hidden: Tensor, dense: Sequence[Tensor] | None) -> Tensor:
         scores = []
-        for index, logits in enumerate(self._logits(sheet, hidden)):
+        for index, logits in enumerate(self._logits(scored, hidden)):
             if dense is None:
                 start = index * CHUNK
-                targets = sheet.targets[start : start + CHUNK].to(logits.device)
+                targets = scored.targets[start : start + CHUNK].to(logits.device)
                 scores.append(log_likelihood(logits, targets))
             else:
                 scores.append(divergence(logits, dense[index]))
         return torch.cat(scores).cpu()
 
-    def _logits(self, sheet: Sheet, hidden: Tensor) -> Iterator[Tensor]:
+    def _logits(self, scored: ScoredBatch, hidden: Tensor) -> Iterator[Tensor]:
         """The head on the predictions that count, as rows of one token each: the final norm and
         the head act on each position by itself."""
-        picked = hidden[sheet.rows.to(hidden.device), sheet.columns.to(hidden.device)]
+        picked = hidden[scored.rows.to(hidden.device), scored.columns.to(hidden.device)]
         for part in torch.split(picked, CHUNK):
             rows = {"input_ids": torch.zeros(len(part), 1, dtype=torch.long, device=part.device)}
             yield self.walk.leave(rows, part[:, None]).logits[:, 0]
@@ -210,15 +217,15 @@ class PrefixEvaluator:
     def prepare(self) -> None:
         """Run the untouched model, if the loss compares with it; else done on first use."""
         everything = path((), len(self.walk.blocks))
-        for sheet in self.loss.sheets[len(self._dense) :] if self.loss.against_dense else ():
-            entry = self.walk.enter(self._inputs(sheet.batch))
+        for scored in self.loss.batches[len(self._dense) :] if self.loss.against_dense else ():
+            entry = self.walk.enter(self._inputs(scored.batch))
             [(_, hidden)] = self._leaves(entry, entry.hidden, [(0, everything)], 0)
             self._dense.append(hidden)
 
     def _dense_logits(self, index: int) -> list[Tensor]:
         """What the untouched model predicts; only its last states are kept."""
         self.prepare()
-        return list(self._logits(self.loss.sheets[index], self._dense[index]))
+        return list(self._logits(self.loss.batches[index], self._dense[index]))
 
 
 class _Silent(nn.Module):

@@ -26,22 +26,22 @@ from trainables.core.types import Batch
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ScoredBatch:
     """One batch and the predictions of it that count."""
 
     batch: Batch
     rows: Int[Tensor, " scored"]
     columns: Int[Tensor, " scored"]
     targets: Int[Tensor, " scored"]  # the token to be predicted at (row, column)
-    owners: Int[Tensor, " scored"]  # the group the prediction belongs to, counted over all sheets
+    owners: Int[Tensor, " scored"]  # the group the prediction belongs to, counted over all batches
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Sheets, and the weight of each group's mean score in the total."""
+    """Scored batches, and the weight of each group's mean score in the total."""
 
     name: str
-    sheets: tuple[Sheet, ...]
+    batches: tuple[ScoredBatch, ...]
     weights: Float[Tensor, " groups"]
     against_dense: bool = False  # the score is a divergence, not a log-likelihood
 
@@ -52,15 +52,15 @@ class Loss:
     def fingerprint(self) -> str:
         """Identifies the loss and its calibration, down to how rows are batched."""
         tensors = {"weights": self.weights}
-        for index, sheet in enumerate(self.sheets):
-            parts = {**sheet.batch, "rows": sheet.rows, "columns": sheet.columns}
-            parts |= {"targets": sheet.targets, "owners": sheet.owners}
+        for index, scored in enumerate(self.batches):
+            parts = {**scored.batch, "rows": scored.rows, "columns": scored.columns}
+            parts |= {"targets": scored.targets, "owners": scored.owners}
             tensors |= {f"{index}.{name}": value for name, value in parts.items()}
         return f"{self.name}-{digest_tensors(tensors)}"
 
     def group_means(self, scores: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, " groups"]:
-        """The mean of each group's scores, from the scores of every sheet."""
-        owners = torch.cat([sheet.owners for sheet in self.sheets])
+        """The mean of each group's scores, from the scores of every batch."""
+        owners = torch.cat([scored.owners for scored in self.batches])
         sums = torch.zeros(len(self.weights), dtype=torch.float64)
         sums.index_add_(0, owners, torch.cat(list(scores)).double().cpu())
         return sums / torch.bincount(owners, minlength=len(self.weights))
@@ -103,25 +103,25 @@ def kl(batches: Iterable[Batch]) -> Loss:
 
 
 def _text(name: str, batches: Iterable[Batch], sign: float) -> Loss:
-    sheets, rows = [], 0
+    scored, rows = [], 0
     for batch in batches:
-        sheets.append(_every_token(batch, rows))
+        scored.append(_every_token(batch, rows))
         rows += len(batch["input_ids"])
-    if not sheets:
+    if not scored:
         raise PlanError(f"{name}: no calibration batches")
-    counts = torch.bincount(torch.cat([sheet.owners for sheet in sheets]), minlength=rows)
+    counts = torch.bincount(torch.cat([one.owners for one in scored]), minlength=rows)
     weights = sign * counts.double() / counts.sum()
-    return Loss(name, tuple(sheets), weights, against_dense=name == "kl")
+    return Loss(name, tuple(scored), weights, against_dense=name == "kl")
 
 
-def _every_token(batch: Batch, first: int) -> Sheet:
+def _every_token(batch: Batch, first: int) -> ScoredBatch:
     tokens = batch["input_ids"].cpu()
     real = batch.get("attention_mask", torch.ones_like(tokens)).cpu().bool()
     inputs = {"input_ids": tokens}
     if not real.all():
         inputs["attention_mask"] = real.long()
     rows, columns = (real[:, 1:] & real[:, :-1]).nonzero(as_tuple=True)
-    return Sheet(inputs, rows, columns, tokens[rows, columns + 1], rows + first)
+    return ScoredBatch(inputs, rows, columns, tokens[rows, columns + 1], rows + first)
 
 
 @dataclass(frozen=True)
@@ -165,18 +165,18 @@ def answers(
         weights += [-rest if number == item.answer else 1.0 for number in right]
         split = [tuple(numbered)] if packed else [(one,) for one in numbered]
         rows += [Row(question, part) for part in split]
-    sheets = tuple(_batched(rows, batch_size))
-    return Loss(name, sheets, torch.tensor(weights, dtype=torch.float64))
+    scored = tuple(_batched(rows, batch_size))
+    return Loss(name, scored, torch.tensor(weights, dtype=torch.float64))
 
 
-def _batched(rows: Sequence[Row], size: int) -> Iterator[Sheet]:
+def _batched(rows: Sequence[Row], size: int) -> Iterator[ScoredBatch]:
     """Rows of similar length together."""
     ordered = sorted(rows, key=lambda row: len(row.inputs()))
     for start in range(0, len(ordered), size):
-        yield sheet_of(ordered[start : start + size])
+        yield scored_batch(ordered[start : start + size])
 
 
-def sheet_of(rows: Sequence[Row]) -> Sheet:
+def scored_batch(rows: Sequence[Row]) -> ScoredBatch:
     """One batch of rows; what is padded on the right is not seen by anything that counts."""
     length = max(len(row.inputs()) for row in rows)
     tokens = torch.zeros(len(rows), length, dtype=torch.long)
@@ -192,7 +192,7 @@ def sheet_of(rows: Sequence[Row]) -> Sheet:
     batch = {"input_ids": tokens}
     if any(sum(len(a) > 1 for _, a in row.answers) > 1 for row in rows):
         batch |= _blocked(rows, length)
-    return Sheet(batch, *torch.tensor(scored).T)
+    return ScoredBatch(batch, *torch.tensor(scored).T)
 
 
 def _blocked(rows: Sequence[Row], length: int) -> Batch:

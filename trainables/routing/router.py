@@ -36,7 +36,7 @@ Progress = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class RouterExample:
     """One item: a prompt and the right answer's mean log-likelihood under every set."""
 
     item: str  # names it, over all tasks
@@ -44,10 +44,10 @@ class Lesson:
     likelihood: tuple[float, ...]
 
 
-def read_lessons(path: Path) -> list[Lesson]:
+def read_examples(path: Path) -> list[RouterExample]:
     """The router's data set, from its Parquet file."""
     rows = pq.read_table(path, columns=["item", "prompt", "likelihood"]).to_pylist()
-    return [Lesson(row["item"], row["prompt"], tuple(row["likelihood"])) for row in rows]
+    return [RouterExample(row["item"], row["prompt"], tuple(row["likelihood"])) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -62,22 +62,24 @@ class Report:
     validated: int
 
 
-def split(lessons: Sequence[Lesson], share: float, seed: int) -> tuple[list[Lesson], list[Lesson]]:
-    """(training, validation) lessons; all rows of an item are on one side."""
-    names = sorted({lesson.item for lesson in lessons})
+def split(
+    examples: Sequence[RouterExample], share: float, seed: int
+) -> tuple[list[RouterExample], list[RouterExample]]:
+    """(training, validation) examples; all rows of an item are on one side."""
+    names = sorted({example.item for example in examples})
     random.Random(seed).shuffle(names)
     held = set(names[: max(1, round(len(names) * share))])
     if len(held) == len(names):
         raise PlanError(f"{len(names)} items are too few to train and validate a router")
     return (
-        [lesson for lesson in lessons if lesson.item not in held],
-        [lesson for lesson in lessons if lesson.item in held],
+        [example for example in examples if example.item not in held],
+        [example for example in examples if example.item in held],
     )
 
 
-def targets(lessons: Sequence[Lesson], centre: bool) -> Float[Tensor, "items sets"]:
+def targets(examples: Sequence[RouterExample], centre: bool) -> Float[Tensor, "items sets"]:
     """What the router learns: likelihoods, or what each set adds to the prompt's mean."""
-    raw = torch.tensor([lesson.likelihood for lesson in lessons])
+    raw = torch.tensor([example.likelihood for example in examples])
     return raw - raw.mean(1, keepdim=True) if centre else raw
 
 
@@ -148,7 +150,7 @@ class Router:
 
 
 def train(
-    spec: RouterSpec, lessons: Sequence[Lesson], folder: Path, device: str = "cpu"
+    spec: RouterSpec, examples: Sequence[RouterExample], folder: Path, device: str = "cpu"
 ) -> Iterator[Progress]:
     """Train a router and save it, with its report, in `folder`; yields after every epoch.
 
@@ -157,10 +159,10 @@ def train(
     """
     if (folder / "report.json").exists():
         return
-    taught, held = split(lessons, spec.validation, spec.seed)
-    router = Router.fresh(spec, len(lessons[0].likelihood))
+    taught, held = split(examples, spec.validation, spec.seed)
+    router = Router.fresh(spec, len(examples[0].likelihood))
     router.model.to(device)
-    run = _Training(spec, router, taught, folder / f"epoch-{_identity(spec, lessons)}.pt")
+    run = _Training(spec, router, taught, folder / f"epoch-{_identity(spec, examples)}.pt")
     for epoch in range(run.restore(), spec.epochs):
         loss = run.epoch(epoch)
         run.save(epoch + 1)
@@ -171,15 +173,15 @@ def train(
     run.checkpoint.unlink(missing_ok=True)
 
 
-def _identity(spec: RouterSpec, lessons: Sequence[Lesson]) -> str:
-    return digest(spec.model_dump(), [asdict(lesson) for lesson in lessons])
+def _identity(spec: RouterSpec, examples: Sequence[RouterExample]) -> str:
+    return digest(spec.model_dump(), [asdict(example) for example in examples])
 
 
 def judge(
-    router: Router, spec: RouterSpec, taught: Sequence[Lesson], held: Sequence[Lesson]
+    router: Router, spec: RouterSpec, taught: Sequence[RouterExample], held: Sequence[RouterExample]
 ) -> Report:
     """Measure a router on held items."""
-    scores = router.scores([lesson.prompt for lesson in held])
+    scores = router.scores([example.prompt for example in held])
     errors = scores - targets(held, spec.centre)
     likelihood = targets(held, centre=False)
     static = targets(taught, centre=False).mean(0).expand_as(likelihood)
@@ -197,12 +199,12 @@ class _Training:
     """The state of one training: weights, optimiser, schedule."""
 
     def __init__(
-        self, spec: RouterSpec, router: Router, lessons: Sequence[Lesson], checkpoint: Path
+        self, spec: RouterSpec, router: Router, examples: Sequence[RouterExample], checkpoint: Path
     ) -> None:
-        self.spec, self.router, self.lessons = spec, router, lessons
+        self.spec, self.router, self.examples = spec, router, examples
         self.checkpoint = checkpoint
-        self.wanted = targets(lessons, spec.centre)
-        self.steps = spec.epochs * len(range(0, len(lessons), spec.batch_size))
+        self.wanted = targets(examples, spec.centre)
+        self.steps = spec.epochs * len(range(0, len(examples), spec.batch_size))
         parameters = router.model.parameters()
         self.optimizer = AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
         self.schedule = LambdaLR(self.optimizer, lambda step: self._rate(step))
@@ -214,18 +216,18 @@ class _Training:
         return max(0.0, (self.steps - step) / max(1, self.steps - self.spec.warmup))
 
     def epoch(self, epoch: int) -> float:
-        """Once through the lessons, in an order of the epoch's own; returns the mean loss."""
+        """Once through the examples, in an order of the epoch's own; returns the mean loss."""
         torch.manual_seed(self.spec.seed + 1000 * (epoch + 1))  # dropout, wherever training resumes
-        order = torch.randperm(len(self.lessons)).tolist()
+        order = torch.randperm(len(self.examples)).tolist()
         self.router.model.train()
         losses = [self._step(order[i : i + self.spec.batch_size]) for i in self._starts()]
         return sum(losses) / len(losses)
 
     def _starts(self) -> range:
-        return range(0, len(self.lessons), self.spec.batch_size)
+        return range(0, len(self.examples), self.spec.batch_size)
 
     def _step(self, rows: list[int]) -> float:
-        batch = self.router.encode([self.lessons[row].prompt for row in rows])
+        batch = self.router.encode([self.examples[row].prompt for row in rows])
         loss = self.router.model(
             **batch, labels=self.wanted[rows].to(self.router.model.device)
         ).loss

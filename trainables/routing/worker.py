@@ -27,7 +27,7 @@ from trainables.omission.loss_log import Memo
 from trainables.omission.losses import Loss
 from trainables.omission.searches import Omit, greedy
 from trainables.routing.routed_model import RoutedModel, measure
-from trainables.routing.router import Router, read_lessons, train
+from trainables.routing.router import Router, read_examples, train
 from trainables.routing.spec import RouterSpec, RouteSpec
 
 Record: TypeAlias = dict[str, Any]
@@ -149,7 +149,7 @@ class RouteWork:
     def train(self, settings: Record, dataset: str, folder: str) -> Record:
         """Train a router on stage 2's data set; returns its report."""
         spec = RouterSpec.model_validate(settings)
-        for _ in train(spec, read_lessons(Path(dataset)), Path(folder), self._device):
+        for _ in train(spec, read_examples(Path(dataset)), Path(folder), self._device):
             pass
         report: Record = json.loads((Path(folder) / "report.json").read_text())
         return report

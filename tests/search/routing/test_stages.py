@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from search.engine import pool as route_pool
-from search.engine.pool import Here, Piece, open_pool
+from search.engine.pool import LocalPool, WorkItem, open_pool
 from search.errors import StudyError
 from search.routing.commands import app
 from search.routing.evaluation import HINDSIGHT, ORACLE, RANDOM, ROUTER
@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Route:
     """A study that ran without interruption."""
     route = Route(study(made, tmp_path_factory.mktemp("whole")))
-    route.evaluation(Here(route.spec))
+    route.evaluation(LocalPool(route.spec))
     return route
 
 
@@ -86,7 +86,7 @@ def test_the_log_is_readable_as_the_published_one(whole: Route) -> None:
 
 
 def test_the_table_keeps_to_its_bounds(whole: Route) -> None:
-    found = whole.evaluation(Here(whole.spec))
+    found = whole.evaluation(LocalPool(whole.spec))
     rows = found.rows
     assert found.tasks == ["colours", "sums", "unseen"]
     assert rows[ORACLE]["regret"] == 0
@@ -98,9 +98,9 @@ def test_the_table_keeps_to_its_bounds(whole: Route) -> None:
 
 
 def test_nothing_runs_twice(whole: Route, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[Piece] = []
-    monkeypatch.setattr(Piece, "run", lambda piece, work: ran.append(piece))
-    whole.evaluation(Here(whole.spec))
+    ran: list[WorkItem] = []
+    monkeypatch.setattr(WorkItem, "run", lambda piece, work: ran.append(piece))
+    whole.evaluation(LocalPool(whole.spec))
     assert not ran
 
 
@@ -119,13 +119,13 @@ def test_interrupted_after_any_piece_it_ends_the_same(
 
     monkeypatch.setattr(route_pool, "write_durably", write)
     with pytest.raises(KeyboardInterrupt):
-        route.evaluation(Here(route.spec))
+        route.evaluation(LocalPool(route.spec))
     monkeypatch.setattr(route_pool, "write_durably", keep)
-    route.evaluation(Here(route.spec))
+    route.evaluation(LocalPool(route.spec))
     assert outputs(route.root) == outputs(whole.root)
 
 
-def test_a_failed_piece_is_named_and_the_others_are_kept(
+def test_a_failed_item_is_named_and_the_others_are_kept(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     route = Route(study(made, tmp_path))
@@ -137,8 +137,8 @@ def test_a_failed_piece_is_named_and_the_others_are_kept(
         return real(self, task, loss, seed)
 
     monkeypatch.setattr(RouteWork, "greedy", fails)
-    with pytest.raises(UserError, match=r"1 of 4 pieces failed(.|\n)*colours-tld.*no room"):
-        route.sets(Here(route.spec))
+    with pytest.raises(UserError, match=r"1 of 4 items failed(.|\n)*colours-tld.*no room"):
+        route.sets(LocalPool(route.spec))
     assert len(list((route.root / "sets").glob("*.json"))) == 3
 
 
@@ -147,7 +147,7 @@ def test_candidates_spread_over_workers_give_the_same_sets(
 ) -> None:
     spec = study(made, tmp_path)
     spread = spec.model_copy(update={"sets": spec.sets.model_copy(update={"spread": True})})
-    Route(spread).sets(Here(spread, workers=3))
+    Route(spread).sets(LocalPool(spread, workers=3))
     mine, wanted = tmp_path / "tiny" / "sets.csv", whole.root / "sets.csv"
     assert mine.read_text() == wanted.read_text()
 
@@ -157,35 +157,35 @@ def test_sets_from_a_file_need_no_search(made: Path, tmp_path: Path) -> None:
     file = tmp_path / "given.csv"
     file.write_text('Set,idx,\n"[1, 2]",0,one\n"[2, 1]",1,same\n"[3]",2,other\n')
     given = spec.model_copy(update={"sets": spec.sets.model_copy(update={"file": str(file)})})
-    assert Route(given).sets(Here(given)) == {"one": (1, 2), "other": (3,)}
+    assert Route(given).sets(LocalPool(given)) == {"one": (1, 2), "other": (3,)}
 
 
 def test_the_routers_settings_can_be_searched(whole: Route, tmp_path: Path) -> None:
     search = whole.spec.search.model_copy(update={"trials": 5})
     spec = whole.spec.model_copy(update={"search": search})
 
-    class Fake(Piece):
+    class Fake(WorkItem):
         def run(self, work: object) -> None:
             self.path.write_text(json.dumps({"regret": self.arguments["lr"]}))
 
-    def make(settings: Any) -> Piece:
+    def make(settings: Any) -> WorkItem:
         lr = settings.lr
         return Fake(tmp_path / f"{lr}.json", "train", {"lr": lr, "settings": settings})
 
-    first = search_router(spec, Here(spec), make)
-    again = search_router(spec, Here(spec), make)
+    first = search_router(spec, LocalPool(spec), make)
+    again = search_router(spec, LocalPool(spec), make)
     assert len(first) == 5
     assert first[0].arguments["lr"] == pytest.approx(1e-4)  # the study's own, within the range
     assert [one.path for one in first] == [one.path for one in again]
 
 
 def test_the_exported_model_loads_and_writes(whole: Route, tmp_path: Path) -> None:
-    lines = export_route(whole, Here(whole.spec), tmp_path / "out")
+    lines = export_route(whole, LocalPool(whole.spec), tmp_path / "out")
     assert len(lines) == 6
     model = RoutedModel.load(tmp_path / "out")
     assert len(model.generate(["Box 1 is", "2 + 1 ="], max_new_tokens=3)) == 2
     assert "RoutedModel.load" in (tmp_path / "out" / "README.md").read_text()
-    seconds = whole.timing(Here(whole.spec))
+    seconds = whole.timing(LocalPool(whole.spec))
     assert seconds["pruned_bytes"] < seconds["dense_bytes"]
 
 
