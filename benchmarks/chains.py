@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from spaces.similarity import space
+from spaces.similarity import SimilaritySpace
 from trainables.bench.training.loop import tensors_of
 from trainables.core.cache import digest_tensors
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
@@ -78,12 +78,13 @@ def small_bench(cache: Path, *, naive: bool) -> BenchSpec:
 def run_plan(spec: BenchSpec, study: Mapping[str, Any], rows: int) -> tuple[list[Ran], float]:
     """All rows one after another, as one worker would; and the seconds they took."""
     base = open_bench(spec)
-    ranges = {k: v for k, v in study["space"].items() if k not in ("name", "recover")}
     recover = TrainSpec(epochs=study["space"]["recover"]["epochs"], lr=1e-3, batch_size=32)
+    ranges = {k: v for k, v in study["space"].items() if k != "name"} | {"recover": recover}
+    space = SimilaritySpace.model_validate(ranges)
     began, done = time.perf_counter(), []
     for number, point in enumerate(study["first"][:rows]):
         fixed = optuna.trial.FixedTrial(point)
-        stages = space(fixed, Facts(blocks=12), **ranges, recover=recover)
+        stages = space.stages(fixed, Facts(blocks=12))
         bench = base.fork()
         record = drain(run_stages(bench, stages, f"chains/{number}"))
         bench.cache.release()

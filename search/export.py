@@ -185,10 +185,8 @@ def stages_of(view: View, result: Result) -> "list[Stage]":
     if result.is_baseline:
         return []
     space = load_space(view.study.space)
-    found: list[Stage] = space(
-        optuna.trial.FixedTrial(dict(result.params)), Facts.read(view.notes["facts"])
-    )
-    return found
+    given = optuna.trial.FixedTrial(dict(result.params))
+    return space.stages(given, Facts.read(view.notes["facts"]))
 
 
 def _explain(view: View, made: Export, folder: Path) -> None:

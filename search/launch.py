@@ -5,14 +5,12 @@ again under their number, and the rest of the budget runs.
 """
 
 import contextlib
-import inspect
 import math
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -30,9 +28,9 @@ from search.ledger.mirror import Mirror
 from search.samplers.build import make_sampler
 from search.study.load import compare, constraint_keys, limits, parse_study, study_toml
 from search.study.schema import Study
-from search.study.space import Space, load_space
+from search.study.space import load_space
 from search.study.starting_points import read_point
-from trainables.bench.survey import hook
+from spaces.space import Space
 from trainables.core.errors import UserError, placed
 from trainables.core.places import CHECKOUT
 from trainables.stage import Facts
@@ -137,13 +135,13 @@ class Launch:
         """With the facts known: check the first points, load the sampler, return how to ask."""
 
         def ask(trial: Any) -> object:
-            return space(trial, facts)
+            return space.stages(trial, facts)
 
         first = [
             _point(point, ask, f"first[{index}]") for index, point in enumerate(self.study.first)
         ]
         with blaming(f"{self.study.space.name}: starts()"):
-            given = list(_starts(space, facts))
+            given = space.starts(facts)
         starts = [_point(point, ask, "starts()") for point in given]
         with blaming(f"sampler {self.study.sampler.name}"):
             sampler = make_sampler(
@@ -195,17 +193,6 @@ def open_journal(study: Study, storage: BaseStorage) -> Journal:
     constraints = limits(study)
     keys = constraint_keys(constraints)
     return Journal(storage, study.name, study.objectives, dict(zip(keys, constraints, strict=True)))
-
-
-def _starts(space: Space, facts: Facts) -> Sequence[dict[str, Any]]:
-    """The points the space itself proposes, given those overrides its `starts` takes."""
-    starts = hook(space, "starts")
-    if starts is None:
-        return []
-    given = space.keywords if isinstance(space, partial) else {}
-    taken = inspect.signature(starts).parameters
-    found: list[dict[str, Any]] = starts(facts, **{k: v for k, v in given.items() if k in taken})
-    return found
 
 
 def git_commit() -> str | None:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from spaces.space import Point, Trial
 from trainables.routing.spec import RouterSpec
 
 
-def space(trial: Any, base: RouterSpec, *, encoders: tuple[str, ...] = ()) -> RouterSpec:
+def vary(trial: Trial, base: RouterSpec, *, encoders: tuple[str, ...] = ()) -> RouterSpec:
     """Vary what matters most around a study's own settings."""
     changed: dict[str, Any] = {
         "lr": trial.suggest_float("router.lr", 1e-6, 1e-4, log=True),
@@ -17,9 +18,9 @@ def space(trial: Any, base: RouterSpec, *, encoders: tuple[str, ...] = ()) -> Ro
     return base.model_copy(update=changed)
 
 
-def start(base: RouterSpec, *, encoders: tuple[str, ...] = ()) -> dict[str, Any]:
+def start(base: RouterSpec, *, encoders: tuple[str, ...] = ()) -> Point:
     """The study's own settings, as the first point to try."""
-    point: dict[str, Any] = {
+    point: Point = {
         "router.lr": min(max(base.lr, 1e-6), 1e-4),
         "router.epochs": base.epochs,
         "router.centre": base.centre,

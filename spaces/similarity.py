@@ -4,8 +4,7 @@ The tables of the source are points of this space: threshold and k, one pass or 
 retrained or only the neighbours of cuts, and how many percent Wanda takes afterwards.
 """
 
-from typing import Any
-
+from spaces.space import Space, Trial
 from trainables.core.spec import Count, TrainSpec
 from trainables.recover import Freeze, Recover
 from trainables.similarity.iterative import Iterate
@@ -14,46 +13,44 @@ from trainables.stage import Facts, Stage
 from trainables.wanda import Wanda
 
 
-def space(
-    trial: Any,
-    facts: Facts,
-    *,
-    thresholds: tuple[float, ...] = (99.0, 98.0, 95.0),
-    k: tuple[Count, ...] = (1, 2),
-    rule: Rule = "anchor",
-    per_sample: bool = False,
-    passes: tuple[Count, ...] = (1, 2),
-    freeze: tuple[Freeze, ...] = ("none", "part"),
-    wanda: tuple[int, ...] = (0, 10, 20, 30, 40, 50),
-    recover: TrainSpec = TrainSpec(),  # noqa: B008 - frozen
-    max_drop: float = 4.0,
-    max_k: Count = 3,
-    metric: str = "accuracy",
-    watch: str = "",
-) -> list[Stage]:
+class SimilaritySpace(Space):
     """Clusters of blocks more alike than a threshold (percent) keep some of their blocks.
 
-    Args:
+    Attributes:
         per_sample: the published tables' biased similarity, whose thresholds are other numbers.
         wanda: percent of each row that become zero in the end; 0 for none.
         recover: how every retraining is done.
         max_drop: points of `metric` below the original at which a pass is undone.
         watch: a metric to report after every epoch, for the study's scheduler.
     """
-    method = SimilarityPerSample if per_sample else Similarity
-    threshold = trial.suggest_categorical("similarity.threshold", list(thresholds))
-    start = trial.suggest_categorical("similarity.k", list(k))
-    count = trial.suggest_categorical("similarity.passes", list(passes))
-    frozen = trial.suggest_categorical("recover.freeze", list(freeze))
-    training = Recover(**recover.model_dump(), freeze=frozen, watch=watch)
-    prune = method(threshold, start, rule)
-    chain = Iterate(prune, training, count, max_drop, max(start, max_k), metric)
-    return [chain, *_zeros(trial, wanda, training)]
 
+    thresholds: tuple[float, ...] = (99.0, 98.0, 95.0)
+    k: tuple[Count, ...] = (1, 2)
+    rule: Rule = "anchor"
+    per_sample: bool = False
+    passes: tuple[Count, ...] = (1, 2)
+    freeze: tuple[Freeze, ...] = ("none", "part")
+    wanda: tuple[int, ...] = (0, 10, 20, 30, 40, 50)
+    recover: TrainSpec = TrainSpec()
+    max_drop: float = 4.0
+    max_k: Count = 3
+    metric: str = "accuracy"
+    watch: str = ""
 
-def _zeros(trial: Any, percents: tuple[int, ...], training: Recover) -> list[Stage]:
-    percent = trial.suggest_categorical("wanda.percent", list(percents))
-    if percent == 0:
-        return []
-    retrained = trial.suggest_categorical("wanda.retrain", [False, True])
-    return [Wanda(percent / 100), *([training] if retrained else [])]
+    def stages(self, trial: Trial, facts: Facts) -> list[Stage]:
+        method = SimilarityPerSample if self.per_sample else Similarity
+        percent = trial.suggest_categorical("similarity.threshold", list(self.thresholds))
+        start = trial.suggest_categorical("similarity.k", list(self.k))
+        count = trial.suggest_categorical("similarity.passes", list(self.passes))
+        frozen = trial.suggest_categorical("recover.freeze", list(self.freeze))
+        training = Recover(**self.recover.model_dump(), freeze=frozen, watch=self.watch)
+        prune, most = method(float(percent), start, self.rule), max(start, self.max_k)
+        chain = Iterate(prune, training, count, self.max_drop, most, self.metric)
+        return [chain, *self._zeros(trial, training)]
+
+    def _zeros(self, trial: Trial, training: Recover) -> list[Stage]:
+        percent = trial.suggest_categorical("wanda.percent", list(self.wanda))
+        if percent == 0:
+            return []
+        retrained = trial.suggest_categorical("wanda.retrain", [False, True])
+        return [Wanda(percent / 100), *([training] if retrained else [])]

@@ -1,24 +1,40 @@
 """Wanda alone: how many percent of each row become zero."""
 
-from typing import Annotated, Any
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from spaces.space import Space, Trial
+from trainables.core.errors import PlanError
 from trainables.stage import Facts, Stage
-from trainables.wanda import Wanda
+from trainables.wanda import Wanda, WandaSequential
 
 Percent = Annotated[int, Field(ge=0, le=99)]
 Step = Annotated[int, Field(ge=1, le=99)]
 
 
-def space(
-    trial: Any, facts: Facts, *, low: Percent = 0, high: Percent = 60, step: Step = 5
-) -> list[Stage]:
-    """Sparsity from `low` to `high` percent."""
-    return [Wanda(sparsity(trial, low, high, step))]
+class WandaSpace(Space):
+    """Sparsity from `low` to `high` percent, proposed whole: float steps do not add up exactly.
 
+    Attributes:
+        sequential: whether blocks are pruned one after the other, each on the outputs of those
+            before, as published; [false, true] lets the search decide.
+    """
 
-def sparsity(trial: Any, low: int, high: int, step: int) -> float:
-    """A share, proposed in whole percent: float steps do not add up exactly."""
-    percent: int = trial.suggest_int("wanda.percent", low, high, step=step)
-    return percent / 100
+    low: Percent = 0
+    high: Percent = 60
+    step: Step = 5
+    sequential: Annotated[tuple[bool, ...], Field(min_length=1)] = (False,)
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.low > self.high:
+            raise PlanError("high", got=self.high, allowed=f"low = {self.low}, or more")
+        return self
+
+    def stages(self, trial: Trial, facts: Facts) -> list[Stage]:
+        share = trial.suggest_int("wanda.percent", self.low, self.high, step=self.step) / 100
+        sequential = self.sequential[0]
+        if len(self.sequential) > 1:
+            sequential = trial.suggest_categorical("wanda.sequential", list(self.sequential))
+        return [WandaSequential(share) if sequential else Wanda(share)]

@@ -13,7 +13,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ import optuna
 import torch
 from ray import tune
 
-from trainables.bench.survey import gather
+from trainables.bench.survey import SpaceLike, gather
 from trainables.core.cache import write_durably
 from trainables.core.spec import Assignment, BenchSpec
 from trainables.core.types import Progress
@@ -31,15 +31,13 @@ from trainables.stage import Facts, Stage
 if TYPE_CHECKING:
     from trainables.bench.bench import Bench
 
-Space = Callable[[Any, Facts], list[Stage]]
-
 
 class Trial(tune.Trainable):  # type: ignore[misc]
     """A warm worker: `setup` once, then `reset_config` and `step` for every trial. A trial without
     a number asks for no more than the setup."""
 
     def setup(
-        self, config: dict[str, Any], spec: BenchSpec, space: Space, study: str, results: Path
+        self, config: dict[str, Any], spec: BenchSpec, space: SpaceLike, study: str, results: Path
     ) -> None:
         """Open the bench. What fails here is every trial's reason, reported by `step`."""
         from trainables.trial import open_bench, reason
@@ -110,7 +108,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def _stages(self, given: Assignment, facts: Facts | None) -> list[Stage]:
         if given.number == 0 or facts is None:
             return []
-        return self.space(optuna.trial.FixedTrial(given.params), facts)
+        return self.space.stages(optuna.trial.FixedTrial(given.params), facts)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: stages keep their own checkpoints in the cache, by lineage."""

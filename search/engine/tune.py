@@ -18,7 +18,7 @@ from search.engine.dispatch import Plan
 from search.journal.store import Store
 from search.study.load import bench_spec
 from search.study.schema import Study
-from search.study.space import Space
+from spaces.space import Space
 
 PATIENCE = 300.0  # seconds for a worker to start; its node may be gone
 

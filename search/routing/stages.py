@@ -30,7 +30,7 @@ from search.errors import StudyError
 from search.routing.evaluation import Evaluation, evaluate, judge
 from search.study.load import resolved
 from search.study.messages import explain
-from spaces.router import space, start
+from spaces.router import start, vary
 from trainables.core.cache import digest, write_durably
 from trainables.core.errors import UserError
 from trainables.core.spec import Role
@@ -256,7 +256,7 @@ def search_router(
     while len(tried) < spec.search.trials:
         size = min(pool.workers, spec.search.trials - len(tried))
         asked = [study.ask() for _ in range(size)]
-        pieces = [make(space(t, spec.router, encoders=spec.search.encoders)) for t in asked]
+        pieces = [make(vary(t, spec.router, encoders=spec.search.encoders)) for t in asked]
         finish(pool, list({piece.path: piece for piece in pieces}.values()))
         for trial, piece in zip(asked, pieces, strict=True):
             study.tell(trial, float(piece.result()["regret"]))

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from search.samplers.grid import Ask, GridSampler, grid_points
 from search.study.schema import SAMPLERS, GeneticOptions, SamplerSpec, TpeOptions
-from search.study.space import bind, find_function
+from search.study.space import find, ranges_of
 from trainables.core.errors import UserError
 
 MANY = 1000  # trials from which NSGA-II's cheap proposals pay
@@ -75,8 +75,8 @@ def _genetic(
 
 def _users_own(spec: SamplerSpec, seed: int) -> BaseSampler:
     """A user's factory: `make(*, seed, ...) -> optuna.samplers.BaseSampler`."""
-    factory = find_function(spec.name, "sampler")
-    sampler = bind(factory, {**spec.options, "seed": seed}, "sampler", spec.name)()
+    factory, given = find(spec.name, "sampler"), {**spec.options, "seed": seed}
+    sampler = factory(**ranges_of(factory, given, "sampler", spec.name))
     if not isinstance(sampler, BaseSampler):
         raise UserError(
             f"sampler {spec.name}",

@@ -3,8 +3,10 @@
 Every check returns what it found, so that one message lists it all. Nothing here imports torch.
 """
 
+import ast
 import importlib.util
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
@@ -63,6 +65,7 @@ def _budget(study: Study) -> Iterator[UserError]:
 def _space(name: str) -> Iterator[UserError]:
     head = name.replace(":", ".").split(".")[0]
     if head != name:
+        see_current_folder()
         if not head.isidentifier() or importlib.util.find_spec(head) is None:
             yield UserError(
                 "space: no such package",
@@ -72,13 +75,27 @@ def _space(name: str) -> Iterator[UserError]:
         return
     names = space_names()
     if name not in names:
-        allowed = f'{", ".join(names)}, or "package.module:function"'
+        allowed = f'{", ".join(names)}, or "package.module:name"'
         yield UserError("space", got=name, allowed=allowed, do=did_you_mean(name, names))
 
 
 def space_names() -> list[str]:
     """Our own spaces, found without importing them."""
-    return sorted(p.stem for p in SPACES.glob("*.py") if "def space(" in p.read_text("utf-8"))
+    return sorted(path.stem for path in SPACES.glob("*.py") if _holds_a_space(path))
+
+
+def _holds_a_space(path: Path) -> bool:
+    """Whether a file of spaces/ has a class with `stages`, or a function `space`."""
+    tops = ast.parse(path.read_text("utf-8")).body
+    inside = [node for top in tops if isinstance(top, ast.ClassDef) for node in top.body]
+    defined = {node.name for node in [*tops, *inside] if isinstance(node, ast.FunctionDef)}
+    return path.stem != "space" and bool(defined & {"stages", "space"})
+
+
+def see_current_folder() -> None:
+    """Let users' own modules be found: the installed command does not look where it stands."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 def _source(key: str, name: str, kind: str) -> Iterator[UserError]:

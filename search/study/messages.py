@@ -46,6 +46,10 @@ def _explained(details: ErrorDetails, model: type[BaseModel], prefix: str) -> Us
         return UserError(f"{key}: missing", allowed=_description(model, location))
     if kind == "too_short":
         return UserError(f"{key}: empty", allowed=_description(model, location))
+    own = details.get("ctx", {}).get("error")
+    if isinstance(own, UserError):
+        key = ".".join(part for part in (key.rstrip("."), own.what) if part)
+        return UserError(key, got=own.got, allowed=own.allowed, do=own.do)
     got, allowed = details["input"], _allowed(details, model, location)
     if kind == "literal_error" and isinstance(got, str):
         return UserError(key, got=got, allowed=allowed, do=did_you_mean(got, allowed.split('"')))

@@ -89,7 +89,7 @@ def _search(folder: Path, text: str) -> None:
     facts, journal = gather(bench, space), made.journal
 
     def ask(trial: Any) -> Any:
-        return space(trial, facts)
+        return space.stages(trial, facts)
 
     uid = journal.hand_out(None).uid
     journal.settle(0, record(uid, 0, {}) | _trial(bench, [], 0) | {"facts": asdict(facts)})

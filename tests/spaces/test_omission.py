@@ -10,8 +10,10 @@ from search.errors import StudyError
 from search.study.schema import SpaceSpec
 from search.study.space import load_space
 from search.study.starting_points import read_point
-from spaces import omission, omission_wanda, wanda
+from spaces.omission import OmissionSpace
+from spaces.omission_wanda import OmissionWandaSpace
 from spaces.sets import suggest_set
+from spaces.wanda import WandaSpace
 from trainables.omission.method import Omission
 from trainables.stage import Facts
 from trainables.wanda import Wanda
@@ -28,7 +30,7 @@ def point(count: int, *members: int, blocks: int = 8) -> dict[str, Any]:
 
 
 def skipped(params: dict[str, Any], **ranges: Any) -> tuple[int, ...]:
-    (stage,) = omission.space(FixedTrial(params), FACTS, **ranges)
+    (stage,) = OmissionSpace(**ranges).stages(FixedTrial(params), FACTS)
     assert isinstance(stage, Omission)
     return stage.skip
 
@@ -78,7 +80,7 @@ def test_ends_and_fixed_blocks_are_never_offered(
             asked.append(name)
             return high
 
-    (stage,) = omission.space(Asked(), facts, max_skip=9, **ranges)
+    (stage,) = OmissionSpace(max_skip=9, **ranges).stages(Asked(), facts)
     assert isinstance(stage, Omission)
     assert asked == ["omission.skip.count", *(f"omission.skip.{n:02d}" for n in free)]
     assert list(stage.skip) == free
@@ -89,7 +91,7 @@ def test_no_proposal_skips_more_than_allowed(most: int) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     sizes = set()
     for _ in range(60):
-        (stage,) = omission.space(study.ask(), FACTS, max_skip=most)
+        (stage,) = OmissionSpace(max_skip=most).stages(study.ask(), FACTS)
         assert isinstance(stage, Omission)
         sizes.add(len(stage.skip))
     assert sizes == set(range(most + 1))
@@ -99,34 +101,34 @@ def test_a_trial_replays_from_its_parameters() -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     for _ in range(20):
         trial = study.ask()
-        asked = omission_wanda.space(trial, FACTS)
-        assert omission_wanda.space(FixedTrial(trial.params), FACTS) == asked
+        asked = OmissionWandaSpace().stages(trial, FACTS)
+        assert OmissionWandaSpace().stages(FixedTrial(trial.params), FACTS) == asked
 
 
 # -- where it starts -----------------------------------------------------------------------------
 
 
 def test_it_starts_from_the_least_influential_blocks() -> None:
-    found = [start["omission.skip"] for start in omission.starts(FACTS, max_skip=4)]
+    found = [start["omission.skip"] for start in OmissionSpace(max_skip=4).starts(FACTS)]
     assert found == [sorted(RANKED[:size]) for size in (1, 2, 4)]
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(0, []), (1, [1]), (5, [1, 2, 4]), (64, [1, 2, 4])])
 def test_starts_stay_within_the_range(most: int, sizes: list[int]) -> None:
-    found = omission.starts(FACTS, max_skip=most)
+    found = OmissionSpace(max_skip=most).starts(FACTS)
     assert [len(start["omission.skip"]) for start in found] == sizes
 
 
 def test_starts_are_points_the_spaces_accept() -> None:
     ranges: dict[str, Any] = {"max_skip": 4, "keep_first": 2, "keep_last": 2}
-    for start in omission.starts(FACTS, **ranges):
-        params = read_point(start, lambda trial: omission.space(trial, FACTS, **ranges), "starts")
+    space = OmissionSpace(**ranges)
+    for start in space.starts(FACTS):
+        params = read_point(start, lambda trial: space.stages(trial, FACTS), "starts")
         assert skipped(params, **ranges) == tuple(start["omission.skip"])
-    for start in omission_wanda.starts(FACTS, **ranges, low=10):
-        params = read_point(
-            start, lambda trial: omission_wanda.space(trial, FACTS, low=10, **ranges), "starts"
-        )
-        stages = omission_wanda.space(FixedTrial(params), FACTS, low=10, **ranges)
+    chain = OmissionWandaSpace(low=10, **ranges)
+    for start in chain.starts(FACTS):
+        params = read_point(start, lambda trial: chain.stages(trial, FACTS), "starts")
+        stages = chain.stages(FixedTrial(params), FACTS)
         assert stages == [Omission(skip=tuple(start["omission.skip"])), Wanda(0.1)]
 
 
@@ -135,12 +137,13 @@ def test_starts_are_points_the_spaces_accept() -> None:
 
 def test_the_chain_is_omission_then_wanda() -> None:
     params = point(2, 4, 2) | {"wanda.percent": 30}
-    assert omission_wanda.space(FixedTrial(params), FACTS) == [Omission(skip=(2, 4)), Wanda(0.3)]
+    stages = OmissionWandaSpace().stages(FixedTrial(params), FACTS)
+    assert stages == [Omission(skip=(2, 4)), Wanda(0.3)]
 
 
 @pytest.mark.parametrize("percent", [0, 5, 35, 60])
 def test_percents_are_exact_shares(percent: int) -> None:
-    (stage,) = wanda.space(FixedTrial({"wanda.percent": percent}), FACTS)
+    (stage,) = WandaSpace().stages(FixedTrial({"wanda.percent": percent}), FACTS)
     assert stage == Wanda(percent / 100)
 
 
@@ -151,7 +154,8 @@ def test_a_study_overrides_the_ranges() -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
     for _ in range(20):
         trial = study.ask()
-        cut, zeros = space(trial, FACTS)
+        cut, zeros = space.stages(trial, FACTS)
+        assert isinstance(cut, Omission) and isinstance(zeros, Wanda)
         assert len(cut.skip) <= 1
         assert zeros.sparsity in (0.0, 0.1, 0.2)
 

@@ -7,8 +7,9 @@ import pytest
 
 from search.errors import StudyError
 from search.study.load import load_study
-from search.study.space import bind, load_space
-from spaces.similarity import space
+from search.study.schema import SpaceSpec
+from search.study.space import load_space
+from spaces.similarity import SimilaritySpace
 from trainables.recover import Recover
 from trainables.similarity.iterative import Iterate
 from trainables.similarity.method import Similarity, SimilarityPerSample
@@ -25,10 +26,11 @@ POINT = {
     "wanda.retrain": True,
 }
 FACTS = Facts(blocks=12)
+SPACE = SimilaritySpace()
 
 
 def test_a_point_is_a_chain() -> None:
-    iterate, wanda, again = space(optuna.trial.FixedTrial(POINT), FACTS)
+    iterate, wanda, again = SPACE.stages(optuna.trial.FixedTrial(POINT), FACTS)
     assert isinstance(iterate, Iterate) and type(iterate.similarity) is Similarity
     assert (iterate.similarity.threshold, iterate.similarity.k, iterate.passes) == (98.0, 2, 2)
     assert isinstance(again, Recover) and again == iterate.recover and again.freeze == "part"
@@ -36,9 +38,9 @@ def test_a_point_is_a_chain() -> None:
 
 
 def test_no_zeros_and_no_second_training() -> None:
-    (only,) = space(optuna.trial.FixedTrial(POINT | {"wanda.percent": 0}), FACTS)
+    (only,) = SPACE.stages(optuna.trial.FixedTrial(POINT | {"wanda.percent": 0}), FACTS)
     assert isinstance(only, Iterate)
-    assert len(space(optuna.trial.FixedTrial(POINT | {"wanda.retrain": False}), FACTS)) == 2
+    assert len(SPACE.stages(optuna.trial.FixedTrial(POINT | {"wanda.retrain": False}), FACTS)) == 2
 
 
 def test_a_study_sets_the_ranges() -> None:
@@ -49,9 +51,9 @@ def test_a_study_sets_the_ranges() -> None:
         "max_drop": 1,
         "metric": "rouge_l",
     }
-    bound = bind(space, options, "space", "similarity")
+    bound = load_space(SpaceSpec(name="similarity", options=options))
     trial = optuna.trial.FixedTrial(POINT | {"similarity.threshold": 80.5})
-    iterate = bound(trial, FACTS)[0]
+    iterate = bound.stages(trial, FACTS)[0]
     assert type(iterate.similarity) is SimilarityPerSample
     assert iterate.recover == Recover(1, 2e-4, "adam", batch_size=64, freeze="part")
     assert (iterate.max_drop, iterate.metric) == (1.0, "rouge_l")
@@ -62,13 +64,13 @@ def test_a_study_sets_the_ranges() -> None:
 )
 def test_a_wrong_range_is_told(wrong: dict[str, object]) -> None:
     with pytest.raises(StudyError, match=next(iter(wrong))):
-        bind(space, wrong, "space", "similarity")
+        load_space(SpaceSpec(name="similarity", options=wrong))
 
 
 def test_a_sampler_can_search_it() -> None:
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
     for _ in range(5):
-        stages = space(study.ask(), FACTS)
+        stages = SPACE.stages(study.ask(), FACTS)
         assert isinstance(stages[0], Iterate) and 1 <= len(stages) <= 3
 
 
@@ -79,4 +81,4 @@ def test_every_row_of_a_study_is_a_point(path: Path) -> None:
     assert study.budget.trials == len(study.first)
     ours = load_space(study.space)
     for point in study.first:
-        assert isinstance(ours(optuna.trial.FixedTrial(point), FACTS)[0], Iterate)
+        assert isinstance(ours.stages(optuna.trial.FixedTrial(point), FACTS)[0], Iterate)

@@ -31,7 +31,7 @@ def opened(name: str, cache: Path) -> tuple[Any, Bench]:
 def record_of(study: Any, bench: Bench, row: int) -> dict[str, Any]:
     """What the row's trial reports."""
     trial = optuna.trial.FixedTrial(study.first[row])
-    stages = load_space(study.space)(trial, Facts(blocks=0))
+    stages = load_space(study.space).stages(trial, Facts(blocks=0))
     return drain(run_stages(bench.fork(), stages, f"x/{row}"))
 
 

@@ -5,6 +5,7 @@ import random
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from optuna.trial import FixedTrial
 from ray import tune
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from spaces import omission_wanda
+from spaces.omission_wanda import OmissionWandaSpace
 from tests.support.families import GROUPED
 from tests.support.toys import bytes_tokenizer
 from trainables.bench.bench import Bench
@@ -50,6 +51,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = ["".join(words.choices("abcdefgh ", k=60)) for _ in range(40)]
     (place / "text.txt").write_text("\n".join(lines))
     return place
+
+
+def given(*stages: Stage) -> SimpleNamespace:
+    """A space of these stages alone."""
+    return SimpleNamespace(stages=lambda trial, facts: list(stages), survey=lambda bench: {})
 
 
 def spec(folder: Path, cache: Path, *, naive: bool = False, model: str = "model") -> BenchSpec:
@@ -198,7 +204,7 @@ def worker(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tri
     """A warm worker as Ray would make it, without Ray."""
     monkeypatch.setattr(tune.Trainable, "__init__", lambda self: None)
     made = Trial()
-    made.setup(config(0), bench.spec, omission_wanda.space, "study", tmp_path / "results")
+    made.setup(config(0), bench.spec, OmissionWandaSpace(), "study", tmp_path / "results")
     return made
 
 
@@ -215,7 +221,7 @@ def test_the_baseline_gathers_the_facts(worker: Trial) -> None:
     assert (record["number"], record["state"]) == (0, "complete")
     assert facts.blocks == 4
     assert len(facts.survey["influence"]) == 4
-    assert omission_wanda.space(FixedTrial({**POINT, "wanda.percent": 30}), facts) == [
+    assert OmissionWandaSpace().stages(FixedTrial({**POINT, "wanda.percent": 30}), facts) == [
         Omission(skip=(1,)),
         Wanda(0.3),
     ]
@@ -248,14 +254,14 @@ def test_a_warm_worker_takes_trial_after_trial(worker: Trial) -> None:
 def test_a_stage_that_fails_is_a_failed_trial_with_its_reason(
     worker: Trial, stages: list[Stage], parts: list[str]
 ) -> None:
-    worker.space = lambda trial, facts: stages
+    worker.space = given(*stages)
     worker.reset_config(config(1, {"blocks": 4}))
     record = finish(worker)
     assert (record["state"], record["metrics"]) == ("fail", {})
     for part in parts:
         assert part in record["reason"]
     worker.reset_config(config(0))
-    worker.space = omission_wanda.space
+    worker.space = OmissionWandaSpace()
     assert finish(worker)["state"] == "complete"  # the worker goes on
 
 
@@ -273,7 +279,7 @@ def test_a_model_that_breaks_is_a_failed_trial(
 
 
 def test_progress_is_reported_step_by_step_and_kept(worker: Trial) -> None:
-    worker.space = lambda trial, facts: [Slow()]
+    worker.space = given(Slow())
     worker.reset_config(config(1, {"blocks": 4}))
     steps = [worker.step() for _ in range(3)]
     assert steps == [{"loss": 3.0 - step, "done": False} for step in range(3)]
@@ -283,10 +289,10 @@ def test_progress_is_reported_step_by_step_and_kept(worker: Trial) -> None:
 
 
 def test_a_trial_that_is_stopped_leaves_the_worker_ready(worker: Trial) -> None:
-    worker.space = lambda trial, facts: [Slow(), Omission(skip=(1,))]
+    worker.space = given(Slow(), Omission(skip=(1,)))
     worker.reset_config(config(1, {"blocks": 4}))
     worker.step()
-    worker.space = omission_wanda.space
+    worker.space = OmissionWandaSpace()
     worker.reset_config(config(0))
     record = finish(worker)
     assert record["state"] == "complete"
@@ -299,7 +305,7 @@ def test_a_model_that_cannot_be_opened_is_said_by_the_baseline(
     monkeypatch.setattr(tune.Trainable, "__init__", lambda self: None)
     worker = Trial()
     missing = spec(folder, tmp_path / "cache", model="nothing")
-    worker.setup(config(0), missing, omission_wanda.space, "study", tmp_path / "results")
+    worker.setup(config(0), missing, OmissionWandaSpace(), "study", tmp_path / "results")
     record = finish(worker)
     assert record["state"] == "broken"
     assert "no config.json in that folder" in record["reason"]

@@ -147,7 +147,7 @@ TABLE: list[tuple[str, Edits, list[str]]] = [
         [('space = "omission"', 'space = "omision"')],
         [
             'space: got "omision"',
-            '"package.module:function"',
+            'allowed: omission, omission_wanda, similarity, wanda, or "package.module:name"',
             'did you mean "omission"?',
         ],
     ),

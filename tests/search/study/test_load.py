@@ -1,12 +1,15 @@
 """Study files that are right: what they read as, and what may change between two launches."""
 
 import importlib
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from optuna.trial import FixedTrial
+from ray import cloudpickle
 
 from search.engine import preflight as resources
 from search.engine.preflight import check_resources, gpu_count
@@ -23,6 +26,7 @@ from search.study.schema import Resources, SpaceSpec
 from search.study.space import load_space
 from trainables.core.errors import UserError
 from trainables.core.places import CHECKOUT
+from trainables.stage import Facts
 
 SHORT = """
 name = "depth"
@@ -83,27 +87,49 @@ cache_gb = 5
 [[first]]
 "wanda.percent" = 50
 """
-SPACE = """
+OWN = """
+from typing import Any
+from spaces.space import Space
+class Own(Space):
+    most: int = 3
+    def stages(self, trial: Any, facts: Any) -> Any:
+        return ["own", self.most]
+"""
+TRIAL, FACTS = FixedTrial({}), Facts(blocks=0)
+SPACE = (
+    OWN
+    + """
 from typing import Annotated, Any
 from pydantic import Field
 def space(trial: Any, facts: Any, *, ratio: tuple[float, float] = (0.1, 0.5),
           kinds: list[str] = ["l1"], most: Annotated[int, Field(ge=1)] = 8) -> Any:
     return [ratio, kinds, most]
+def survey(bench: Any) -> Any:
+    return {"looked": True}
+def starts(facts: Any, *, most: int = 8) -> Any:
+    return [{"most": most}]
 def other(trial: Any, facts: Any) -> Any:
     return "other"
 number = 5
 """
+)
 
 
 @pytest.fixture(autouse=True)
 def users_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "users_space.py").write_text(SPACE)
+    (tmp_path / "users_package").mkdir()
+    (tmp_path / "users_package" / "own.py").write_text(OWN)
+    (tmp_path / "users_package" / "inner.py").write_text(
+        "def space(trial, facts):\n    return 'inner'\n"
+    )
     (tmp_path / "broken_space.py").write_text("import no_such_package_anywhere\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     importlib.invalidate_caches()
     yield
-    sys.modules.pop("users_space", None)
+    for name in [name for name in sys.modules if name.startswith(("users_", "broken_"))]:
+        del sys.modules[name]
 
 
 def test_short_form() -> None:
@@ -206,24 +232,68 @@ def test_the_order_of_objectives_must_not_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["users_space", "users_space.space", "users_space:space", "users_space.other"]
+    ("name", "stages"),
+    [
+        ("users_space:space", [(0.1, 0.5), ["l1"], 8]),
+        ("users_space:other", "other"),
+        ("users_package.inner", "inner"),
+        ("users_space:Own", ["own", 3]),
+        ("users_package.own", ["own", 3]),
+    ],
 )
-def test_a_users_space(name: str) -> None:
-    found = load_space(SpaceSpec(name=name if "." in name or ":" in name else f"{name}:space"))
-    assert found(None, None) in ("other", [(0.1, 0.5), ["l1"], 8])
+def test_a_users_space(name: str, stages: object) -> None:
+    assert load_space(SpaceSpec(name=name)).stages(TRIAL, FACTS) == stages
+
+
+def test_what_stands_beside_a_users_function_belongs_to_it() -> None:
+    found = load_space(SpaceSpec(name="users_space:space", options={"most": 3}))
+    assert found.starts(FACTS) == [{"most": 3}]
+    assert found.survey(None) == {"looked": True}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("omission", {"max_skip": 3}),
+        ("omission_wanda", {"high": 20}),
+        ("wanda", {"sequential": [False, True]}),
+        ("similarity", {"recover": {"epochs": 1}}),
+        ("users_space:space", {"most": 3}),
+        ("users_space:Own", {"most": 3}),
+    ],
+)
+def test_a_space_travels_to_the_workers(name: str, options: dict[str, object]) -> None:
+    space = load_space(SpaceSpec(name=name, options=options))
+    assert pickle.loads(cloudpickle.dumps(space)) == space
+
+
+def test_a_space_in_the_current_folder_is_found_by_the_installed_command(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(SHORT.replace('"omission"', '"users_space:space"'))
+    code = "from search.study.load import load_study; load_study('study.toml')"
+    script = tmp_path / "bin" / "rayduce"  # Python looks where the script lies, not where it runs
+    script.parent.mkdir()
+    script.write_text(f"import sys; sys.path.insert(1, {str(CHECKOUT)!r}); {code}")
+    run = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_overrides_bind_to_the_space() -> None:
     options = {"ratio": [0.2, 0.3], "kinds": ["l2", "rms"], "most": 3}
     found = load_space(SpaceSpec(name="users_space:space", options=options))
-    assert found(None, None) == [(0.2, 0.3), ["l2", "rms"], 3]
+    assert found.stages(TRIAL, FACTS) == [(0.2, 0.3), ["l2", "rms"], 3]
 
 
 @pytest.mark.parametrize(
     ("name", "options", "fragments"),
     [
         ("users_space:spaec", {}, ["has no function spaec", 'did you mean "space"?']),
-        ("users_space:number", {}, ["has no function number", "allowed: other, space"]),
+        ("users_space:number", {}, ["has no function number", "allowed: Own, other, space"]),
+        ("users_space.space", {}, ["cannot import", 'write "users_space:space"']),
+        ("users_space:starts", {}, ['got "(facts: Any', "a function (trial, facts, *, ranges)"]),
+        ("spaces.router", {}, ["spaces.router has no function space", "allowed: start, vary"]),
+        ("users_space:Own", {"most": "3"}, ['space.most: got "3"', "allowed: a whole number"]),
+        ("wanda", {"low": 70}, ["space.high: got 60; allowed: low = 70, or more"]),
+        ("wanda", {"sequential": []}, ["space.sequential"]),
         ("no_such_module:space", {}, ["cannot import", "no_such_module"]),
         ("broken_space:space", {}, ["not installed: no_such_package_anywhere"]),
         (
