@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from trainables.bench.bench import Bench, hardware
 from trainables.bench.data.roles import load_data
 from trainables.bench.metrics.cost import count_parameters
+from trainables.bench.models.check import check_model
 from trainables.bench.models.load import is_encoder_decoder, load_model, load_processor, locate
 from trainables.bench.models.structure import stacks
 from trainables.core.cache import Cache, digest
 from trainables.core.errors import PlanError, placed
-from trainables.core.lineage import Lineage, fingerprint
+from trainables.core.lineage import Lineage, code, fingerprint
 from trainables.core.pictures import picture_data
 from trainables.core.spec import BenchSpec
 from trainables.core.types import PreTrainedModel, Progress
@@ -38,7 +40,21 @@ def open_bench(spec: BenchSpec) -> Bench:
     model = load_model(folder, spec.model, spec.data.task, data.labels).to(device)
     identity = digest(fingerprint(folder, cache), spec.model.dtype, data.labels)
     bench = Bench(spec, Subject(model, Lineage(identity)), processor, data, device, cache)
+    _check(bench)
     return bench if spec.model.train is None else _trained(bench)
+
+
+def _check(bench: Bench) -> None:
+    """What the model cannot do is said before anything is measured; found out once per model."""
+
+    def check() -> bool:
+        check_model(bench.model, bench.data.batches("calibration")[0], bench.data.task)
+        return True
+
+    data = bench.data.fingerprint("calibration")
+    made_by = (code(), transformers.__version__, hardware(bench)["device"])
+    bench.cache.json("checked", digest(bench.base.lineage.key, data, *made_by), check)
+    bench.cache.release()
 
 
 def _trained(bench: Bench) -> Bench:

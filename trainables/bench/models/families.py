@@ -1,8 +1,8 @@
 """Model families as rows of data: where each keeps its blocks and their parts.
 
-A family is found by its structure (see arch.py), so one row serves every model built alike. Paths
-of stacks start at `model.base_model`, `*` standing for every child of a list; the other paths
-start at a block, negative numbers counting from a list's end.
+A family is found by its structure (see structure.py), so one row serves every model built alike.
+Paths of stacks start at `model.base_model`, `*` standing for every child of a list; the other
+paths start at a block, negative numbers counting from a list's end.
 """
 
 from dataclasses import dataclass
@@ -32,6 +32,13 @@ _BERT = {
     "expand": ("intermediate.dense",),
     "contract": "output.dense",
     "width": "intermediate_size",
+}
+
+_BART = {
+    "attention": "self_attn",
+    "attention_out": "self_attn.out_proj",
+    "expand": ("fc1",),
+    "contract": "fc2",
 }
 
 FAMILIES: tuple[Family, ...] = (
@@ -71,13 +78,21 @@ FAMILIES: tuple[Family, ...] = (
         pre_norm=True,
         causal=True,
     ),
+    Family(  # also mBART, Marian, Pegasus, M2M100, Blenderbot, ...
+        "bart",
+        (("encoder.layers", "encoder_layers"), ("decoder.layers", "decoder_layers")),
+        **_BART,  # type: ignore[arg-type]
+    ),
+    Family(  # the same as a language model of its own
+        "bart-decoder",
+        (("decoder.layers", "decoder_layers"),),
+        **_BART,  # type: ignore[arg-type]
+        causal=True,
+    ),
     Family(
         "opt",
         (("decoder.layers", "num_hidden_layers"),),
-        attention="self_attn",
-        attention_out="self_attn.out_proj",
-        expand=("fc1",),
-        contract="fc2",
+        **_BART,  # type: ignore[arg-type]
         width="ffn_dim",
         causal=True,
     ),

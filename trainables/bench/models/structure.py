@@ -1,12 +1,12 @@
 """Finding a model's blocks and their parts, and the few edits every method needs.
 
-A family is found by its structure: the first row of families.py whose paths lead to blocks of the
-right shape. A *block* is one residual block; blocks are numbered through all stacks of a model in
-order (T5: encoder, then decoder; ResNet: stage by stage).
+A family is found by its structure: the first row of families.py whose paths lead to all lists of
+blocks, every block with the row's parts. A *block* is one residual block; blocks are numbered
+through all stacks of a model in order (T5: encoder, then decoder; ResNet: stage by stage).
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -63,42 +63,81 @@ class Stack:
         return found
 
     def fixed(self) -> set[int]:
-        """Blocks (numbered in the model) that carry something the others need."""
-        kept = set()
+        """Blocks (numbered in the model) that carry something the others need, and the first of
+        each of several stages, which a config cannot count as empty."""
+        kept = set() if self.stage is None else {self.first}
         for index, block in enumerate(self.blocks):
             shortcut = getattr(block, "shortcut", None)
-            changes_shape = shortcut is not None and not isinstance(shortcut, nn.Identity)
-            if changes_shape or has(block, "layer.0.SelfAttention.relative_attention_bias"):
+            if shortcut is not None and not isinstance(shortcut, nn.Identity):
                 kept.add(self.first + index)
+        owners = [index for index, block in enumerate(self.blocks) if has(block, _RELATIVE_BIAS)]
+        if len(owners) < len(self.blocks):  # UMT5 has one in every block
+            kept |= {self.first + index for index in owners}
         return kept
+
+
+_RELATIVE_BIAS = "layer.0.SelfAttention.relative_attention_bias"
 
 
 def family(model: PreTrainedModel) -> Family:
     """The row that describes this model; PlanError, naming the model, if none does."""
     for row in FAMILIES:
-        if all(_fits(row, blocks) for blocks in _lists(model, row)) and _lists(model, row):
+        if _describes(row, model):
             return row
     raise PlanError(
         f"{type(model).__name__} ({model.config.model_type}): no family in families.py has its "
-        f"structure; known are {', '.join(row.name for row in FAMILIES)}"
+        f"structure{_why(model)}; known are {', '.join(row.name for row in FAMILIES)}"
     )
 
 
-def _lists(model: PreTrainedModel, row: Family) -> list[nn.Module]:
-    root = model.base_model
-    return [
-        reach(owner, name)
-        for path, _ in row.stacks
-        for owner, name in _owners(root, path)
-        if has(owner, name)
-    ]
+def _describes(row: Family, model: PreTrainedModel) -> bool:
+    """Whether all lists of blocks are the row's, each as deep as the config says, and every block
+    has the row's parts."""
+    found: list[nn.Module] = []
+    for path, depth in row.stacks:
+        lists = [reach(o, name) for o, name in _owners(model.base_model, path) if has(o, name)]
+        if not lists or not all(_fits(row, blocks) for blocks in lists):
+            return False
+        counts = [len(blocks) for blocks in lists]  # type: ignore[arg-type]
+        if getattr(model.config, depth, None) not in (counts, tuple(counts), counts[0]):
+            return False
+        found += lists
+    if model.config.is_encoder_decoder and len(row.stacks) < 2:
+        return False
+    return not any(_others(model.base_model, {id(blocks) for blocks in found}))
 
 
 def _fits(row: Family, blocks: nn.Module) -> bool:
     if not isinstance(blocks, nn.ModuleList | nn.Sequential) or len(blocks) == 0:
         return False
     parts = [row.attention, row.attention_out, row.ffn, row.contract, *row.expand]
-    return all(has(blocks[0], part) for part in parts if part)
+    return all(has(block, part) for block in blocks for part in parts if part)
+
+
+def _others(root: nn.Module, known: Collection[int]) -> Iterator[nn.ModuleList]:
+    """The lists of blocks that are not among the known ones, nor inside them."""
+    for child in root.children():
+        if id(child) in known:
+            continue
+        inside = any(id(module) in known for module in child.modules())
+        if isinstance(child, nn.ModuleList) and not inside and _are_blocks(child):
+            yield child
+        else:
+            yield from _others(child, known)
+
+
+def _are_blocks(found: nn.ModuleList) -> bool:
+    """Whether these are alike, and each made of several layers with weights."""
+    weighty = [[m for m in one.modules() if m._parameters] for one in found]
+    return len({type(one) for one in found}) == 1 and all(len(layers) > 1 for layers in weighty)
+
+
+def _why(model: PreTrainedModel) -> str:
+    """What is known to be in the way: experts fused into one tensor."""
+    for name, parameter in model.base_model.named_parameters():
+        if parameter.dim() == 3 and "expert" in name:
+            return f" (its experts are fused: {name})"
+    return ""
 
 
 def _owners(root: nn.Module, path: str) -> Iterator[tuple[nn.Module, str]]:
@@ -142,7 +181,8 @@ def leaves_out_logits(model: PreTrainedModel) -> bool:
 
 
 def fixed_blocks(model: PreTrainedModel) -> set[int]:
-    """Blocks that can never be removed: shape-changing (ResNet), owning the relative bias (T5)."""
+    """Blocks that can never be removed: shape-changing or first of a stage (ResNet, ConvNeXt), the
+    only one of its stack with a relative bias (T5)."""
     return set().union(*(stack.fixed() for stack in stacks(model)))
 
 

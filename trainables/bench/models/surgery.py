@@ -10,8 +10,8 @@ from trainables.core.errors import PlanError
 from trainables.core.fork import put
 from trainables.core.types import PretrainedConfig, PreTrainedModel
 
-# Config lists with one entry per block, which must be cut along with the blocks.
-_PER_BLOCK = ("layer_types", "mlp_layer_types", "no_rope_layers", "block_types")
+# Config lists which may have as many entries as there are blocks by chance.
+_NEVER_PER_BLOCK = ("architectures", "stage_names", "_out_features", "_out_indices")
 
 
 def remove_blocks(model: PreTrainedModel, which: Collection[int]) -> None:
@@ -24,7 +24,9 @@ def remove_blocks(model: PreTrainedModel, which: Collection[int]) -> None:
     if unknown := sorted(gone - set(range(count))):
         raise PlanError(f"no block {unknown}: the model has blocks 0 to {count - 1}")
     if fixed := sorted(gone & fixed_blocks(model)):
-        raise PlanError(f"block {fixed} cannot be removed: it changes the shape or owns the bias")
+        raise PlanError(
+            f"block {fixed} cannot be removed: it changes the shape, owns the bias or opens a stage"
+        )
     if gone and getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
         raise PlanError("scale_attn_by_inverse_layer_idx ties each block to its number")
     for stack in stacks(model):
@@ -54,16 +56,43 @@ def _cut(config: PretrainedConfig, stack: Stack, gone: set[int]) -> None:
     for index, block in enumerate(stack.blocks):
         _renumber(block, index)
     _set_depth(config, stack, len(kept))
-    for field in _PER_BLOCK if stack.stage is None else ():
-        values = getattr(config, field, None)
-        if isinstance(values, list | tuple) and len(values) == len(old):
-            setattr(config, field, [values[i] for i in kept])
+    if stack.stage is None:
+        for name in _per_block(config, stack, len(old)):
+            setattr(config, name, [getattr(config, name)[i] for i in kept])
+        _rename_stages(config, len(old), len(kept))
+
+
+def _per_block(config: PretrainedConfig, stack: Stack, depth: int) -> list[str]:
+    """The config's lists with one entry per block of this stack, such as `layer_types`.
+
+    Of an encoder-decoder, those of the decoder are named after it.
+    """
+    found = [
+        name
+        for name, values in vars(config).items()
+        if isinstance(values, list | tuple)
+        and len(values) == depth
+        and name not in _NEVER_PER_BLOCK
+        and not name.removesuffix("s").endswith("token_id")
+    ]
+    if not getattr(config, "is_encoder_decoder", False):
+        return found
+    return [name for name in found if name.startswith("decoder") == (stack.first > 0)]
+
+
+def _rename_stages(config: PretrainedConfig, before: int, after: int) -> None:
+    """A config that names a stage per block, as that of a backbone (BEiT), counts anew."""
+    names = list(getattr(config, "stage_names", None) or ())
+    if len(names) == before + 1:
+        config.stage_names = names[: after + 1]
+        config.set_output_features_output_indices(out_features=None, out_indices=None)
 
 
 def _renumber(block: nn.Module, index: int) -> None:
     for module in block.modules():
-        if isinstance(getattr(module, "layer_idx", None), int):
-            module.layer_idx = index  # type: ignore[assignment]
+        for name in ("layer_idx", "layer_id"):
+            if isinstance(getattr(module, name, None), int):
+                setattr(module, name, index)
 
 
 def _set_depth(config: PretrainedConfig, stack: Stack, depth: int) -> None:
