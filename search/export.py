@@ -23,9 +23,10 @@ from search.journal.store import Store
 from search.journal.view import View, read
 from search.ledger.model_registry import check_name, register_model
 from search.report.best import best, improving
-from search.report.format import cell, columns, story
+from search.report.format import story
 from search.report.model_card import Export, card
 from search.report.provenance import compression, trial_toml
+from search.report.rows import cells
 from search.study.load import bench_spec, study_toml
 from search.study.space import load_space
 from trainables.core.errors import UserError
@@ -108,9 +109,8 @@ def choose(view: View, trial: int | None, metric: str | None) -> tuple[Result, s
 def _direction(view: View, metric: str) -> str:
     from trainables.bench.metrics.catalogue import METRIC_FACTS
 
-    measured = list(view.baseline.metrics) if view.baseline else []
-    if metric not in measured:
-        raise UserError("--best: not measured", got=metric, allowed=", ".join(measured))
+    if metric not in view.base:
+        raise UserError("--best: not measured", got=metric, allowed=", ".join(view.base))
     fact = METRIC_FACTS.get(metric)
     direction = view.study.objectives.get(metric) or (fact.direction if fact else None)
     if direction is None:
@@ -214,11 +214,12 @@ def _report(view: View, made: Export, target: Path) -> str:
     """What the user is told at the end."""
     lines = [f"{view.study.name}, {made.result.name}: {story(made.result)}"]
     lines += [f"note: {made.drift}"] if made.drift else []
-    for name in columns(view.study):
+    searched = cells(view.study, made.result.metrics, {})
+    untouched = cells(view.study, made.untouched, {})
+    for name, found in cells(view.study, made.held_out, {}).items():
         lines.append(
-            f"  {name}: {cell(name, made.held_out[name])} held out"
-            f" ({cell(name, made.result.metrics[name])} in the search;"
-            f" untouched {cell(name, made.untouched[name])} held out)"
+            f"  {name}: {found} held out ({searched[name]} in the search;"
+            f" untouched {untouched[name]} held out)"
         )
     lines.append(f"saved to {target}; a fresh process loads it: {made.proof}")
     lines += [f"  {line}" for line in made.saved.load.format(folder=repr(str(target))).splitlines()]

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.journal.results import Result, distinct, losses
+from search.journal.view import View
 from search.report.format import brief, cell, story
 from search.report.tables import result_table
 from search.study.schema import Study
@@ -106,7 +107,7 @@ class Screen:
         if front := distinct(self.now.front):
             title = f"front: {sum(r.number > 0 for r in front)} of {self.now.ended} trials"
             base = [self.now.baseline] if self.now.baseline else []
-            parts.append(result_table(self.study, base, front[:KEPT], title))
+            parts.append(result_table(View(self.study, tuple(base)), front[:KEPT], title))
         for number, params in sorted(self.now.running.items()):
             parts.append(Text(f"  running  trial {number}  {brief(params)}", style="dim"))
         return Group(*parts)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from search.journal.results import Result
 from search.journal.view import View
 from search.report.best import best
-from search.report.format import columns, compact, delta, settings, story
+from search.report.format import compact, settings, story
 from search.report.pictures import pictures_svg
 from search.report.provenance import best_toml, compression, trial_toml
-from search.study.load import study_toml
+from search.report.rows import row
+from search.study.load import measured, study_toml
 from search.study.schema import Study
 
 if TYPE_CHECKING:
@@ -55,12 +56,8 @@ def tags_of(view: View, result: Result) -> dict[str, str]:
 
 def _note(view: View, result: Result) -> str:
     """The description on the run's page."""
-    base = view.baseline.metrics if view.baseline else {}
-    changes = [
-        f"{name} {delta(name, result.metrics[name], base.get(name))}"
-        for name in columns(view.study)
-        if name in result.metrics and name in base and not result.is_baseline
-    ]
+    found = row(view, result)
+    changes = [f"{name} {cell.change}" for name, cell in found.cells.items() if cell.change]
     against = f"Against the untouched model: {', '.join(changes)}." if changes else ""
     return "\n\n".join(part for part in (story(result), against, result.reason) if part)
 
@@ -129,8 +126,7 @@ def study_values(view: View) -> dict[str, float]:
     values = {
         f"trials/{name}": float(counts[name] or 0) for name in ("finished", "failed", "planned")
     }
-    if view.baseline is not None:
-        values |= {f"baseline/{key}": value for key, value in view.baseline.metrics.items()}
+    values |= {f"baseline/{key}": value for key, value in view.base.items()}
     if found.trials and not found.note:
         values |= found.trials[0].metrics
     return values
@@ -138,7 +134,8 @@ def study_values(view: View) -> dict[str, float]:
 
 def study_files(view: View) -> dict[str, str]:
     """A study's artifacts."""
-    from search.report.plots import front_html, front_svg
+    from search.report.pictures import front_svg
+    from search.report.plots import front_html
 
     files = {"study.toml": study_toml(view.study), "best.toml": best_toml(view, best(view))}
     if any(result.state == "complete" for result in view.results):
@@ -152,7 +149,7 @@ def shared_view(view: View) -> str:
     done = dict.fromkeys(name for one in view.trials for name in settings(one))
     proposed = dict.fromkeys(name for one in view.trials for name in compact(one.params))
     chosen = [
-        *(f"metrics.`{name}`" for name in columns(view.study)),
+        *(f"metrics.`{name}`" for name in measured(view.study)),
         *(f"tags.`{name}`" for name in ("front", "feasible", "state", "same_as", "lineage")),
         *(f"params.`{name}`" for name in list(done or proposed)[:PARAM_COLUMNS]),
     ]

@@ -1,17 +1,14 @@
 """Numbers, parameters and results as people read them: one place for every table and page."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from search.journal.results import Result, Step
 from search.study.schema import Study
 from trainables.bench.metrics.catalogue import METRIC_FACTS
 
-if TYPE_CHECKING:
-    pass
-
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-SIGNS = {"better": "green", "worse": "red", "same": "dim"}
+Sign = Literal["better", "worse", "same"]
 
 
 def cell(metric: str, value: float) -> str:
@@ -49,7 +46,7 @@ def delta(metric: str, value: float, baseline: float | None) -> str:
     return f"{percent:+.0f} %" if abs(percent) >= 9.95 else f"{percent:+.1f} %"
 
 
-def better(study: Study, metric: str, value: float, baseline: float | None) -> str:
+def better(study: Study, metric: str, value: float, baseline: float | None) -> Sign:
     """Whether a value is `better`, `worse` or the `same`."""
     fact = METRIC_FACTS.get(metric)
     direction = study.objectives.get(metric) or (fact.direction if fact else None)
@@ -110,11 +107,6 @@ def _word(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
-
-
-def columns(study: Study) -> list[str]:
-    """The metrics worth a column: the objectives, then what constraints watch."""
-    return list(dict.fromkeys([*study.objectives, *study.constraints, *study.metrics]))
 
 
 def mark(result: Result) -> str:

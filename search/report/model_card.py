@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from search.journal.results import Result, Step
 from search.journal.view import View
-from search.report.format import cell, columns, delta, story
+from search.report.format import story
+from search.report.rows import cells
 from trainables.bench.assets.catalogue import ASSETS
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def card(view: View, made: Export) -> str:
         title=f"{study.name}, {result.name}",
         base=_name(study.model.id),
         story=story(result),
-        rows="\n".join(_row(made, name) for name in columns(study)),
+        rows=_table(view, made),
         items=study.data.items.held_out,
         dataset=_name(study.data.dataset),
         warning=_warning(made),
@@ -124,17 +125,14 @@ def _name(what: str) -> str:
     return Path(what).name if what.startswith("/") else what
 
 
-def _row(made: Export, name: str) -> str:
-    base, value = made.untouched[name], made.held_out[name]
-    searched = made.result.metrics.get(name)
-    cells = [
-        name,
-        cell(name, base),
-        cell(name, value),
-        delta(name, value, base),
-        "" if searched is None else cell(name, searched),
-    ]
-    return f"| {' | '.join(cells)} |"
+def _table(view: View, made: Export) -> str:
+    before = cells(view.study, made.untouched, {})
+    after = cells(view.study, made.held_out, made.untouched)
+    searched = cells(view.study, made.result.metrics, {})
+    return "\n".join(
+        f"| {name} | {before[name]} | {one.text} | {one.change} | {searched.get(name, '')} |"
+        for name, one in after.items()
+    )
 
 
 def _warning(made: Export) -> str:

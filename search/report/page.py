@@ -4,25 +4,29 @@ The page holds all it needs and opens without a network.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from search.journal.results import Result
+from search.journal.results import Result, losses
 from search.journal.store import Store
 from search.journal.view import View, read
 from search.report.best import Best, best
-from search.report.format import better, cell, columns, delta, mark, story
+from search.report.format import story
+from search.report.pictures import picture_svg, pictures
 from search.report.plots import front_figure, growth_figure
-from search.study.load import limits, study_toml
+from search.report.rows import Cell, Row, best_rows, row, rows
+from search.study.load import limits, measured, study_toml
 from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+PICTURED = 5  # of the best trials, the first of those that have pictures
 
 
 def write_report(store: Store, to: Path) -> Path:
@@ -55,24 +59,24 @@ def page(view: View) -> str:
         tiles="".join(_tiles(view, found)),
         front_title="The front" if several else "The course of the search",
         front=_drawn(front_figure(view)),
-        best=_table(view, [*view.results[:1], *found.trials]),
+        best=_table(view, best_rows(view, found)),
+        pictures="".join(_pictures(found)),
         growth=_growth(view) if len(study.objectives) == 2 else "",
         failures=_failures(view),
         measured="".join(_measured(view)),
         commands=escape(_commands(view, found)),
         study=escape(study_toml(study)),
         count=len(view.trials),
-        everything=_table(view, view.results),
+        everything=_table(view, rows(view, view.results)),
         foot=f"Written {datetime.now():%Y-%m-%d %H:%M}, from the study's journal.",
     )
 
 
 def _lead(view: View) -> str:
     study = view.study
-    base = view.baseline.metrics if view.baseline else {}
     goals = ", ".join(f"{way} {name}" for name, way in study.objectives.items())
     said = f"{study.model.id} on {study.data.dataset}: {goals}"
-    held = [limit.describe(base.get(limit.metric)) for limit in limits(study)]
+    held = [limit.describe(view.base.get(limit.metric)) for limit in limits(study)]
     return escape(f"{said}, with {' and '.join(held)}." if held else f"{said}.")
 
 
@@ -82,15 +86,16 @@ def _tiles(view: View, found: Best) -> Iterator[str]:
     yield _tile(done, f"trials finished, {counts['failed']} failed")
     shown = [one for one in found.trials if one.on_front]
     yield _tile(str(len(shown)), "models on the front besides the untouched one")
-    base = view.baseline.metrics if view.baseline else {}
-    for name in view.study.objectives:
-        values = [one for one in found.trials if one.feasible and name in base]
-        if values:
-            pick = max if view.study.objectives[name] == "max" else min
-            best_one = pick(values, key=lambda one: one.metrics[name])
-            change = delta(name, best_one.metrics[name], base[name])
-            value = f"{cell(name, best_one.metrics[name])}"
-            yield _tile(value, f"best {name} ({change}), {best_one.name}")
+    feasible = [one for one in found.trials if one.feasible]
+    for name, way in view.study.objectives.items() if feasible else ():
+        chosen = _best_in(feasible, {name: way})
+        cell = row(view, chosen).cells[name]
+        change = f" ({cell.change})" if cell.change else ""
+        yield _tile(cell.text, f"best {name}{change}, {chosen.name}")
+
+
+def _best_in(trials: Sequence[Result], objective: Mapping[str, str]) -> Result:
+    return min(trials, key=lambda one: losses(one, objective))
 
 
 def _tile(value: str, said: str) -> str:
@@ -110,40 +115,46 @@ def _growth(view: View) -> str:
     return f'<h2>How the front grew</h2><div class="card">{drawn}</div>'
 
 
+def _pictures(found: Best) -> Iterator[str]:
+    """What the stages of the best trials have to show."""
+    shown = [(one, pictures(one.record)) for one in found.trials]
+    shown = [(one, drawn) for one, drawn in shown if drawn][:PICTURED]
+    if shown:
+        yield "<h2>What the best trials show</h2>"
+    for index, (one, drawn) in enumerate(shown):
+        svgs = "".join(f"<figure>{picture_svg(picture)}</figure>" for picture in drawn)
+        head = f"<summary>{escape(one.name)}: {escape(story(one))}</summary>"
+        opened = "" if index else " open"
+        yield f'<details{opened}>{head}<div class="card pictures">{svgs}</div></details>'
+
+
 # -- tables ------------------------------------------------------------------------------------
 
 
-def _table(view: View, results: Iterable[Result]) -> str:
-    names = columns(view.study)
-    base = view.baseline.metrics if view.baseline else {}
+def _table(view: View, shown: Sequence[Row]) -> str:
+    names = measured(view.study)
     heads = "".join(f'<th class="number">{escape(name)}</th>' for name in names)
-    rows = "".join(_row(view, one, names, base) for one in results)
+    body = "".join(_row(one, names) for one in shown)
     return (
         f'<table><thead><tr><th class="number">trial</th>{heads}<th>what was done</th><th></th>'
-        f"</tr></thead><tbody>{rows}</tbody></table>"
+        f"</tr></thead><tbody>{body}</tbody></table>"
     )
 
 
-def _row(view: View, result: Result, names: list[str], base: Mapping[str, float]) -> str:
-    cells = "".join(f'<td class="number">{_value(view, n, result, base)}</td>' for n in names)
-    number = "untouched" if result.is_baseline else str(result.number)
-    same = f" (same model as {result.same_as})" if result.same_as else ""
-    kind = ' class="base"' if result.is_baseline else ""
+def _row(one: Row, names: Sequence[str]) -> str:
+    cells = "".join(f'<td class="number">{_value(one.cells.get(name))}</td>' for name in names)
+    kind = "" if one.number else ' class="base"'
     return (
-        f'<tr{kind}><td class="number">{number}</td>{cells}<td>{escape(story(result) + same)}</td>'
-        f'<td class="same">{escape(mark(result))}</td></tr>'
+        f'<tr{kind}><td class="number">{one.name}</td>{cells}<td>{escape(one.done)}</td>'
+        f'<td class="same">{escape(one.mark)}</td></tr>'
     )
 
 
-def _value(view: View, name: str, result: Result, base: Mapping[str, float]) -> str:
-    if name not in result.metrics:
+def _value(cell: Cell | None) -> str:
+    if cell is None:
         return ""
-    value = result.metrics[name]
-    if result.is_baseline:
-        return escape(cell(name, value))
-    kind = better(view.study, name, value, base.get(name))
-    change = escape(delta(name, value, base.get(name)))
-    return f'{escape(cell(name, value))}<span class="change {kind}">{change}</span>'
+    change = f'<span class="change {cell.sign}">{escape(cell.change)}</span>' if cell.change else ""
+    return escape(cell.text) + change
 
 
 def _failures(view: View) -> str:
@@ -170,7 +181,7 @@ def _failures(view: View) -> str:
 
 def _measured(view: View) -> Iterator[str]:
     study, records = view.study, [one.record for one in view.results if one.state == "complete"]
-    for name in columns(study):
+    for name in measured(study):
         fact = METRIC_FACTS.get(name)
         if fact is not None:
             unit = f" ({fact.unit})" if fact.unit else ""

@@ -1,22 +1,22 @@
 """Pictures of a study: the front of two objectives, all pairs of more, the course of one.
 
-As a page (plotly: hover tells what a trial did) and as a picture (matplotlib: SVG).
+Drawn by plotly, for pages: hovering over a trial tells what it did.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from html import escape
 from typing import TYPE_CHECKING, Any
 
-from search.journal.results import Result, front, losses
+from search.journal.results import Result, front
 from search.journal.view import View
-from search.report.format import cell, delta, story
+from search.report.course import best_so_far, growth
+from search.report.rows import row
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-INK, GRID = "#1e293b", "#e2e8f0"
+INK, GRID, GREEN, GREY = "#1e293b", "#e2e8f0", "#0f766e", "#94a3b8"
 HOVER = "%{customdata}<extra></extra>"
 FONT = "Inter, system-ui, -apple-system, Segoe UI, sans-serif"
 
@@ -42,14 +42,36 @@ def groups(view: View) -> list[Group]:
     base = [view.baseline] if view.baseline else []
     found = [
         Group("misses a constraint", tuple(missed), "#cbd5e1", "x", 8, "x"),
-        Group("dominated", tuple(rest), "#94a3b8", "circle", 8, "o"),
-        Group("front", tuple(chosen), "#0f766e", "circle", 11, "o"),
+        Group("dominated", tuple(rest), GREY, "circle", 8, "o"),
+        Group("front", tuple(chosen), GREEN, "circle", 11, "o"),
         Group("untouched model", tuple(base), "#d97706", "diamond", 13, "D"),
     ]
     return [group for group in found if group.results]
 
 
-# -- pages -------------------------------------------------------------------------------------
+def axis(view: View, name: str) -> str:
+    """What an axis is called: `perplexity (minimise)`."""
+    way = view.study.objectives.get(name)
+    return f"{name} ({way}imise)" if way else name
+
+
+def window(view: View, name: str) -> tuple[float | None, float | None]:
+    """The axis's range: what is feasible and what comes near; the rest would press it together."""
+    feasible = [one.metrics[name] for one in view.results if one.feasible]
+    if not feasible:
+        return None, None
+    missed = [one for one in view.trials if one.state == "complete" and not one.feasible]
+    near = sorted(missed, key=lambda one: one.miss)[: (len(missed) + 1) // 2]
+    low, high = min(feasible), max(feasible)
+    room = 4 * (high - low or abs(high) or 1.0)
+    values = [one.metrics[name] for one in near]
+    values = [value for value in values if low - room <= value <= high + room]
+    low, high = min([low, *values]), max([high, *values])
+    margin = 0.08 * (high - low) or 0.1 * room
+    return low - margin, high + margin
+
+
+# -- figures -----------------------------------------------------------------------------------
 
 
 def front_html(view: View) -> str:
@@ -67,47 +89,72 @@ def front_figure(view: View) -> "Figure":
 
 
 def _front(view: View, names: Sequence[str]) -> "Figure":
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
     line = front(view.results, view.study.objectives)
-    figure.add_scatter(
-        x=[one.metrics[names[1]] for one in line],
-        y=[one.metrics[names[0]] for one in line],
-        mode="lines",
-        line={"shape": "vh", "color": "#0f766e", "width": 1.5, "dash": "dot"},
-        hoverinfo="skip",
-        showlegend=False,
-    )
+    xs, ys = ([one.metrics[name] for one in line] for name in (names[1], names[0]))
+    figure = _line(xs, ys, shape="vh", dash="dot", showlegend=False)
     for group in groups(view):
-        figure.add_scatter(
-            x=[one.metrics[names[1]] for one in group.results],
-            y=[one.metrics[names[0]] for one in group.results],
-            mode="markers",
-            name=group.name,
-            marker=_marker(group),
-            customdata=[told(view, one) for one in group.results],
-            hovertemplate=HOVER,
-        )
-    figure.update_yaxes(title=_axis(view, names[0]), range=_window(view, names[0]))
-    figure.update_xaxes(title=_axis(view, names[1]), range=_window(view, names[1]))
+        _scatter(figure, view, group, [one.metrics[names[1]] for one in group.results], names[0])
+    figure.update_xaxes(title=axis(view, names[1]), range=window(view, names[1]))
     return figure
 
 
-def _window(view: View, name: str) -> tuple[float | None, float | None]:
-    """The axis's range: what is feasible and what comes near; the rest would press it together."""
-    feasible = [one.metrics[name] for one in view.results if one.feasible]
-    if not feasible:
-        return None, None
-    missed = [one for one in view.trials if one.state == "complete" and not one.feasible]
-    near = sorted(missed, key=lambda one: one.miss)[: (len(missed) + 1) // 2]
-    low, high = min(feasible), max(feasible)
-    room = 4 * (high - low or abs(high) or 1.0)
-    values = [one.metrics[name] for one in near]
-    values = [value for value in values if low - room <= value <= high + room]
-    low, high = min([low, *values]), max([high, *values])
-    margin = 0.08 * (high - low) or 0.1 * room
-    return low - margin, high + margin
+def history_figure(view: View, name: str) -> "Figure":
+    """One metric, trial after trial, and the best that met the constraints so far."""
+    figure = _line(*best_so_far(view, name), name="best so far")
+    for group in groups(view):
+        _scatter(figure, view, group, [one.number for one in group.results], name)
+    figure.update_xaxes(title="trial")
+    return _styled(figure, view.study.name)
+
+
+def growth_figure(view: View) -> "Figure":
+    """How the front of two objectives grew: the area it dominates, as a share of the last one."""
+    figure = _line(*growth(view), hoverinfo=None)
+    figure.update_traces(hovertemplate="trial %{x}: %{y:.1%}<extra></extra>")
+    figure.update_yaxes(title="dominated area", tickformat=".0%", range=[0, 1.05])
+    figure.update_xaxes(title="trial")
+    return _styled(figure, view.study.name)
+
+
+def _line(
+    xs: Sequence[float],
+    ys: Sequence[float],
+    *,
+    shape: str = "hv",
+    dash: str = "solid",
+    name: str = "",
+    showlegend: bool = True,
+    hoverinfo: str | None = "skip",
+) -> "Figure":
+    """A figure of steps."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    line = {"shape": shape, "color": GREEN, "width": 1.5 if dash == "dot" else 2, "dash": dash}
+    figure.add_scatter(
+        x=xs,
+        y=ys,
+        mode="lines",
+        name=name,
+        line=line,
+        hoverinfo=hoverinfo,
+        showlegend=showlegend and bool(name),
+    )
+    return figure
+
+
+def _scatter(figure: "Figure", view: View, group: Group, xs: Sequence[float], name: str) -> None:
+    """Trials that are drawn alike, by one metric's height."""
+    figure.add_scatter(
+        x=xs,
+        y=[one.metrics[name] for one in group.results],
+        mode="markers",
+        name=group.name,
+        marker=_marker(group),
+        customdata=[told(view, one) for one in group.results],
+        hovertemplate=HOVER,
+    )
+    figure.update_yaxes(title=axis(view, name), range=window(view, name))
 
 
 def _pairs(view: View, names: Sequence[str]) -> "Figure":
@@ -128,90 +175,11 @@ def _pairs(view: View, names: Sequence[str]) -> "Figure":
     return figure
 
 
-def history_figure(view: View, name: str) -> "Figure":
-    """One metric, trial after trial, and the best that met the constraints so far."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    numbers, values = best_so_far(view, name)
-    figure.add_scatter(
-        x=numbers,
-        y=values,
-        mode="lines",
-        name="best so far",
-        line={"shape": "hv", "color": "#0f766e", "width": 2},
-        hoverinfo="skip",
-    )
-    for group in groups(view):
-        figure.add_scatter(
-            x=[one.number for one in group.results],
-            y=[one.metrics[name] for one in group.results],
-            mode="markers",
-            name=group.name,
-            marker=_marker(group),
-            customdata=[told(view, one) for one in group.results],
-            hovertemplate=HOVER,
-        )
-    figure.update_yaxes(title=_axis(view, name), range=_window(view, name))
-    figure.update_xaxes(title="trial")
-    return _styled(figure, view.study.name)
-
-
-def growth_figure(view: View) -> "Figure":
-    """How the front of two objectives grew: the area it dominates, as a share of the last one."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    numbers, areas = growth(view)
-    figure.add_scatter(
-        x=numbers,
-        y=areas,
-        mode="lines",
-        line={"shape": "hv", "color": "#0f766e", "width": 2},
-        hovertemplate="trial %{x}: %{y:.1%}<extra></extra>",
-    )
-    figure.update_yaxes(title="dominated area", tickformat=".0%", range=[0, 1.05])
-    figure.update_xaxes(title="trial")
-    return _styled(figure, view.study.name)
-
-
-def growth(view: View) -> tuple[list[int], list[float]]:
-    """Trial numbers, and the area that the feasible trials up to each dominate; 1 at the end."""
-    feasible = [one for one in view.results if one.feasible]
-    points = [losses(one, view.study.objectives) for one in feasible]
-    if not points:
-        return [], []
-    corner = (max(x for x, _ in points), max(y for _, y in points))
-    areas = [area(points[: count + 1], corner) for count in range(len(points))]
-    return [one.number for one in feasible], [one / (areas[-1] or 1.0) for one in areas]
-
-
-def area(points: Sequence[tuple[float, ...]], corner: tuple[float, float]) -> float:
-    """The area between a corner and the points that are less than it in both."""
-    total, height = 0.0, corner[1]
-    for x, y in sorted(points):
-        if y < height:
-            total, height = total + (corner[0] - x) * (height - y), y
-    return total
-
-
-def best_so_far(view: View, name: str) -> tuple[list[int], list[float]]:
-    """Trial numbers, and the best value of a metric among the feasible ones up to each."""
-    pick = max if view.study.objectives.get(name) == "max" else min
-    feasible = [one for one in view.results if one.feasible]
-    values = list(accumulate((one.metrics[name] for one in feasible), pick))
-    numbers = [one.number for one in feasible]
-    last = view.results[-1].number if view.results else 0
-    return ([*numbers, last], [*values, values[-1]]) if values else ([], [])
-
-
 def told(view: View, result: Result) -> str:
     """What hovering over a trial says."""
-    base = view.baseline.metrics if view.baseline else {}
-    lines = [f"<b>{result.name}</b>", story(result)]
-    for name, value in result.metrics.items():
-        change = "" if result.is_baseline else f"  {delta(name, value, base.get(name))}"
-        lines.append(f"{name} {cell(name, value)}{change}")
+    found = row(view, result)
+    lines = [f"<b>{result.name}</b>", escape(found.done)]
+    lines += [f"{name} {cell.text}  {cell.change}".rstrip() for name, cell in found.cells.items()]
     return "<br>".join(lines)
 
 
@@ -222,10 +190,6 @@ def _marker(group: Group) -> dict[str, Any]:
         "size": group.size,
         "line": {"width": 1, "color": "white"} if group.symbol != "x" else {"width": 0},
     }
-
-
-def _axis(view: View, name: str) -> str:
-    return f"{name} ({view.study.objectives.get(name, '')}imise)".replace("(imise)", "")
 
 
 def _styled(figure: "Figure", title: str) -> "Figure":
@@ -241,52 +205,3 @@ def _styled(figure: "Figure", title: str) -> "Figure":
     figure.update_xaxes(gridcolor=GRID, zeroline=False)
     figure.update_yaxes(gridcolor=GRID, zeroline=False)
     return figure
-
-
-# -- pictures ----------------------------------------------------------------------------------
-
-
-def front_svg(view: View) -> str:
-    """The front, or the course of a single objective; more than two show the first two."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
-
-    names = list(view.study.objectives)[:2]
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    axes = figure.subplots()
-    if len(names) == 1:
-        numbers, values = best_so_far(view, names[0])
-        axes.step(numbers, values, where="post", color="#0f766e", label="best so far")
-    else:
-        line = front(view.results, {name: view.study.objectives[name] for name in names})
-        xs, ys = ([one.metrics[name] for one in line] for name in (names[1], names[0]))
-        axes.step(xs, ys, where="pre", color="#0f766e", linewidth=1, linestyle=":")
-    for group in groups(view):
-        axes.scatter(
-            [_across(one, names) for one in group.results],
-            [one.metrics[names[0]] for one in group.results],
-            s=group.size**2 / 2,
-            c=group.colour,
-            marker=group.marker,
-            label=group.name,
-            zorder=3,
-        )
-    axes.set_ylabel(_axis(view, names[0]))
-    axes.set_xlabel(_axis(view, names[1]) if len(names) == 2 else "trial")
-    axes.set_ylim(*_window(view, names[0]))
-    if len(names) == 2:
-        axes.set_xlim(*_window(view, names[1]))
-    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-    if len(names) == 2:
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_title(view.study.name, loc="left", fontsize=11, fontweight="bold")
-    axes.grid(color=GRID, linewidth=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
-    written = io.StringIO()
-    figure.savefig(written, format="svg")
-    return written.getvalue()
-
-
-def _across(result: Result, names: Sequence[str]) -> float:
-    return result.metrics[names[1]] if len(names) == 2 else float(result.number)

@@ -61,7 +61,7 @@ def compression(view: View, result: Result) -> dict[str, Any]:
         "data": {"dataset": study.data.dataset, "fingerprints": record.get("data", {})},
         "metrics": {
             "search": dict(result.metrics),
-            "baseline": dict(view.baseline.metrics) if view.baseline else {},
+            "baseline": dict(view.base),
         },
         "hardware": record.get("hardware"),
         "git_commit": view.notes.get("git_commit"),
@@ -71,13 +71,14 @@ def compression(view: View, result: Result) -> dict[str, Any]:
 
 def best_toml(view: View, found: Best) -> str:
     """The best trials as a file to read and to search on from: `[[first]]` takes their points."""
-    base = view.baseline.metrics if view.baseline else {}
     tables: dict[str, Any] = {
         "study": view.study.name,
         "note": found.note,
         "objectives": dict(view.study.objectives),
-        "constraints": [limit.describe(base.get(limit.metric)) for limit in limits(view.study)],
-        "baseline": dict(base),
+        "constraints": [
+            limit.describe(view.base.get(limit.metric)) for limit in limits(view.study)
+        ],
+        "baseline": dict(view.base),
         "trials": [_table(result) for result in found.trials],
     }
     return tomli_w.dumps(without_nones(tables))

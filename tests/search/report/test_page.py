@@ -1,27 +1,23 @@
 """The page of a study, its plots, and the numbers behind them."""
 
+import random
 import xml.etree.ElementTree as xml
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from search.journal.results import Result
 from search.journal.view import View, read
+from search.report.course import best_so_far, growth
 from search.report.page import page, write_report
-from search.report.plots import (
-    area,
-    best_so_far,
-    front_figure,
-    front_html,
-    front_svg,
-    groups,
-    growth,
-    history_figure,
-    told,
-)
+from search.report.pictures import front_svg
+from search.report.plots import front_figure, front_html, groups, history_figure, told
 from tests.support.journals import TOML, Sample, sample_study
 from trainables.core.errors import UserError
+from trainables.core.pictures import Bars, picture_data
 
 
 @pytest.fixture(scope="module")
@@ -160,12 +156,6 @@ def test_pages_and_pictures_stand_alone(view: View, sample: Sample) -> None:
         assert xml.fromstring(front_svg(shown).encode()).tag.endswith("svg")
 
 
-def test_area() -> None:
-    assert area([(1.0, 1.0)], (3.0, 2.0)) == 2.0
-    assert area([(1.0, 1.0), (2.0, 0.0), (2.5, 0.5)], (3.0, 2.0)) == 3.0
-    assert area([(3.0, 2.0)], (3.0, 2.0)) == 0.0
-
-
 def test_growth_ends_at_one(view: View) -> None:
     numbers, areas = growth(view)
     assert numbers == [0, 1, 2, 3, 6]
@@ -179,3 +169,41 @@ def test_a_study_where_nothing_is_feasible(tmp_path: Path) -> None:
     made.close()
     assert "these come closest" in page(found)
     assert "<svg" in front_svg(found)
+
+
+def test_growth_is_the_dominated_area(sample: Sample) -> None:
+    chance = random.Random(5)
+    study = sample_study().model_copy(update={"objectives": {"a": "min", "b": "max"}})
+    for _ in range(20):
+        points = [(chance.randint(0, 8), chance.randint(0, 8)) for _ in range(25)]
+        results = tuple(
+            Result(number, "complete", {}, {"a": float(a), "b": float(b)}, {}, {})
+            for number, (a, b) in enumerate(points)
+        )
+        numbers, areas = growth(View(study, results))
+        width, low = max(a for a, _ in points), min(b for _, b in points)
+        counted = [_area(points[: count + 1], width, low) for count in range(len(points))]
+        assert numbers == list(range(len(points)))
+        assert areas == pytest.approx([one / counted[-1] for one in counted])
+
+
+def _area(points: list[tuple[int, int]], width: int, low: int) -> int:
+    """Unit squares with a point at least as good in both: less in a, more in b."""
+    return sum(
+        any(a <= x and b >= y + 1 for a, b in points)
+        for x in range(width)
+        for y in range(low, max(b for _, b in points))
+    )
+
+
+def test_the_best_trials_pictures_are_on_the_page(sample: Sample) -> None:
+    before = read(sample.store)
+    shown = [picture_data(Bars("influence <b> of $20 blocks", [0.5, None, -0.25], [2], "share"))]
+    trial = before.trial(2)
+    stages = [trial.record["stages"][0] | {"pictures": shown}, *trial.record["stages"][1:]]
+    drawn = replace(trial, record={**trial.record, "stages": stages})
+    results = tuple(drawn if one.number == 2 else one for one in before.results)
+    text = page(replace(before, results=results))
+    assert "trial 2: Omission skip=20,21" in Page(text).text
+    assert text.count("<figure><svg") == 1 and "What the best trials show" in text
+    assert "What the best trials show" not in page(before)
