@@ -342,11 +342,12 @@ def test_which_ledger(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_best_names_the_runs(sample: Sample) -> None:
+    from search.ledger.run_ids import run_ids
     from search.report.best import best_json
 
     sync(sample.store)
     view, runs = read(sample.store), Runs(sample)
-    found = best_json(view, best(view), sample.store)
+    found = best_json(view, best(view), run_ids(sample.store))
     assert [one["run_id"] for one in found["trials"]] == [
         runs.trials[1].info.run_id,
         runs.trials[2].info.run_id,
