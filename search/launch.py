@@ -20,13 +20,21 @@ from search.engine.dispatch import Ask, Nobody, Plan, Watcher
 from search.engine.preflight import check_resources
 from search.engine.ray_session import ray_cluster, ray_environment
 from search.engine.tune import run_tune
+from search.journal.fence import Driver
 from search.journal.journal import Journal
 from search.journal.lock import study_lock
-from search.journal.store import Store, network_file_system, open_storage
+from search.journal.store import (
+    Store,
+    launched,
+    network_file_system,
+    open_storage,
+    write_text,
+)
 from search.journal.view import result_of, results_of
 from search.ledger.mirror import Mirror
 from search.samplers.build import make_sampler
-from search.study.load import compare, constraint_keys, limits, parse_study, study_toml
+from search.study.database import stored
+from search.study.load import compare, constraint_keys, limits, study_toml
 from search.study.schema import Study
 from search.study.space import load_space
 from search.study.starting_points import read_point
@@ -57,35 +65,42 @@ class Launch:
                 wrong, another driver runs it, or it differs from what was launched before.
         """
         check_resources(self.study.resources)
-        with study_lock(self.store):
+        with study_lock(self.store) as driver:
             storage = open_storage(self.store, create=True)
             self._warn()
-            self._continue()
-            journal = open_journal(self.study, storage)
+            self._continue(storage)
+            journal = open_journal(self.study, storage, driver)
             journal.reclaim(self.store.results)
-            self.store.toml.write_text(study_toml(self.study), encoding="utf-8")
+            write_text(self.store.toml, study_toml(self.study))
             journal.note("toml", study_toml(self.study))
             journal.note("git_commit", git_commit())
-            with Mirror(self.study, self.store) as mirror:
-                self._search(journal, mirror)
-            return not self._done(journal)
+            try:
+                with Mirror(self.study, self.store) as mirror:
+                    self._search(journal, mirror)
+                return not self._done(journal)
+            finally:
+                journal.close()
 
     def _warn(self) -> None:
         kind = network_file_system(self.store.root)
         if kind is not None and self.store.database is None:
             self.watcher.phase(f"warning: SQLite on {kind}; give [storage] a database")
-
-    def _continue(self) -> None:
-        """Refuse to go on with another study under the same name."""
-        if not self.store.toml.exists():
-            return
-        before = parse_study(self.store.toml.read_text(encoding="utf-8"), str(self.store.toml))
-        if changes := compare(before, self.study):
-            raise UserError(
-                f"study {self.study.name} was launched with other settings:\n  "
-                + "\n  ".join(changes),
-                do="give the study a new name, or undo the changes",
+        database = self.store.database
+        if database is not None and stored(database) != database:
+            self.watcher.phase(
+                "warning: the password in storage.database is used now, but stored nowhere: to "
+                "resume, set $PGPASSWORD or ~/.pgpass"
             )
+
+    def _continue(self, storage: BaseStorage) -> None:
+        """Refuse to go on with another study under the same name, here or in the database."""
+        for before, place in launched(self.store, storage):
+            if changes := compare(before, self.study):
+                raise UserError(
+                    f"study {self.study.name} was launched with other settings (see {place}):\n  "
+                    + "\n  ".join(changes),
+                    do="give the study a new name, or undo the changes",
+                )
 
     def _search(self, journal: Journal, mirror: Mirror) -> None:
         if self._done(journal):
@@ -188,11 +203,11 @@ def fetch_assets(study: Study) -> None:
             resolve(name)
 
 
-def open_journal(study: Study, storage: BaseStorage) -> Journal:
+def open_journal(study: Study, storage: BaseStorage, driver: Driver) -> Journal:
     """The study's journal with its objectives and constraints."""
     constraints = limits(study)
-    keys = constraint_keys(constraints)
-    return Journal(storage, study.name, study.objectives, dict(zip(keys, constraints, strict=True)))
+    known = dict(zip(constraint_keys(constraints), constraints, strict=True))
+    return Journal(storage, study.name, study.objectives, known, driver)
 
 
 def git_commit() -> str | None:

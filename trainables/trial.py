@@ -86,6 +86,7 @@ def run_stages(bench: Bench, stages: Sequence[Stage]) -> Generator[Progress, Non
         "metrics": metrics,
         "stages": done,
         "shape": shape(bench.model),
+        "base": bench.base.lineage.base,
         "lineage": bench.subject.lineage.key,
         "same_as": same_as,
         "seconds": {"stages": staged - began, "evaluate": ended - staged, "total": ended - began},

@@ -9,18 +9,19 @@ import contextlib
 import json
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.journal.fence import Driver
+from search.journal.rows import Rows
 from search.study.constraints import Constraint
 from trainables.core.errors import UserError
 from trainables.core.spec import Assignment
@@ -39,38 +40,34 @@ class Journal:
     name: str
     objectives: Mapping[str, str]  # metric -> min or max
     limits: Mapping[str, Constraint] = field(default_factory=dict)  # key -> constraint
+    driver: Driver = field(default_factory=Driver)
 
     def __post_init__(self) -> None:
         directions = [DIRECTIONS[direction] for direction in self.objectives.values()]
-        self.rows = optuna.create_study(
-            storage=self.storage,
-            study_name=self.name,
-            directions=directions,
-            load_if_exists=True,
-            sampler=RandomSampler(),
-        )
-        if "token" not in self.rows.user_attrs:
+        self.rows = Rows(self.storage, self.name, directions, self.driver)
+        if "token" not in self.rows.notes:
             self.note("token", secrets.token_hex(4))
-        self.token: str = self.rows.user_attrs["token"]
+        self.token: str = self.rows.notes["token"]
         self.copy: optuna.Study | None = None
-        self.asked: dict[int, optuna.Trial] = {}  # by number
-        self.points: list[tuple[int, Params]] = []
+        self.copied: dict[int, int] = {}  # by number: the trial's id in the copy
+        self.points: list[Params] = []
         self.owed: list[FrozenTrial] = []
-        self._read: list[FrozenTrial] | None = None  # until the next write: nobody else writes
 
     def note(self, key: str, value: Any) -> None:
         """Remember something of the study itself."""
-        self.rows.set_user_attr(key, value)
+        self.rows.note(key, value)
 
     def noted(self, key: str) -> Any:
         """What `note` remembered, or None."""
-        return self.rows.user_attrs.get(key)
+        return self.rows.notes.get(key)
 
-    def trials(self) -> list[FrozenTrial]:
-        """All trials, the baseline first."""
-        if self._read is None:
-            self._read = self.rows.get_trials(deepcopy=False)
-        return self._read
+    def trials(self) -> Sequence[FrozenTrial]:
+        """All trials, the baseline first; as they are now, and as they will be."""
+        return self.rows.all
+
+    def close(self) -> None:
+        """Let another driver have the study."""
+        self.rows.close()
 
     def uid(self, number: int) -> str:
         """A trial's name in files: unique to this study, not only to its folder."""
@@ -86,20 +83,21 @@ class Journal:
 
     def reclaim(self, results: Path) -> None:
         """Settle what an interrupted driver left: finished ones are told, the others owed again."""
-        for row in self.trials():
-            if row.state != TrialState.RUNNING:
-                continue
-            record = read_record(results / f"{self.uid(row.number)}.json")
-            if self._tellable(row.number, record):
-                self._settle(row.number, record or {})
-            elif row.user_attrs.get("attempts", 1) >= ATTEMPTS and row.number > 0:
-                self._fail(row.number, f"interrupted {ATTEMPTS} times, as the driver or node died")
-            else:
-                self.owed.append(row)
+        for row in list(self.trials()):
+            if row.state == TrialState.RUNNING:
+                self._reclaim(row, read_record(results / f"{self.uid(row.number)}.json"))
 
-    def _tellable(self, number: int, record: Record | None) -> bool:
+    def _reclaim(self, row: FrozenTrial, record: Record | None) -> None:
+        if record is not None and self._tellable(row.number, record):
+            self._settle(row.number, record)
+        elif row.user_attrs.get("attempts", 1) >= ATTEMPTS and row.number > 0:
+            self._fail(row.number, f"interrupted {ATTEMPTS} times, as the driver or node died")
+        else:
+            self.owed.append(row)
+
+    def _tellable(self, number: int, record: Record) -> bool:
         """Whether a durable result ends its trial. A baseline that failed is measured again."""
-        if record is None or record["state"] == "broken":
+        if record.get("state") not in ("complete", "fail") or self._changes(record):
             return False
         return number > 0 or self.unusable(record) is None
 
@@ -108,9 +106,26 @@ class Journal:
         with _quiet():
             self.copy = optuna.create_study(sampler=sampler, directions=self.rows.directions)
             for row in self.trials()[1:]:
-                self.copy.add_trial(row)
-        tried = {row.user_attrs.get("start") for row in self.trials()}
-        self.points = [(i, point) for i, point in enumerate(starts) if i not in tried]
+                self.copied[row.number] = self._add(row)
+        self.points = []
+        for point in starts:
+            if point not in self.points and not any(_is_try(row, point) for row in self.trials()):
+                self.points.append(point)
+
+    def _add(self, row: FrozenTrial) -> int:
+        """Copy a row for the sampler, without its record, which is large."""
+        assert self.copy is not None
+        light = create_trial(
+            state=row.state,
+            params=row.params,
+            distributions=row.distributions,
+            values=row.values,
+            system_attrs=row.system_attrs,
+            intermediate_values=row.intermediate_values,
+        )
+        light.datetime_start = row.datetime_start
+        light.datetime_complete = row.datetime_complete
+        return self.copy._storage.create_new_trial(self.copy._study_id, light)
 
     # -- handing out -------------------------------------------------------------------------
 
@@ -131,51 +146,33 @@ class Journal:
         if self.owed:
             row = self.owed.pop(0)
             attempts = row.user_attrs.get("attempts", 1) + 1
-            self.rows._storage.set_trial_user_attr(row._trial_id, "attempts", attempts)
-            self._read = None
+            self.rows.mark(row.number, "attempts", attempts)
             return Assignment(row.number, self.uid(row.number), row.params)
         if ask is None:
-            return self._open({}, {}, {}, {})
+            return self._given(self.rows.open({}, {}, {}, {}))
         return self._propose(ask)
+
+    def _given(self, number: int) -> Assignment:
+        return Assignment(number, self.uid(number), dict(self.trials()[number].params))
 
     def _propose(self, ask: Callable[[optuna.Trial], object]) -> Assignment | None:
         assert self.copy is not None, "begin() comes before the first proposal"
         attrs: dict[str, Any] = {}
         if self.points:
-            attrs["start"], point = self.points.pop(0)
-            self.copy.enqueue_trial(point)
+            attrs["start"] = self.points.pop(0)
+            self.copy.enqueue_trial(attrs["start"])
         trial, refused = self.copy.ask(), None
         try:
             ask(trial)
         except Exception as error:  # a space may refuse a combination; a mistake in it shows here
             refused = f"the space refused: {type(error).__name__}: {error}"
         frozen = self.copy._storage.get_trial(trial._trial_id)
-        found = self._open(frozen.params, frozen.distributions, attrs, frozen.system_attrs)
-        self.asked[found.number] = trial
+        number = self.rows.open(frozen.params, frozen.distributions, attrs, frozen.system_attrs)
+        self.copied[number] = trial._trial_id
         if refused is None:
-            return found
-        self.fail(found.number, refused)
+            return self._given(number)
+        self.fail(number, refused)
         return None
-
-    def _open(
-        self,
-        params: Params,
-        distributions: Mapping[str, Any],
-        attrs: Mapping[str, Any],
-        system: Mapping[str, Any],
-    ) -> Assignment:
-        row = create_trial(
-            state=TrialState.RUNNING,
-            params=dict(params),
-            distributions=dict(distributions),
-            user_attrs=dict(attrs),
-            system_attrs=dict(system),
-        )
-        row.datetime_start, row.datetime_complete = datetime.now(), None
-        number = len(self.trials())
-        self.rows.add_trial(row)
-        self._read = None
-        return Assignment(number, self.uid(number), dict(params))
 
     def owe(self, number: int) -> None:
         """Hand a trial out again, under its number: its worker died."""
@@ -187,8 +184,14 @@ class Journal:
         """Tell a trial's end, as its record has it.
 
         Raises:
-            UserError: a baseline that did not go well; it stays owed.
+            UserError: the model or the data are not those of the baseline, or the untouched model
+                cannot be measured. The trial is still owed.
         """
+        if changes := self._changes(record):
+            raise UserError(
+                f"study {self.name}: {' and '.join(changes)} changed since its baseline",
+                do="launch it under a new name, or put back what was there",
+            )
         if number == 0 and (reason := self.unusable(record)):
             raise UserError(f"study {self.name}: the untouched model was not measured: {reason}")
         self._settle(number, record)
@@ -202,29 +205,27 @@ class Journal:
     def stop(self, number: int, progress: Record) -> None:
         """Tell that a scheduler stopped a trial early."""
         self._write(number, {"state": "pruned", "metrics": {}, "progress": progress})
-        self._tell(number, state=TrialState.PRUNED)
+        self.rows.end(number, TrialState.PRUNED)
         self._mirror(number)
 
     def _settle(self, number: int, record: Record) -> None:
         if reason := self.unusable(record):
             self._fail(number, reason, record)
             return
-        trial = self._write(number, record)
+        self._write(number, record)
         baseline = record["metrics"] if number == 0 else self.baseline() or {}
-        known = self.trials()[number].constraints  # of a driver that died while it told this trial
         for key, limit in self.limits.items():
-            if key in known:
-                continue
             value = record["metrics"][limit.metric]
-            trial.set_constraint(key, limit.violation(value, baseline.get(limit.metric)))
+            self.rows.limit(number, key, limit.violation(value, baseline.get(limit.metric)))
         if record.get("facts"):  # before the baseline counts as measured
             self.note("facts", record["facts"])
-        self._tell(number, [record["metrics"][name] for name in self.objectives])
+        values = [float(record["metrics"][name]) for name in self.objectives]
+        self.rows.end(number, TrialState.COMPLETE, values)
 
     def unusable(self, record: Record) -> str | None:
         """Why a record is no result: what went wrong, or which metric is missing or no number."""
         if record["state"] != "complete":
-            return str(record["reason"])
+            return str(record.get("reason"))
         wanted = [*self.objectives, *(limit.metric for limit in self.limits.values())]
         for name in wanted:
             value = record["metrics"].get(name)
@@ -232,35 +233,46 @@ class Journal:
                 return f"{name} was {'not measured' if value is None else value}"
         return None
 
+    def _changes(self, record: Record) -> list[str]:
+        """What the trial was made from and is not what the study began with."""
+        first = self.trials()[:1]
+        done = first and first[0].state == TrialState.COMPLETE
+        known = _origin(first[0].user_attrs["record"]) if done else {}
+        found = _origin(record)
+        return [name for name, mark in found.items() if known.get(name, mark) != mark]
+
     def _fail(self, number: int, reason: str, record: Record | None = None) -> None:
         self._write(number, {**(record or {}), "state": "fail", "reason": reason, "metrics": {}})
-        self._tell(number, state=TrialState.FAIL)
+        self.rows.end(number, TrialState.FAIL)
 
-    def _tell(
-        self, number: int, values: list[float] | None = None, state: TrialState | None = None
-    ) -> None:
-        self.rows.tell(number, values, state=state)
-        self._read = None
-
-    def _write(self, number: int, record: Record) -> optuna.Trial:
-        row = self.trials()[number]
-        trial = optuna.Trial(self.rows, row._trial_id)
-        trial.set_user_attr("record", {**record, "facts": None})
-        return trial
+    def _write(self, number: int, record: Record) -> None:
+        self.rows.mark(number, "record", {**record, "facts": None})
 
     def _mirror(self, number: int) -> None:
         """Let the sampler see the end of a trial."""
         if self.copy is None or number == 0:
             return
-        row, trial = self.trials()[number], self.asked.pop(number, None)
+        row = self.trials()[number]
         with _quiet():
-            if trial is None:  # handed out by an earlier driver: the copy has it as running
-                trial = optuna.Trial(
-                    self.copy, self.copy.get_trials(deepcopy=False)[number - 1]._trial_id
-                )
+            trial = optuna.Trial(self.copy, self.copied[number])
             for key, value in row.constraints.items():
                 trial.set_constraint(key, value)
             self.copy.tell(trial, row.values, state=row.state)
+
+
+def _is_try(row: FrozenTrial, point: Params) -> bool:
+    """Whether a trial tried a starting point: its content counts, not its place in a list."""
+    start = row.user_attrs.get("start")
+    if isinstance(start, int):  # an older journal's: the place in a list that may have changed
+        return point.items() <= row.params.items()
+    return point in (start, row.params)
+
+
+def _origin(record: Record) -> dict[str, str]:
+    """What a trial was made from: name -> fingerprint."""
+    data = {f"the {role} data": mark for role, mark in (record.get("data") or {}).items()}
+    base = record.get("base")
+    return {**({"the model": base} if base else {}), **data}
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -280,7 +292,7 @@ def _no_baseline(name: str) -> UserError:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

@@ -1,52 +1,57 @@
 """The lock on a study: held by the driver that runs it, and seen by everybody else."""
 
 import contextlib
-import getpass
 import json
-import os
-import socket
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from search.journal.store import Store, _unreachable
-from trainables.core.errors import UserError
+from search.journal.fence import Driver, busy
+from search.journal.store import Store, unreachable, write_text
+from search.study.database import database_url
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+GLANCE = 0.5  # seconds: `status` takes the lock for a moment to see whether it is held
+LONGEST = 63  # bytes of a name in PostgreSQL
 
 
 def driver_of(store: Store) -> str | None:
     """`user@host pid 4711 since ...` of the driver that holds the study's lock, or None."""
     owner = owner_name(store)
-    if owner is not None and _held(store):
-        return owner
+    if _held(store):
+        return owner or "another process"
     return _holder(store) if store.database else None
 
 
 def _held(store: Store) -> bool:
     from filelock import FileLock, Timeout
 
+    if not store.lock.exists():
+        return False
     lock = FileLock(store.lock, timeout=0)
     try:
         with lock:
             return False  # a driver that died left its name behind
     except Timeout:
         return True
+    except OSError:  # a folder that may only be read
+        return False
 
 
-def _holder(store: Store) -> str | None:
-    """Who holds the lock in the database: a driver that shares no folder with this machine."""
-    import sqlalchemy
-
-    engine = sqlalchemy.create_engine(store.url, poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:
-        key = {"study": f"rayduce/{store.study}"}
-        found = connection.scalar(sqlalchemy.text(HOLDER), key)
-    return None if found is None else str(found).removeprefix("rayduce ")
-
-
-GLANCE = 0.5  # seconds: `status` takes the lock for a moment to see whether it is held
+def owner_name(store: Store) -> str | None:
+    """Who wrote its name beside the lock; None where the file is not there, or is not whole."""
+    try:
+        owner = json.loads(store.owner.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = Driver.read(owner)
+    return None if found is None else str(found)
 
 
 @contextlib.contextmanager
-def study_lock(store: Store) -> Iterator[None]:
+def study_lock(store: Store) -> Iterator[Driver]:
     """Held while a study runs; the second launch is refused with the first one's name.
 
     The operating system (or the database server) frees it when the process dies.
@@ -54,43 +59,68 @@ def study_lock(store: Store) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     store.create()
-    lock = FileLock(store.lock, timeout=GLANCE, thread_local=False)
+    me, lock = Driver(), FileLock(store.lock, timeout=GLANCE, thread_local=False)
     try:
         lock.acquire()
     except Timeout:
-        raise _busy(store.study, owner_name(store)) from None
+        raise busy(store.study, owner_name(store)) from None
     try:
-        with _database_lock(store) if store.database else contextlib.nullcontext():
-            store.owner.write_text(json.dumps(_me()), encoding="utf-8")
-            yield
+        with _database_lock(store, me) if store.database else contextlib.nullcontext():
+            write_text(store.owner, json.dumps(asdict(me)))
+            yield me
     finally:
-        store.owner.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may have been deleted
+            store.owner.unlink(missing_ok=True)
         lock.release()
 
 
 @contextlib.contextmanager
-def _database_lock(store: Store) -> Iterator[None]:
+def _database_lock(store: Store, me: Driver) -> Iterator[None]:
     """An advisory lock, for drivers on machines that share no folder."""
     import sqlalchemy
     import sqlalchemy.exc
 
-    me = _me()
-    name = f"rayduce {me['who']} since {me['since']}"[:63]  # PostgreSQL's longest
-    engine = sqlalchemy.create_engine(
-        store.url,
-        connect_args={"application_name": name},
+    name = f"rayduce {me}".encode()[:LONGEST].decode(errors="ignore")
+    engine, key = _engine(store, name), {"study": f"rayduce/{store.study}"}
+    try:
+        connection = engine.connect()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        raise unreachable(store.database or "", error) from error
+    try:
+        if not connection.scalar(sqlalchemy.text(TAKE), key):
+            holder = connection.scalar(sqlalchemy.text(HOLDER), key)
+            raise busy(store.study, str(holder).removeprefix("rayduce ") if holder else None)
+        yield
+    finally:
+        with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):  # the server went away meanwhile
+            connection.close()
+
+
+def _holder(store: Store) -> str | None:
+    """Who holds the lock in the database: a driver that shares no folder with this machine."""
+    import sqlalchemy
+    import sqlalchemy.exc
+
+    try:
+        with _engine(store, "rayduce status").connect() as connection:
+            key = {"study": f"rayduce/{store.study}"}
+            found = connection.scalar(sqlalchemy.text(HOLDER), key)
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        raise unreachable(store.database or "", error) from error
+    return None if found is None else str(found).removeprefix("rayduce ")
+
+
+def _engine(store: Store, name: str) -> "Engine":
+    import sqlalchemy
+
+    from search.journal.store import ANSWER
+
+    return sqlalchemy.create_engine(
+        database_url(store.database or ""),
+        connect_args={"application_name": name, "connect_timeout": ANSWER},
         isolation_level="AUTOCOMMIT",
         poolclass=sqlalchemy.NullPool,
     )
-    key = {"study": f"rayduce/{store.study}"}
-    try:
-        connection = engine.connect()
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        raise _unreachable(store.database or "", error) from error
-    with connection:
-        if not connection.scalar(sqlalchemy.text(TAKE), key):
-            raise _busy(store.study, connection.scalar(sqlalchemy.text(HOLDER), key))
-        yield
 
 
 TAKE = "select pg_try_advisory_lock(hashtext(:study), 20230)"
@@ -101,27 +131,5 @@ HOLDER = """
     from pg_locks lock join pg_stat_activity activity using (pid)
     where lock.locktype = 'advisory' and lock.granted and lock.objsubid = 2
       and lock.classid::bigint = (hashtext(:study)::bigint & 4294967295) and lock.objid = 20230
+      and lock.database = (select oid from pg_database where datname = current_database())
 """
-
-
-def _me() -> dict[str, str]:
-    return {
-        "who": f"{getpass.getuser()}@{socket.gethostname()} pid {os.getpid()}",
-        "since": datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M"),
-    }
-
-
-def owner_name(store: Store) -> str | None:
-    try:
-        owner = json.loads(store.owner.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return f"{owner['who']} since {owner['since']}"
-
-
-def _busy(study: str, owner: str | None) -> UserError:
-    who = (owner or "another process").removeprefix("rayduce ")
-    return UserError(
-        f"study {study} is running already: {who}",
-        do=f"watch it with `rayduce status {study}`, or stop it first",
-    )

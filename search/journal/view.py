@@ -1,7 +1,6 @@
 """A study as its journal has it: its trials as results, its state, who runs it."""
 
 import dataclasses
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +10,8 @@ from optuna.trial import FrozenTrial
 
 from search.journal.lock import driver_of
 from search.journal.results import Result, State, front
-from search.journal.store import Store, open_storage
+from search.journal.store import Store, open_storage, saved_study
+from search.study.database import stored
 from search.study.schema import Study
 from trainables.core.errors import UserError
 
@@ -115,11 +115,15 @@ def _empty(store: Store) -> UserError:
 
 
 def _study(store: Store, notes: Mapping[str, Any]) -> Study:
-    """The study as launched last; not checked against this machine, which may be another one."""
+    """The study as launched last."""
     text = notes.get("toml") or (store.toml.read_text() if store.toml.is_file() else None)
     if text is None:
         raise _empty(store)
-    return Study.model_validate(tomllib.loads(text))
+    study = saved_study(text, store.study)
+    if (database := study.storage.database) is None:
+        return study
+    storage = study.storage.model_copy(update={"database": stored(database)})
+    return study.model_copy(update={"storage": storage})  # an older journal holds its password
 
 
 def results_of(study: Study, rows: Iterable[FrozenTrial], *, driving: bool = True) -> list[Result]:

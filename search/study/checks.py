@@ -14,18 +14,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from search.errors import redacted
 from search.study.constraints import Constraint, parse_constraint
+from search.study.database import database_problems
 from search.study.messages import explain
 from search.study.schema import (
-    DRIVER,
     SAMPLERS,
     SCHEDULERS,
     Direction,
     SamplerSpec,
     SchedulerSpec,
     Study,
-    database_url,
 )
 from trainables.bench.assets.catalogue import ASSETS
 from trainables.bench.metrics.catalogue import METRIC_FACTS
@@ -218,21 +216,6 @@ def _flat(table: Mapping[str, Any]) -> list[str]:
         for name, value in table.items()
         for inner in (_flat(value) if isinstance(value, Mapping) else [""])
     ]
-
-
-def database_problems(database: str | None) -> list[UserError]:
-    """What is wrong with storage.database, without connecting."""
-    if database is None:
-        return []
-    allowed = '"postgresql://user:$PASSWORD@host/name"'
-    url = database_url(database)
-    if not url.startswith(f"{DRIVER}://"):
-        do = "leave it out for the folder's own SQLite file"
-        return [UserError("storage.database", got=redacted(database), allowed=allowed, do=do)]
-    if "$" in url:
-        do = "set the environment variable it names"
-        return [UserError("storage.database: a variable is not set", got=database, do=do)]
-    return []
 
 
 def sampler_problems(spec: SamplerSpec) -> list[UserError]:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from search.errors import StudyError
 from search.study.checks import problems
 from search.study.constraints import Constraint, parse_constraint
+from search.study.database import stored
 from search.study.messages import explain
 from search.study.schema import Study
 from trainables.core.errors import UserError, did_you_mean
@@ -56,7 +57,10 @@ def parse_study(text: str, source: str, overrides: Overrides | None = None) -> S
 
 
 def study_toml(study: Study) -> str:
-    """The study as a file of its own: overrides included, local paths absolute."""
+    """The study as a file of its own: overrides included, local paths absolute, no password."""
+    if (database := study.storage.database) is not None:
+        storage = study.storage.model_copy(update={"database": stored(database)})
+        study = study.model_copy(update={"storage": storage})
     return tomli_w.dumps(study.model_dump(mode="json", exclude_none=True))
 
 

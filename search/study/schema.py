@@ -3,7 +3,6 @@
 What they mean together is checked in checks.py.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -140,18 +139,6 @@ class Study(Spec):
     first: tuple[dict[str, Any], ...] = Field(
         (), description="a list of tables, each begun with [[first]]"
     )
-
-
-DRIVER = "postgresql+psycopg"
-
-
-def database_url(database: str) -> str:
-    """A PostgreSQL URL with variables such as $PGPASSWORD filled in and our driver named."""
-    url = os.path.expandvars(database)
-    for scheme in ("postgres://", "postgresql://"):
-        if url.startswith(scheme):
-            return f"{DRIVER}://{url.removeprefix(scheme)}"
-    return url
 
 
 class TpeOptions(Spec):

@@ -236,10 +236,10 @@ def test_killed_while_the_baseline_was_told_its_facts_are_not_lost(
     assert handout is not None
     before.wrote(handout, facts={"blocks": 4})
 
-    def killed(*_: object, state: object) -> None:
+    def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(before.journal.rows, "tell", killed)
+    monkeypatch.setattr(before.journal.rows, "end", killed)
     with pytest.raises(KeyboardInterrupt):
         before.journal.settle(0, record(facts={"blocks": 4}))
     resumed = Driver(storage, tmp_path).journal
@@ -345,8 +345,70 @@ def test_starting_points_come_first_and_only_once(storage: InMemoryStorage, tmp_
     assert [one.number for one in handed] == [1, 2, 3, 4, 5]
     assert handed[2].params == {"depth": 6, "width": 6}
     assert [row.user_attrs.get("start") for row in resumed.journal.trials()] == [
-        None, 0, 1, 2, None, None,
+        None, *starts, None, None,
     ]  # fmt: skip
+
+
+def test_points_added_at_a_relaunch_are_tried_and_the_old_ones_not_again(
+    storage: InMemoryStorage, tmp_path: Path
+) -> None:
+    old, new = [POINT, {"depth": 5}], {"depth": 8, "width": 1}
+    first = Driver(storage, tmp_path, old).baseline()
+    for _ in old:
+        first.journal.settle(first.hand_out().number, record())
+    resumed = Driver(storage, tmp_path, [new, *old, new]).begin()
+    assert resumed.journal.points == [new]
+    assert resumed.hand_out().params == new
+    assert Driver(storage, tmp_path, [new, *old]).begin().journal.points == []
+
+
+def test_points_are_known_by_their_content_in_journals_that_counted_them(
+    storage: InMemoryStorage, tmp_path: Path
+) -> None:
+    first = Driver(storage, tmp_path, [POINT, {"depth": 5}]).baseline()
+    for place in (3, 0):
+        number = first.hand_out().number
+        first.journal.rows.mark(number, "start", place)
+        first.journal.settle(number, record())
+    starts = [{"depth": 8}, {"depth": 5}, POINT, {"depth": 3}]
+    assert Driver(storage, tmp_path, starts).begin().journal.points == [{"depth": 8}]
+
+
+# -- what a study began with ---------------------------------------------------------------------
+
+ORIGIN = {"base": "m1", "data": {"calibration": "c1", "search": "s1"}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"base": "m2"}, "the model"),
+        ({"data": {"calibration": "c1", "search": "s2"}}, "the search data"),
+        ({"base": "m2", "data": {"calibration": "c2"}}, "the model and the calibration data"),
+    ],
+)
+def test_what_was_made_from_another_model_or_other_data_is_refused_and_owed(
+    storage: InMemoryStorage, tmp_path: Path, changed: Any, named: str
+) -> None:
+    first = Driver(storage, tmp_path)
+    first.journal.hand_out(None)
+    first.journal.settle(0, record(facts={"blocks": 4}, **ORIGIN))
+    handout = first.begin().hand_out()
+    other = record(**(ORIGIN | changed))
+    with pytest.raises(UserError, match=f"depth: {named} changed since its baseline.*new name"):
+        first.journal.settle(handout.number, other)
+    assert states(first.journal) == ["COMPLETE", "RUNNING"]
+    first.wrote(handout, **(ORIGIN | changed))
+    resumed = Driver(storage, tmp_path).begin()
+    assert resumed.hand_out() == handout  # its file is not taken for a result of this study
+    resumed.journal.settle(handout.number, record(**ORIGIN))
+    assert states(resumed.journal) == ["COMPLETE", "COMPLETE"]
+
+
+def test_a_failed_trial_says_nothing_of_its_origin(driver: Driver) -> None:
+    number = driver.hand_out().number
+    driver.journal.settle(number, {"state": "fail", "reason": "out of memory", "metrics": {}})
+    assert states(driver.journal)[number] == "FAIL"
 
 
 def test_after_a_resume_the_sampler_knows_what_the_rows_hold(

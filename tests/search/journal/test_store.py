@@ -11,18 +11,27 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.errors import redacted
-from search.journal.lock import study_lock
-from search.journal.store import Store, find_store, network_file_system, open_storage, study_names
-from search.study.checks import database_problems
-from search.study.schema import database_url
+from search.journal.lock import driver_of, owner_name, study_lock
+from search.journal.store import (
+    Store,
+    find_store,
+    launched,
+    network_file_system,
+    open_storage,
+    study_names,
+    write_text,
+)
+from search.journal.view import read
+from search.study.load import compare
+from tests.support.journals import TOML, Sample, sample_study
 from trainables.core.errors import UserError
 
 POSTGRES = os.environ.get("RAYDUCE_TEST_POSTGRES")
 HOLD = """
 import sys
 from pathlib import Path
-from search.journal.store import Store, study_lock
+from search.journal.lock import study_lock
+from search.journal.store import Store
 with study_lock(Store(Path(sys.argv[1]), "depth", sys.argv[2] or None)):
     print("held", flush=True)
     sys.stdin.read()
@@ -62,7 +71,7 @@ def _study(store: Store, name: str = "depth") -> None:
 def test_places(store: Store, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     assert store.journal == runs / "depth" / "study.db"
-    assert store.url == f"sqlite:///{runs}/depth/study.db"
+    assert str(store.url) == f"sqlite:///{runs}/depth/study.db"
     assert store.results == runs / "depth" / "results"
     assert (store.cache, store.ledger) == (runs / "cache", runs / "mlflow.db")
 
@@ -126,7 +135,7 @@ def test_a_dead_driver_holds_nothing(store: Store, holder: "subprocess.Popen[str
     holder.wait()
     assert store.owner.exists()
     with study_lock(store):
-        assert f"pid {os.getpid()}" in store.owner.read_text()
+        assert f"pid {os.getpid()} since" in str(owner_name(store))
     assert not store.owner.exists()
 
 
@@ -147,21 +156,6 @@ def test_a_lock_may_be_released_elsewhere(store: Store) -> None:
     assert not store.owner.exists()
     with study_lock(store):
         assert store.owner.exists()
-
-
-def test_database_urls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SECRET", "s3cret")
-    url = "postgresql://me:$SECRET@host:5432/name"
-    assert database_url(url) == "postgresql+psycopg://me:s3cret@host:5432/name"
-    assert database_url("postgres://host/name") == "postgresql+psycopg://host/name"
-    assert redacted(database_url(url)) == "postgresql+psycopg://me@host:5432/name"
-    assert redacted("sqlite:///file.db") == "sqlite:///file.db"
-    assert database_problems(url) == database_problems(None) == []
-    monkeypatch.delenv("SECRET")
-    assert "variable is not set" in str(database_problems(url)[0])
-    (problem,) = database_problems("mysql://me:s3cret@host/name")
-    assert "s3cret" not in str(problem)
-    assert '"postgresql://user:$PASSWORD@host/name"' in problem.allowed
 
 
 def test_no_server(tmp_path: Path) -> None:
@@ -202,3 +196,67 @@ def test_postgres_one_driver_even_without_a_common_folder(tmp_path: Path) -> Non
         storage.engine.dispose()
     assert "depth" in study_names(tmp_path, POSTGRES)
     assert find_store(tmp_path / "here", "depth", POSTGRES) == here
+
+
+# -- what was launched before ----------------------------------------------------------------------
+
+
+def test_another_study_of_the_name_in_a_shared_journal_is_seen(tmp_path: Path) -> None:
+    made = Sample(tmp_path / "here").run(upto=1)
+    before = made.storage.get_all_trials(made.journal.rows.id)
+    there = Store(tmp_path / "there", "depth")  # a machine that has not seen the study
+    ((found, place),) = launched(there, made.storage)
+    other = sample_study(TOML.replace("seed = 7", "seed = 8"))
+    assert (compare(found, other), place) == (["seed: was 7, now 8"], "the journal")
+    assert compare(found, sample_study()) == []
+    assert [study for study, _ in launched(made.store, made.storage)] == [found, found]
+    assert made.storage.get_all_trials(made.journal.rows.id) == before
+    made.close()
+
+
+def test_a_study_of_another_program_in_a_shared_journal_is_refused(store: Store) -> None:
+    storage = open_storage(store, create=True)
+    assert list(launched(store, storage)) == []
+    study = optuna.create_study(storage=storage, study_name="depth")
+    assert list(launched(store, storage)) == []
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(UserError, match="of another program; give the study a new name"):
+        list(launched(store, storage))
+    storage.engine.dispose()
+
+
+def test_a_saved_study_that_is_torn_or_of_another_version(store: Store) -> None:
+    storage = open_storage(store, create=True)
+    store.toml.write_text('name = "dep')
+    assert list(launched(store, storage)) == []
+    store.toml.write_text('name = "depth"\nspeed = 3\n')
+    with pytest.raises(UserError, match=r"another version of Rayduce: .*speed: Extra"):
+        list(launched(store, storage))
+    storage.engine.dispose()
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    write_text(path, "one")
+    write_text(path, "two")
+    assert path.read_text() == "two" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(UserError, match=r"cannot write .*gone/study.toml: No such file"):
+        write_text(tmp_path / "gone" / "study.toml", "three")
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%25b", "a b", "a{b}", "a&b=c"])
+def test_any_path_will_do(tmp_path: Path, name: str) -> None:
+    made = Sample(tmp_path / name).run(upto=1)
+    made.close()
+    assert made.store.journal.stat().st_size > 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert find_store(tmp_path / name, "depth").root == made.store.root
+    assert len(read(made.store).results) == 2
+
+
+def test_an_owner_without_its_keys_is_nobody(store: Store) -> None:
+    store.create()
+    for text in ("{}", "[]", '{"who": "me"}', "{", ""):
+        store.owner.write_text(text)
+        assert owner_name(store) is None
+        assert driver_of(store) is None

@@ -1,0 +1,91 @@
+"""The claim on a study: one driver writes, whatever became of its lock."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage
+
+from search.journal import fence
+from search.journal.fence import Driver, Fence, living
+from tests.support.journals import Sample
+from trainables.core.errors import UserError
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryStorage]:
+    """A storage that two machines share; signs of life come fast."""
+    monkeypatch.setattr(fence, "PAUSE", 0.02)
+    monkeypatch.setattr(fence, "SILENCE", 0.5)
+    made = InMemoryStorage()
+    optuna.create_study(storage=made, study_name="depth")
+    yield made
+
+
+def claimed(storage: InMemoryStorage, driver: Driver) -> Fence:
+    made = Fence(storage, 0, "depth", driver)
+    made.shared = True
+    made.take()
+    return made
+
+
+def test_a_driver_that_lost_its_lock_but_lives_keeps_the_study(storage: InMemoryStorage) -> None:
+    first = claimed(storage, Driver())
+    assert living(storage.get_study_user_attrs(0)) == first.me
+    with pytest.raises(UserError, match=f"running already: .* pid {os.getpid()} since 20"):
+        claimed(storage, Driver())
+    first.check()
+    first.release()
+    assert living(storage.get_study_user_attrs(0)) is None
+
+
+def test_a_silent_driver_on_another_machine_loses_the_study(storage: InMemoryStorage) -> None:
+    first = claimed(storage, replace(Driver(), host="another"))
+    first._over.set()  # as if it had been killed
+    second = claimed(storage, Driver())
+    second.check()
+    with pytest.raises(UserError, match=r"taken over by .* pid"):
+        first.check()
+    second.release()
+
+
+def test_a_dead_driver_of_this_machine_is_not_waited_for(
+    storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fence, "SILENCE", 600.0)
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    claimed(storage, replace(Driver(), pid=process.pid))._over.set()
+    claimed(storage, Driver()).release()
+
+
+def test_the_driver_that_was_replaced_writes_nothing_more(tmp_path: Path) -> None:
+    first = Sample(tmp_path).run(upto=1)
+    second = Sample(tmp_path)
+    before = second.storage.get_all_trials(second.journal.rows.id)
+    for write in (first.hand_out, lambda: first.journal.note("git_commit", "of the first")):
+        with pytest.raises(UserError, match=r"study depth was taken over by .* this one has ended"):
+            write()
+    assert second.storage.get_all_trials(second.journal.rows.id) == before
+    assert second.journal.noted("git_commit") == "0123abc"
+    first.close()
+    second.close()
+
+
+def test_a_user_id_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr(fence.getpass, "getuser", nameless)
+    assert str(Driver()).startswith(f"uid {os.getuid()}@{socket.gethostname()} pid ")
+
+
+@pytest.mark.parametrize("data", [None, 3, {}, {"who": "me", "since": "then"}, {"pid": "1"}])
+def test_what_is_no_claim_is_read_as_none(data: object) -> None:
+    assert Driver.read(data) is None
