@@ -20,7 +20,9 @@ class SimilaritySpace(Space):
         per_sample: the published tables' biased similarity, whose thresholds are other numbers.
         wanda: percent of each row that become zero in the end; 0 for none.
         recover: how every retraining is done.
-        max_drop: points of `metric` below the original at which a pass is undone.
+        max_drop: how much worse than the original a pass may be before it is undone: points of
+            `metric`, or percent of the original's where less is better (perplexity, loss).
+        metric: what passes are judged by; empty: perplexity, accuracy or ROUGE-L, by the task.
         watch: a metric to report after every epoch, for the study's scheduler.
     """
 
@@ -34,7 +36,7 @@ class SimilaritySpace(Space):
     recover: TrainSpec = TrainSpec()
     max_drop: float = 4.0
     max_k: Count = 3
-    metric: str = "accuracy"
+    metric: str = ""
     watch: str = ""
 
     def stages(self, trial: Trial, facts: Facts) -> list[Stage]:
@@ -43,7 +45,7 @@ class SimilaritySpace(Space):
         start = trial.suggest_categorical("similarity.k", list(self.k))
         count = trial.suggest_categorical("similarity.passes", list(self.passes))
         frozen = trial.suggest_categorical("recover.freeze", list(self.freeze))
-        training = Recover(**self.recover.model_dump(), freeze=frozen, watch=self.watch)
+        training = Recover(self.recover, freeze=frozen, watch=self.watch)
         prune, most = method(float(percent), start, self.rule), max(start, self.max_k)
         chain = Iterate(prune, training, count, self.max_drop, most, self.metric)
         return [chain, *self._zeros(trial, training)]

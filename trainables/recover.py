@@ -2,69 +2,91 @@
 
 What comes out depends on the model, the settings, the data and the seed alone, so it is trained
 once and then shared by every trial that gets there. An interrupted training goes on from its last
-epoch, to the same result. Weights that are zero when it begins stay zero.
+epoch, to the same result. What compression made zero stays zero: weights that are when it begins,
+and the biases of outputs whose weights are all zero.
 """
 
-import math
-import time
-from collections.abc import Generator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from filelock import FileLock
+import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from trainables.bench.metrics.catalogue import METRIC_FACTS
+from trainables.bench.metrics.evaluate import measure_all
+from trainables.bench.models.structure import blocks, linears, rows
+from trainables.bench.training.examples import examples, joined, shuffled, steps
 from trainables.bench.training.freeze import cut_neighbours, frozen
-from trainables.bench.training.loop import Run, cast, give, tensors_of
-from trainables.core.cache import Cache, digest
+from trainables.bench.training.loop import JUDGED, Recipe, TrainingSteps, cast, mixed, train
+from trainables.bench.training.shared import trained_once
+from trainables.core.cache import digest
+from trainables.core.errors import FieldError, PlanError
 from trainables.core.fork import own
 from trainables.core.lineage import source_version
-from trainables.core.types import PreTrainedModel, Progress
+from trainables.core.spec import TrainSpec
+from trainables.core.types import IGNORED, Batch, PreTrainedModel, Progress
 from trainables.stage import Bench, Stage, Summary, Trained
 
-Optimiser: TypeAlias = Literal["adamw", "adam", "sgd"]
-Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
 Freeze: TypeAlias = Literal["none", "part"]
-Precision: TypeAlias = Literal["full", "bfloat16"]
-_ABANDONED = 7 * 24 * 3600  # seconds after which an unfinished training is given up
-Training: TypeAlias = Generator[Progress, None, list[Progress]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Recover(Stage):
-    """Train the model on the data's `train` role."""
+    """Train the model on the data's `train` role.
 
-    epochs: int = 3
-    lr: float = 5e-5
-    optimiser: Optimiser = "adamw"
-    schedule: Schedule = "linear"
-    warmup: float = 0.0  # share of all steps over which lr rises from 0
-    batch_size: int = 32
-    weight_decay: float = 0.0
-    freeze: Freeze = "none"  # part: only blocks next to cuts, and what is outside the blocks
-    precision: Precision = "full"  # bfloat16: mixed, weights stay float32 while training
-    patience: int = 0  # epochs without a better loss on `search` before stopping; 0: never
-    watch: str = ""  # a metric to measure and report after every epoch, for a scheduler
+    Attributes:
+        training: epochs, lr, optimiser and so on.
+        freeze: part: only blocks next to cuts learn, and what is outside the blocks.
+        patience: epochs without a better loss on `search` before stopping; 0: never.
+        watch: a metric to measure and report after every epoch, for a scheduler.
+    """
 
-    def __post_init__(self) -> None:
-        for name, smallest in (("epochs", 1), ("batch_size", 1), ("patience", 0)):
-            value = getattr(self, name)
-            self.require(name, type(value) is int and value >= smallest, f"from {smallest} on")
-        self.require("lr", 0 < self.lr < math.inf, "above 0")
-        self.require("warmup", 0 <= self.warmup < 1, "0 <= warmup < 1")
-        self.require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
-        for name, kind in (
-            ("optimiser", Optimiser),
-            ("schedule", Schedule),
-            ("freeze", Freeze),
-            ("precision", Precision),
-        ):
-            self.require(name, getattr(self, name) in get_args(kind), " or ".join(get_args(kind)))
+    training: TrainSpec
+    freeze: Freeze
+    patience: int
+    watch: str
+
+    def __init__(
+        self,
+        training: TrainSpec | Mapping[str, Any] = TrainSpec(),  # noqa: B008 - frozen
+        *,
+        freeze: Freeze = "none",
+        patience: int = 0,
+        watch: str = "",
+        **changed: Any,
+    ) -> None:
+        """`changed` are fields of `training`: `Recover(epochs=1, lr=1e-3)`."""
+        values = {"freeze": freeze, "patience": patience, "watch": watch}
+        for name, value in {"training": self._spec(training, changed), **values}.items():
+            object.__setattr__(self, name, value)
+        self.require("freeze", freeze in get_args(Freeze), " or ".join(get_args(Freeze)))
+        self.require("patience", type(patience) is int and patience >= 0, "from 0 on")
+
+    def _spec(
+        self, training: TrainSpec | Mapping[str, Any], changed: Mapping[str, Any]
+    ) -> TrainSpec:
+        given = training.model_dump() if isinstance(training, TrainSpec) else training
+        try:
+            return TrainSpec.model_validate({**given, **changed}, strict=True)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            name, allowed = str(wrong["loc"][0]), wrong["msg"].removeprefix("Input should be ")
+            if wrong["type"] == "extra_forbidden":
+                allowed = ", ".join([*TrainSpec.model_fields, "freeze", "patience", "watch"])
+            raise FieldError(self, name, allowed, got=wrong["input"]) from None
+
+    def settings(self) -> dict[str, Any]:
+        own = {"freeze": self.freeze, "patience": self.patience, "watch": self.watch}
+        return {**self.training.model_dump(), **own}
 
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         """Train, or take over what was trained before."""
+        if self.watch:
+            require_metric(self, "watch", bench)
         trained = None
         if self.freeze == "part":
             trained = cut_neighbours(bench.base.model, bench.model, bench.subject.history)
@@ -74,83 +96,122 @@ class Recover(Stage):
         if bench.spec.naive:
             progress, ran = (yield from self._train(bench, trained, None)), True
         else:
-            progress, ran = yield from self._shared(bench, trained, digest(how))
+            lineage = bench.subject.lineage.key
+            key = digest(lineage, digest(how), source_version(type(self)))
+            progress, ran = yield from trained_once(
+                bench.cache, "recovered", key, bench.model, lambda p: self._train(bench, trained, p)
+            )
         counts |= {"epochs": len(progress), "epochs_run": len(progress) if ran else 0}
         return Summary((Trained(how),), counts, {"frozen_blocks": still}, label="retrained")
 
     def _identity(self, bench: Bench, trained: Sequence[int] | None) -> dict[str, Any]:
         """Everything that decides the result, the model aside."""
-        settings = {k: v for k, v in asdict(self).items() if k not in ("freeze", "watch")}
-        found = {**settings, "trained": trained, "seed": bench.seed}
+        found = {**self.training.model_dump(), "patience": self.patience}
+        found |= {"trained": trained, "seed": bench.seed}
         found["device"] = bench.device.type  # which rounds in its own way
         found["data"] = bench.data.fingerprint("train")
         if self.patience:
             found["search"] = bench.data.fingerprint("search")
         return found
 
-    def _shared(
-        self, bench: Bench, trained: Sequence[int] | None, identity: str
-    ) -> Generator[Progress, None, tuple[list[Progress], bool]]:
-        """What was trained by any trial before; else train, one worker at a time."""
-        cache = bench.cache
-        key = digest(bench.subject.lineage.key, identity, source_version(type(self)))
-        path = cache.path("recovered", key, ".safetensors")
-        with FileLock(path.with_name(f".{key}.training.lock")):
-            weights = _known(cache, key)
-            if weights is None:
-                checkpoint = cache.path("checkpoints", key, ".pt")
-                _sweep(checkpoint.parent)
-                progress = yield from self._train(bench, trained, checkpoint)
-                cache.store("recovered", key, progress)
-                cache.tensors("recovered", key, lambda: tensors_of(bench.model))
-                checkpoint.unlink(missing_ok=True)
-                return progress, True
-        # Memory-mapped weights are aligned otherwise, and convolutions round by alignment.
-        give(bench.model, {name: value.clone() for name, value in weights.items()})
-        progress = cache.find("recovered", key) or []
-        yield from progress
-        return progress, False
-
     def _train(
         self, bench: Bench, trained: Sequence[int] | None, checkpoint: Path | None
-    ) -> Training:
+    ) -> TrainingSteps:
         model = bench.model
         own(model)
         dtypes = cast(model, {})
-        with frozen(model, trained) as still:
-            run = Run(self, bench, still)
-            if checkpoint is not None and checkpoint.exists():
-                run.resume(checkpoint)
-                yield from run.progress
-            while not run.over():
-                yield run.epoch()
-                if checkpoint is not None and not run.over():
-                    run.save(checkpoint)
-            run.finish()
+        with frozen(model, trained) as still, _one_class_each(model, bench):
+            progress = yield from train(model, self._recipe(bench, still), checkpoint)
         cast(model.eval(), dtypes)
-        return run.progress
+        return progress
+
+    def _recipe(self, bench: Bench, still: Sequence[int]) -> Recipe:
+        size, lineage = self.training.batch_size, bench.subject.lineage.key
+        apart = bool(bench.model.config.is_encoder_decoder)
+        found = examples(bench.data.batches("train"), apart=apart)
+        filler = getattr(bench.processor, "pad_token_id", None) or 0
+        return Recipe(
+            self.training,
+            batches=lambda seed: shuffled(found, size, seed, filler),
+            steps=steps(len(found), size),
+            loss=_loss,
+            seed=lambda epoch: int(digest(bench.seed, lineage, epoch), 16) >> 1,
+            judge=lambda: self._judge(bench),
+            patience=self.patience,
+            still=still,
+            zeros=zeros(bench.model),
+        )
+
+    def _judge(self, bench: Bench) -> Progress:
+        found: Progress = {}
+        if self.patience:
+            found[JUDGED] = self._search_loss(bench)
+        return found | (measure_all(bench, [self.watch], "search") if self.watch else {})
+
+    @torch.no_grad()
+    def _search_loss(self, bench: Bench) -> float:
+        """The loss of training, on `search`."""
+        batches = _like_training(bench)
+        sizes = [len(next(iter(batch.values()))) for batch in batches]
+        with mixed(bench.model, self.training):
+            losses = [float(_loss(bench.model, batch)) for batch in batches]
+        return sum(s * v for s, v in zip(sizes, losses, strict=True)) / sum(sizes)
 
 
-def _known(cache: Cache, key: str) -> dict[str, Tensor] | None:
-    """What was trained before, and held from now on; None if it was not, or was evicted."""
-    if not cache.path("recovered", key, ".safetensors").exists():
-        return None
+def require_metric(stage: Stage, name: str, bench: Bench) -> None:
+    """Raise FieldError unless the stage's field names a metric of the data's task."""
+    task, own = bench.spec.data.task, bench.spec.metrics
+    fitting = [metric for metric, facts in METRIC_FACTS.items() if task in facts.tasks]
+    allowed = ", ".join([*fitting, *own])
+    stage.require(name, getattr(stage, name) in (*fitting, *own), f"{allowed}, for {task}")
+
+
+def zeros(model: PreTrainedModel) -> list[tuple[Tensor, Tensor]]:
+    """(a parameter, where it is to stay zero): the weights inside the blocks that are zero, and the
+    biases of silent outputs, those whose weights are all zero."""
+    layers = linears(model).values()
+    stacked = [p for block in blocks(model) for p in block.parameters() if p.dim() > 2]
+    weights: dict[int, Tensor] = {id(p): p for p in (*(one.weight for one in layers), *stacked)}
+    found = [(weight, weight == 0) for weight in weights.values()]
+    for layer in layers:
+        if layer.bias is not None:
+            silent = (rows(layer) == 0).all(1)
+            found.append((layer.bias, silent & (layer.bias == 0)))
+    return [(parameter, mask) for parameter, mask in found if bool(mask.any())]
+
+
+def _loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+    out = model(**{name: value.to(model.device) for name, value in batch.items()})
+    loss: Tensor | None = out.loss
+    if loss is None:
+        raise PlanError("Recover: the data has no labels to train on")
+    return loss
+
+
+def _like_training(bench: Bench) -> list[Batch]:
+    """The batches of `search` as training has them: of a question only the right answer."""
+    batches = bench.data.batches("search")
+    if bench.spec.data.task != "multiple-choice":
+        return batches
+    found, first, right = examples(batches), 0, []
+    for item in bench.data.items("search"):
+        right.append(found[first + item.answer])
+        first += len(item.choices)
+    size = bench.spec.data.batch_size
+    fill = {"labels": IGNORED, "input_ids": getattr(bench.processor, "pad_token_id", None) or 0}
+    return [joined(right[start : start + size], fill) for start in range(0, len(right), size)]
+
+
+@contextmanager
+def _one_class_each(model: PreTrainedModel, bench: Bench) -> Iterator[None]:
+    """Inside, a classifier learns one class per item, whatever problem it was made for."""
+    before = getattr(model.config, "problem_type", None)
+    if bench.spec.data.task in ("classification", "image-classification"):
+        model.config.problem_type = "single_label_classification"
     try:
-        return cache.tensors("recovered", key, _gone)
-    except FileNotFoundError:
-        return None
-
-
-def _sweep(folder: Path) -> None:
-    """Delete what trials that nobody went on with have left behind."""
-    for path in folder.glob("*.pt"):
-        with suppress(FileNotFoundError):  # another worker sweeps too
-            if time.time() - path.stat().st_mtime > _ABANDONED:
-                path.unlink()
-
-
-def _gone() -> dict[str, Tensor]:
-    raise FileNotFoundError
+        yield
+    finally:
+        model.config.problem_type = before
 
 
 def _learnable(model: PreTrainedModel) -> int:

@@ -18,7 +18,7 @@ from trainables.core.errors import FieldError, PlanError
 from trainables.core.fork import fork
 from trainables.core.lineage import Effect, Lineage, importable_name, own_version
 from trainables.core.pictures import Picture
-from trainables.core.spec import BenchSpec, Role, Task
+from trainables.core.spec import BenchSpec, Role, Spec, Task
 from trainables.core.types import Batch, PreTrainedModel, Progress, Result, Stats
 
 # -- what a stage says of what it did --------------------------------------------------------------
@@ -185,10 +185,7 @@ class Stage(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """The stage as plain data: importable name, version, fields."""
-        fields = {
-            name: value.to_dict() if isinstance(value, Stage) else value
-            for name, value in self._fields()
-        }
+        fields = {name: _plain(value) for name, value in self._fields()}
         return {"stage": importable_name(type(self)), "version": self.version, "fields": fields}
 
     @staticmethod
@@ -222,6 +219,12 @@ class Stage(ABC):
         """Raise FieldError unless `ok`."""
         if not ok:
             raise FieldError(self, name, allowed)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Stage):
+        return value.to_dict()
+    return value.model_dump(mode="json") if isinstance(value, Spec) else value
 
 
 def _stage_class(where: str) -> type[Stage]:

@@ -60,7 +60,7 @@ def _check(bench: Bench) -> None:
 def _trained(bench: Bench) -> Bench:
     """The bench with its base model trained first: once, and then shared like any training."""
     assert bench.spec.model.train is not None
-    one, stage = bench.fork(), Recover(**bench.spec.model.train.model_dump())
+    one, stage = bench.fork(), Recover(bench.spec.model.train)
     summary = drain(stage.on(one))
     return replace(bench, base=replace(one.subject.after(stage, summary), history=()))
 

@@ -55,7 +55,9 @@ def test_a_study_sets_the_ranges() -> None:
     trial = optuna.trial.FixedTrial(POINT | {"similarity.threshold": 80.5})
     iterate = bound.stages(trial, FACTS)[0]
     assert type(iterate.similarity) is SimilarityPerSample
-    assert iterate.recover == Recover(1, 2e-4, "adam", batch_size=64, freeze="part")
+    assert iterate.recover == Recover(
+        epochs=1, lr=2e-4, optimiser="adam", batch_size=64, freeze="part"
+    )
     assert (iterate.max_drop, iterate.metric) == (1.0, "rouge_l")
 
 

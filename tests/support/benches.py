@@ -1,5 +1,6 @@
 """A real bench around a tiny model and tensors made up on the spot: no files, no tokenizer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from trainables.core.cache import Cache, digest, digest_tensors
 from trainables.core.lineage import Lineage
 from trainables.core.spec import BenchSpec, DataSpec, ModelSpec, Role, Task
 from trainables.core.types import Batch
-from trainables.stage import Stage, Summary, drain
+from trainables.stage import Stage, Subject, Summary, drain
 
 _SEEDS = {"calibration": 1, "train": 2, "search": 3, "held_out": 4}
 
@@ -32,6 +33,9 @@ class TinyData:
             seeds = [100 * _SEEDS[role] + number for number in range(self.per_role)]
             self.made[role] = [_easy(batch_for(self.model, seed=seed)) for seed in seeds]
         return self.made[role]
+
+    def items(self, role: Role) -> Sequence[object]:
+        return ()
 
     def fingerprint(self, role: Role) -> str:
         return digest([digest_tensors(batch) for batch in self.batches(role)])
@@ -67,7 +71,7 @@ def tiny_bench(
     )
     base = Lineage(digest_tensors(model.state_dict()))
     data = TinyData(model, task)
-    return Bench(spec, model, None, data, torch.device("cpu"), Cache(folder), base)
+    return Bench(spec, Subject(model, base), None, data, torch.device("cpu"), Cache(folder))
 
 
 def do(bench: Bench, *stages: Stage) -> list[Summary]:
@@ -75,6 +79,6 @@ def do(bench: Bench, *stages: Stage) -> list[Summary]:
     found = []
     for stage in stages:
         summary = drain(stage.on(bench))
-        bench.advance(stage, summary)
+        bench.subject = bench.subject.after(stage, summary)
         found.append(summary)
     return found

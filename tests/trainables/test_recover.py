@@ -1,8 +1,11 @@
 """Retraining: deterministic, shared, resumed where it stopped, and honest about what is frozen."""
 
+import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,16 +16,18 @@ from transformers import PreTrainedModel
 from tests.support.benches import do, tiny_bench
 from tests.support.planted import FAMILIES, plant, tiny
 from trainables.bench.bench import Bench
-from trainables.bench.models.structure import blocks, linears
-from trainables.bench.training.examples import examples, shuffled, steps
+from trainables.bench.models.structure import blocks, family, linears
+from trainables.bench.models.surgery import silence
+from trainables.bench.training.examples import examples, joined, shuffled, steps
 from trainables.bench.training.freeze import cut_neighbours, frozen, neighbours, train_mode
-from trainables.bench.training.loop import Run, give, tensors_of
+from trainables.bench.training.loop import Training, deterministic, give, tensors_of
 from trainables.core.errors import FieldError, UserError
-from trainables.core.fork import same_tensors
+from trainables.core.fork import put, same_tensors
+from trainables.core.spec import TrainSpec
 from trainables.omission.method import Omission
 from trainables.recover import Recover
 from trainables.similarity.method import Similarity
-from trainables.stage import Stage, Summary
+from trainables.stage import Removed, Stage, Summary, Trained
 from trainables.wanda import Wanda
 
 FAST = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
@@ -35,11 +40,11 @@ def losses(bench: Bench, stage: Stage) -> list[float]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_learns(name: str, tmp_path: Path) -> None:
     bench = tiny_bench(tmp_path, tiny(name, depth=2))
-    untouched = {key: value.clone() for key, value in bench.base.state_dict().items()}
+    untouched = {key: value.clone() for key, value in bench.base.model.state_dict().items()}
     found = losses(bench, Recover(epochs=4, lr=5e-3, batch_size=8, schedule="constant"))
     assert len(found) == 4 and found[-1] < found[0]
     assert not bench.model.training
-    base = bench.base.state_dict()
+    base = bench.base.model.state_dict()
     assert all(torch.equal(value, base[key]) for key, value in untouched.items())
 
 
@@ -71,7 +76,7 @@ def test_trained_once_then_shared_and_equal_to_naive(tmp_path: Path) -> None:
     assert [s.counts["epochs_run"] for s in (ran[0][1], ran[0][3])] == [2, 2]
     assert [s.counts["epochs_run"] for s in (ran[1][1], ran[1][3])] == [0, 0]
     assert same_tensors(first.model, second.model) and same_tensors(first.model, naive.model)
-    assert first.lineage == second.lineage == naive.lineage
+    assert len({one.subject.lineage for one in (first, second, naive)}) == 1
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
@@ -104,7 +109,7 @@ def test_an_interrupted_training_goes_on(optimiser: Any, tmp_path: Path) -> None
     do(whole, stage)
     cut = tiny_bench(tmp_path / "cut", model)
     running = stage.on(cut)
-    told = [next(running) for _ in range(3)]  # the third epoch's checkpoint was not yet written
+    told = [next(running) for _ in range(3)]
     running.close()
     again = tiny_bench(tmp_path / "cut", model)
     resumed = list(stage.on(again))
@@ -121,10 +126,10 @@ def test_only_the_rest_is_trained_after_an_interruption(
     next(running)
     running.close()
     ran = []
-    epoch = Run.epoch
-    monkeypatch.setattr(Run, "epoch", lambda self: ran.append(1) or epoch(self))
+    epoch = Training.epoch
+    monkeypatch.setattr(Training, "epoch", lambda self: ran.append(1) or epoch(self))
     assert len(list(stage.on(tiny_bench(tmp_path, model)))) == 3
-    assert len(ran) == 2, "one epoch lay in the checkpoint"
+    assert len(ran) == 1, "two epochs lay in the checkpoint"
 
 
 def test_checkpoints_nobody_went_on_with_are_swept_up(tmp_path: Path) -> None:
@@ -151,14 +156,15 @@ def test_part_trains_the_neighbours_of_cuts_only(tmp_path: Path) -> None:
     """By gradients, by weights, and by BatchNorm's running statistics."""
     bench = tiny_bench(tmp_path, plant(tiny("resnet", depth=10), {2, 7}))
     (cut,) = do(bench, Similarity(99.9))
-    assert cut.effect == {"remove": [2, 7]} and cut.counts["neighbours"] == [1, 2, 5, 6]
+    assert cut.effects == (Removed((2, 7)),) and cut.details["neighbours"] == [1, 2, 5, 6]
     before = {name: value.clone() for name, value in bench.model.state_dict().items()}
     (summary,) = do(bench, Recover(**FAST, freeze="part"))
-    assert summary.counts["frozen"] == [0, 3, 4, 7]
+    assert summary.details["frozen_blocks"] == [0, 3, 4, 7]
+    assert summary.counts["frozen"] == 4 and summary.label == "retrained"
     moved = {
         name for name, value in bench.model.state_dict().items() if not value.equal(before[name])
     }
-    still = _names(bench.model, summary.counts["frozen"])
+    still = _names(bench.model, summary.details["frozen_blocks"])
     assert not moved & still, "weights and running statistics of frozen blocks"
     assert moved == set(before) - still, "stem, head and neighbours all learn"
     assert all(parameter.requires_grad for parameter in bench.model.parameters())
@@ -200,24 +206,24 @@ def test_neighbours(before: Any, kept: set[int], runs: Any, beside: list[int]) -
 
 
 def test_cuts_are_those_since_the_last_training() -> None:
-    base, recover = tiny("bert", depth=10), Summary({"recover": {}})
+    base, recover = tiny("bert", depth=10), Summary((Trained({}),))
 
     def beside(*effects: Summary, left: int) -> list[int]:
         return cut_neighbours(base, tiny("bert", depth=left), [(Omission(), e) for e in effects])
 
-    early = Summary({"remove": [2, 3]})
-    late = Summary({"remove": [5]})
+    early = Summary((Removed((2, 3)),))
+    late = Summary((Removed((5,)),))
     assert beside(early, left=8) == [1, 2]
     assert beside(early, late, left=7) == [1, 2, 4, 5]
     assert beside(early, recover, late, left=7) == [4, 5]
-    assert beside(early, recover, Summary({"wanda": {}}), left=8) == [1, 2]
+    assert beside(early, recover, Summary(), left=8) == [1, 2]
 
 
 def test_half_precision_models_keep_their_dtype(tmp_path: Path) -> None:
     bench = tiny_bench(tmp_path, tiny("bert", depth=1).to(torch.bfloat16))
     do(bench, Recover(**FAST, precision="bfloat16"))
     assert {p.dtype for p in bench.model.parameters()} == {torch.bfloat16}
-    shared = tiny_bench(tmp_path, bench.base)
+    shared = tiny_bench(tmp_path, bench.base.model)
     assert do(shared, Recover(**FAST, precision="bfloat16"))[0].counts["epochs_run"] == 0
     assert same_tensors(shared.model, bench.model)
 
@@ -227,13 +233,12 @@ def test_patience_stops_and_keeps_the_best(tmp_path: Path) -> None:
     stage = Recover(epochs=30, lr=0.3, optimiser="sgd", batch_size=8, patience=2)
     found = [step["search_loss"] for step in stage.on(bench)]
     assert len(found) < 30 and min(found) == found[-3]
-    run = Run(stage, bench, [])
-    assert run.epoch() and run._search_loss() != pytest.approx(min(found), abs=1e-9)
+    assert stage._search_loss(bench) == pytest.approx(min(found), rel=1e-6)
 
 
 def test_a_broken_loss_says_what_to_do(tmp_path: Path) -> None:
     bench = tiny_bench(tmp_path, tiny("bert", depth=1))
-    with pytest.raises(UserError, match=r"lower Recover.lr"):
+    with pytest.raises(UserError, match=r"training loss is (nan|inf); lower lr"):
         do(bench, Recover(epochs=3, lr=1e30, optimiser="sgd", batch_size=8))
 
 
@@ -245,6 +250,10 @@ def test_a_broken_loss_says_what_to_do(tmp_path: Path) -> None:
         ("batch_size", 0),
         ("warmup", 1.0),
         ("weight_decay", -1.0),
+        ("patience", -1),
+        ("epochs", True),
+        ("lr", float("nan")),
+        ("epoch", 3),
         ("optimiser", "lion"),
         ("schedule", "step"),
         ("freeze", "all"),
@@ -254,6 +263,104 @@ def test_a_broken_loss_says_what_to_do(tmp_path: Path) -> None:
 def test_fields_say_what_is_allowed(field: str, value: object) -> None:
     with pytest.raises(FieldError, match=field):
         Recover(**{field: value})
+
+
+def test_settings_are_flat_and_a_stage_comes_back_from_plain_data() -> None:
+    stage = Recover(TrainSpec(epochs=2, lr=1e-4), freeze="part", watch="accuracy", batch_size=8)
+    told = stage.settings()
+    assert (told["epochs"], told["lr"], told["batch_size"]) == (2, 1e-4, 8)
+    assert (told["freeze"], told["patience"], told["watch"]) == ("part", 0, "accuracy")
+    assert Stage.from_dict(json.loads(json.dumps(stage.to_dict()))) == stage
+    assert replace(stage, freeze="none").training == stage.training
+    assert len({stage, Recover(stage.training, freeze="part", watch="accuracy")}) == 1
+
+
+def test_what_is_watched_must_be_a_metric_of_the_task(tmp_path: Path) -> None:
+    """Told before the first epoch."""
+    for name in ("perplexity", "acuracy"):
+        bench = tiny_bench(tmp_path, tiny("bert", depth=1))
+        with pytest.raises(FieldError, match=rf"watch = '{name}'.*accuracy.*classification"):
+            next(Recover(**FAST, watch=name).on(bench))
+
+
+def test_the_biases_of_what_was_silenced_stay_zero(tmp_path: Path) -> None:
+    """A silent output has zero weights and a zero bias; other zero biases are free to learn."""
+    bench = tiny_bench(tmp_path, tiny("vit", depth=2))
+    silence(blocks(bench.model)[0], family(bench.model).contract)
+    layers = linears(bench.model)
+    half = [layer for layer in layers.values() if layer.weight.shape[0] == 48][-1]
+    put(half, "weight", half.weight.detach() * (torch.arange(48) % 2)[:, None])
+    for layer in layers.values():
+        put(layer, "bias", torch.zeros_like(layer.bias))
+    before = {name: layer.weight == 0 for name, layer in layers.items()}
+    do(bench, Recover(**FAST, weight_decay=0.1))
+    for name, layer in linears(bench.model).items():
+        assert torch.equal(layer.weight == 0, before[name])
+        assert not layer.bias[before[name].all(1)].any()
+    assert torch.equal(half.bias == 0, before["vit.layers.1.mlp.fc1"].all(1)), "others learn"
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
+def test_a_classifier_made_for_another_problem_learns_classes(kind: str, tmp_path: Path) -> None:
+    found = []
+    for problem in (kind, None):
+        model = tiny("bert", depth=1)
+        model.config.problem_type = problem
+        bench = tiny_bench(tmp_path / str(problem), model)
+        do(bench, Recover(**FAST, patience=1))
+        assert bench.model.config.problem_type == problem
+        found.append(bench.model)
+    assert same_tensors(*found)
+
+
+def test_questions_are_watched_by_their_right_answers(tmp_path: Path) -> None:
+    """The loss that patience compares is the loss of training."""
+    model = tiny("bert", depth=1)
+    bench = tiny_bench(tmp_path, model)
+    stage = Recover(**FAST, patience=1)
+    rows = examples(bench.data.batches("search"))
+    wrong = [{**row, "labels": (row["labels"] + 1) % 3} for row in rows]
+    asked = [one for pair in zip(wrong, rows, strict=True) for one in pair]  # two choices each
+    wanted = stage._search_loss(bench)
+    bench.data.made["search"] = [joined(asked[i : i + 16], {}) for i in range(0, len(asked), 16)]
+    items = [SimpleNamespace(answer=1, choices=("no", "yes")) for _ in rows]
+    bench.data.items = lambda role: items
+    bench.spec = bench.spec.model_copy(
+        update={"data": bench.spec.data.model_copy(update={"task": "multiple-choice"})}
+    )
+    assert stage._search_loss(bench) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_training_on_a_gpu_is_deterministic_and_leaves_the_flags_alone() -> None:
+    cudnn, before = torch.backends.cudnn, _flags()
+    with deterministic(torch.device("cuda")):
+        assert _flags() == (True, False, True, True)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    assert _flags() == before and cudnn.benchmark == before[1]
+    with deterministic(torch.device("cpu")):
+        assert _flags() == before
+
+
+def _flags() -> tuple[bool, bool, bool, bool]:
+    return (
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.benchmark,
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+
+
+def test_a_checkpoint_that_the_disk_lost_a_part_of_is_trained_anew(tmp_path: Path) -> None:
+    model, stage = tiny("bert", depth=1), Recover(**FAST)
+    running = stage.on(tiny_bench(tmp_path, model))
+    next(running)
+    running.close()
+    (checkpoint,) = (tmp_path / "checkpoints").glob("*.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    bench, whole = tiny_bench(tmp_path, model), tiny_bench(tmp_path / "whole", model)
+    assert do(bench, stage)[0].counts["epochs_run"] == 2
+    do(whole, stage)
+    assert same_tensors(bench.model, whole.model)
 
 
 def test_ties_survive_training_and_sharing(tmp_path: Path) -> None:

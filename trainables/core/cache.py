@@ -73,6 +73,16 @@ class Cache:
             return self._recent[path]
         return _read(path)
 
+    def find_tensors(self, kind: str, key: str) -> dict[str, Tensor] | None:
+        """Named tensors that are there already, held from now on, or None."""
+        path = self.path(kind, key, ".safetensors")
+        self._hold(path)
+        try:
+            os.utime(path)
+            return _read(path)
+        except FileNotFoundError:  # never stored, or evicted
+            return None
+
     def json(self, kind: str, key: str, make: Callable[[], Any]) -> Any:
         """Plain data, computed by `make` the first time."""
         path = self.path(kind, key, ".json")

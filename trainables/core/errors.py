@@ -46,8 +46,8 @@ class PlanError(UserError, ValueError):
 class FieldError(UserError, ValueError):
     """A stage's field outside its range: says the field, the value and what is allowed."""
 
-    def __init__(self, stage: object, name: str, allowed: str) -> None:
-        got = getattr(stage, name)
+    def __init__(self, stage: object, name: str, allowed: str, *, got: object = ...) -> None:
+        got = getattr(stage, name) if got is ... else got
         UserError.__init__(self, f"{type(stage).__name__}.{name} = {got!r}", allowed=allowed)
 
 

@@ -7,6 +7,7 @@ shared with all trials that come by the same model, as its stages would be on th
 Source: "MPruner", 2024 (arXiv 2408.13482).
 """
 
+import math
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,31 +15,43 @@ from typing import Any
 from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.core.lineage import Effect
 from trainables.core.pictures import Bars, Heatmap
+from trainables.core.spec import Task
 from trainables.core.types import Progress
-from trainables.recover import Recover
+from trainables.recover import Recover, require_metric
 from trainables.similarity.method import Similarity
 from trainables.stage import Bench, Stage, Summary
+
+_POINTS = {"share": 100.0, "of 100": 1.0}  # points in one unit of a metric
+QUALITY = tuple(  # what a pass may be judged by: how good the model is, not how small or fast
+    name
+    for name, facts in METRIC_FACTS.items()
+    if not facts.timed and (facts.unit in _POINTS or name in ("perplexity", "loss"))
+)
 
 
 @dataclass(frozen=True)
 class Iterate(Stage):
-    """Passes of similarity pruning and retraining, each accepted or undone."""
+    """Passes of similarity pruning and retraining, each accepted or undone.
+
+    Attributes:
+        max_drop: how much worse than the model that the stage found a pass may be: in points
+            (hundredths of a share) where more is better; in percent of that model's value where
+            less is better, such as perplexity.
+        metric: what a pass is judged by; empty: perplexity, accuracy or ROUGE-L, by the task.
+    """
 
     similarity: Similarity = field(default_factory=Similarity)
     recover: Recover = field(default_factory=Recover)
     passes: int = 1
-    max_drop: float = 4.0  # points (hundredths of a share) below the model that the stage found
+    max_drop: float = 4.0
     max_k: int = 3
-    metric: str = "accuracy"  # more is better
+    metric: str = ""
 
     def __post_init__(self) -> None:
         self.require("passes", type(self.passes) is int and self.passes >= 1, "from 1 on")
         self.require("max_k", self.max_k >= self.similarity.k, "similarity.k or more")
-        self.require("max_drop", self.max_drop >= 0, "0 points or more")
-        facts = METRIC_FACTS.get(self.metric)
-        good = facts is not None and facts.direction == "max" and facts.unit in _POINTS
-        allowed = [n for n, f in METRIC_FACTS.items() if f.direction == "max" and f.unit in _POINTS]
-        self.require("metric", good, " or ".join(allowed))
+        self.require("max_drop", self.max_drop >= 0, "0 or more")
+        self.require("metric", self.metric in ("", *QUALITY), " or ".join(QUALITY))
 
     def settings(self) -> dict[str, Any]:
         """In one level, as the fields of what it is made of have different names."""
@@ -48,8 +61,9 @@ class Iterate(Stage):
 
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         """Do the passes; the last accepted model stays."""
+        chosen = self._chosen(bench)
         found = accepted = bench.subject
-        original, k = _value(bench, self.metric), self.similarity.k
+        original, k = _value(bench, chosen.metric), self.similarity.k
         log: list[_Pass] = []
         stopped = "all passes done"
         while sum(one.accepted for one in log) < self.passes:
@@ -57,7 +71,7 @@ class Iterate(Stage):
                 stopped = f"k = {self.max_k} still loses too much"
                 break
             bench.subject = accepted.fork()
-            done = yield from self._pass(bench, k, original, len(log) + 1)
+            done = yield from chosen._pass(bench, k, original, len(log) + 1)
             if done is None:
                 stopped = "no blocks are alike"
                 break
@@ -67,8 +81,18 @@ class Iterate(Stage):
             else:
                 k += 1
         bench.subject = replace(found, model=accepted.model)
-        details = {"original": original, "passes": [one.told for one in log], "stopped": stopped}
+        passes = [one.told for one in log]
+        details = {"metric": chosen.metric, "original": original}
+        details |= {"passes": passes, "stopped": stopped}
         return self._summary(log, {"k": k}, details)
+
+    def _chosen(self, bench: Bench) -> "Iterate":
+        """The same with a metric. Raises FieldError where one does not fit the task."""
+        chosen = replace(self, metric=self.metric or _USUAL[bench.spec.data.task])
+        require_metric(chosen, "metric", bench)
+        if self.recover.watch:
+            require_metric(self.recover, "watch", bench)
+        return chosen
 
     def _pass(
         self, bench: Bench, k: int, original: float, number: int
@@ -82,7 +106,7 @@ class Iterate(Stage):
         trained = yield from self.recover.on(bench)
         bench.subject = bench.subject.after(self.recover, trained)
         value = _value(bench, self.metric)
-        drop = (original - value) * _POINTS[METRIC_FACTS[self.metric].unit]
+        drop = _drop(self.metric, original, value)
         yield {self.metric: value, "k": float(k), "blocks": float(cut.counts["blocks"])}
         return _Pass(number, k, cut, trained, {self.metric: value, "drop": drop}, self.max_drop)
 
@@ -102,7 +126,23 @@ class Iterate(Stage):
         )
 
 
-_POINTS = {"share": 100.0, "of 100": 1.0}  # points in one unit of a metric
+_USUAL: dict[Task, str] = {
+    "language-modelling": "perplexity",
+    "classification": "accuracy",
+    "multiple-choice": "accuracy",
+    "image-classification": "accuracy",
+    "generation": "rouge_l",
+}
+
+
+def _drop(metric: str, original: float, value: float) -> float:
+    """How much worse: in points, or in percent of the original where less is better."""
+    facts = METRIC_FACTS[metric]
+    if facts.direction == "max":
+        return (original - value) * _POINTS[facts.unit]
+    if original <= 0:
+        return 0.0 if value <= original else math.inf
+    return 100.0 * (value - original) / original
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def frozen(model: PreTrainedModel, trained: Collection[int] | None) -> Iterator[
 def train_mode(model: PreTrainedModel, still: Collection[int]) -> None:
     """Training mode, but for the running statistics of frozen blocks."""
     model.train()
-    everything: list[nn.Module] = blocks(model)
+    everything: list[nn.Module] = blocks(model) if still else []
     for number in still:
         for module in everything[number].modules():
             if isinstance(module, _BatchNorm):

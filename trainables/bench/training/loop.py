@@ -1,23 +1,29 @@
-"""The training loop behind `recover`: plain torch, deterministic, goes on where it stopped."""
+"""The training loop: plain torch, deterministic, goes on where it stopped.
+
+Whoever trains says what is learned and how (`Recipe`); the loop knows neither data nor methods.
+"""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+import pickle
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from trainables.bench.metrics.evaluate import measure_all
-from trainables.bench.models.structure import linears
-from trainables.bench.training.examples import examples, shuffled, steps
 from trainables.bench.training.freeze import train_mode
-from trainables.core.cache import digest
-from trainables.core.errors import UserError
+from trainables.core.errors import PlanError
 from trainables.core.fork import put
+from trainables.core.spec import TrainSpec
 from trainables.core.types import Batch, PreTrainedModel, Progress
-from trainables.stage import Bench
+
+TrainingSteps: TypeAlias = Generator[Progress, None, list[Progress]]
+Loss: TypeAlias = Callable[[PreTrainedModel, Batch], Tensor]  # a scalar
+JUDGED = "search_loss"  # what patience compares: the name `Recipe.judge` gives it
 
 _OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -33,113 +39,122 @@ _DECAY: dict[str, Callable[[float], float]] = {  # share of training done -> sha
 }
 
 
-class Settings(Protocol):
-    """How to train; the fields are those of the Recover stage."""
+@dataclass(frozen=True)
+class Recipe:
+    """What is learned, and how.
 
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def optimiser(self) -> str: ...
-    @property
-    def schedule(self) -> str: ...
-    @property
-    def warmup(self) -> float: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def patience(self) -> int: ...
-    @property
-    def watch(self) -> str: ...
+    Attributes:
+        spec: epochs, optimiser, learning rate and so on.
+        batches: an epoch's batches, in an order of the seed; called with dropout seeded alike.
+        steps: how many batches an epoch has.
+        loss: what is made small.
+        seed: of an epoch, by its number from 1 on.
+        rate: step -> share of the learning rate; by default as `spec` says.
+        clip: the norm to which all gradients together are cut.
+        decays: whether weight decay takes hold of a parameter; by default of all.
+        judge: what to report after an epoch besides its training loss.
+        patience: epochs without a better `search_loss` before stopping; 0: never.
+        still: blocks that do not learn.
+        zeros: (a parameter, where it stays zero).
+    """
+
+    spec: TrainSpec
+    batches: Callable[[int], Iterable[Batch]]
+    steps: int
+    loss: Loss
+    seed: Callable[[int], int]
+    rate: Callable[[int], float] | None = None
+    clip: float | None = None
+    decays: Callable[[nn.Parameter], bool] = lambda parameter: True
+    judge: Callable[[], Progress] = dict
+    patience: int = 0
+    still: Sequence[int] = ()
+    zeros: Sequence[tuple[Tensor, Tensor]] = ()
 
 
-class Run:
+def train(model: PreTrainedModel, recipe: Recipe, checkpoint: Path | None = None) -> TrainingSteps:
+    """Train the model in place, yielding after every epoch; what was yielded comes back.
+
+    Args:
+        checkpoint: where every epoch is kept, to go on from after an interruption, to the same
+            weights. Epochs kept there are told again. Whoever calls deletes it.
+
+    Raises:
+        PlanError: the loss is no number any more.
+    """
+    run = Training(model, recipe)
+    if checkpoint is not None and run.resume(checkpoint):
+        yield from run.progress
+    while not run.over():
+        step = run.epoch()
+        if checkpoint is not None and not run.over():
+            run.save(checkpoint)
+        yield step
+    run.finish()
+    return run.progress
+
+
+class Training:
     """One training in progress: everything that changes from epoch to epoch."""
 
-    def __init__(self, settings: Settings, bench: Bench, still: Sequence[int]) -> None:
-        self.settings, self.bench, self.still = settings, bench, still
-        self.model = bench.model
-        self.rows = examples(
-            bench.data.batches("train"), apart=bool(bench.model.config.is_encoder_decoder)
+    def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
+        self.model, self.recipe = model, recipe
+        self.learnable = [p for p in model.parameters() if p.requires_grad]
+        spec, total = recipe.spec, recipe.spec.epochs * recipe.steps
+        self.optimiser = _OPTIMISERS[spec.optimiser](
+            _groups(self.learnable, recipe.decays, spec.weight_decay),
+            lr=spec.lr,
+            weight_decay=spec.weight_decay,
         )
-        self.zeros = _zeros(self.model)
-        learnable = [p for p in self.model.parameters() if p.requires_grad]
-        build = _OPTIMISERS[settings.optimiser]
-        self.optimiser = build(learnable, lr=settings.lr, weight_decay=settings.weight_decay)
-        total = settings.epochs * steps(len(self.rows), settings.batch_size)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimiser, lambda step: _share(step, total, settings)
+            self.optimiser, recipe.rate or (lambda step: share(step, total, spec))
         )
         self.progress: list[Progress] = []
         self.best: dict[str, Tensor] | None = None
 
     def over(self) -> bool:
         """Whether all epochs ran, or the last ones brought nothing."""
-        done, patience = len(self.progress), self.settings.patience
-        if done >= self.settings.epochs or not patience or not done:
-            return done >= self.settings.epochs
-        losses = [step["search_loss"] for step in self.progress]
+        done, patience = len(self.progress), self.recipe.patience
+        if done >= self.recipe.spec.epochs or not patience or not done:
+            return done >= self.recipe.spec.epochs
+        losses = [step[JUDGED] for step in self.progress]
         return done - 1 - losses.index(min(losses)) >= patience
 
     def epoch(self) -> Progress:
         """Train once through the data; says how it went."""
         number = len(self.progress) + 1
-        seed = int(digest(self.bench.seed, self.bench.subject.lineage.key, number), 16) >> 1
-        filler = getattr(self.bench.processor, "pad_token_id", None) or 0
+        seed = self.recipe.seed(number)
         total, count = 0.0, 0
-        with _seeded(seed, self.bench.device):
-            train_mode(self.model, self.still)
-            for batch in shuffled(self.rows, self.settings.batch_size, seed, filler):
+        with seeded(seed, self.model.device), deterministic(self.model.device):
+            train_mode(self.model, self.recipe.still)
+            for batch in self.recipe.batches(seed):
                 size = len(next(iter(batch.values())))
                 total, count = total + self._step(batch) * size, count + size
             self.model.eval()
-        step = {"epoch": float(number), "train_loss": total / count}
-        if self.settings.patience:
-            step["search_loss"] = self._search_loss()
-        if self.settings.watch:
-            step |= measure_all(self.bench, [self.settings.watch], "search")
+        step = {"epoch": float(number), "train_loss": total / count, **self.recipe.judge()}
         self.progress.append(step)
         self._keep_best()
         return step
 
     def _step(self, batch: Batch) -> float:
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self._loss(batch)
+        with mixed(self.model, self.recipe.spec):
+            loss = self.recipe.loss(self.model, batch)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise UserError(f"the training loss is {value}: lower Recover.lr")
+            raise PlanError(f"the training loss is {value}", do="lower lr")
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.learnable, self.recipe.clip)
         self.optimiser.step()
         self.schedule.step()
-        for parameter, mask in self.zeros:
+        for parameter, mask in self.recipe.zeros:
             parameter.data.masked_fill_(mask, 0)
         return value
 
-    def _loss(self, batch: Batch) -> Tensor:
-        device = self.bench.device
-        mixed = self.settings.precision == "bfloat16"
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            out = self.model(**{name: value.to(device) for name, value in batch.items()})
-        loss: Tensor | None = out.loss
-        if loss is None:
-            raise UserError(f"Recover: {self.bench.spec.data.task} data has no labels to train on")
-        return loss
-
-    @torch.no_grad()
-    def _search_loss(self) -> float:
-        batches = self.bench.data.batches("search")
-        sizes = [len(next(iter(batch.values()))) for batch in batches]
-        losses = [float(self._loss(batch)) for batch in batches]
-        return sum(s * v for s, v in zip(sizes, losses, strict=True)) / sum(sizes)
-
     def _keep_best(self) -> None:
-        if self.settings.patience:
-            losses = [step["search_loss"] for step in self.progress]
+        if self.recipe.patience:
+            losses = [step[JUDGED] for step in self.progress]
             if losses[-1] == min(losses) and losses.count(losses[-1]) == 1:
                 self.best = {n: v.clone() for n, v in tensors_of(self.model).items()}
 
@@ -157,13 +172,19 @@ class Run:
             "progress": self.progress,
             "best": self.best,
         }
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
 
-    def resume(self, path: Path) -> None:
-        """Go on from what `save` wrote."""
-        state = torch.load(path, map_location=self.bench.device, weights_only=True)
+    def resume(self, path: Path) -> bool:
+        """Go on from what `save` wrote; whether there was anything to read."""
+        state = _read(path, self.model.device)
+        if state is None:
+            return False
         with torch.no_grad():
             mine = tensors_of(self.model)
             for name, value in state["model"].items():
@@ -171,6 +192,21 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.progress, self.best = state["progress"], state["best"]
+        return True
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """A checkpoint; None where there is none, or the disk lost a part of it."""
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+        return None
+    return state
+
+
+# -- weights -------------------------------------------------------------------------------------
 
 
 def tensors_of(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -199,23 +235,72 @@ def cast(model: PreTrainedModel, dtypes: dict[str, torch.dtype]) -> dict[str, to
     return {name: value.dtype for name, value in found.items()}
 
 
-def _zeros(model: PreTrainedModel) -> list[tuple[Tensor, Tensor]]:
-    """Where the weights inside the blocks are exactly zero: pruned."""
-    weights: list[Tensor] = [layer.weight for layer in linears(model).values()]
-    return [(weight, weight == 0) for weight in weights if bool((weight == 0).any())]
+# -- steps ---------------------------------------------------------------------------------------
 
 
-def _share(step: int, total: int, settings: Settings) -> float:
+def share(step: int, total: int, spec: TrainSpec) -> float:
     """The share of lr at a step: rising, then falling as the schedule says."""
-    rising = int(settings.warmup * total)
+    rising = int(spec.warmup * total)
     if step < rising:
         return (step + 1) / (rising + 1)
-    return _DECAY[settings.schedule](min((step - rising) / max(total - rising, 1), 1.0))
+    return _DECAY[spec.schedule](min((step - rising) / max(total - rising, 1), 1.0))
+
+
+def _groups(
+    learnable: Sequence[nn.Parameter], decays: Callable[[nn.Parameter], bool], decay: float
+) -> list[dict[str, Any]]:
+    """What the optimiser takes: the parameters that decay, and those that do not."""
+    apart = [[p for p in learnable if decays(p) is wanted] for wanted in (True, False)]
+    rates = (decay, 0.0)
+    return [
+        {"params": some, "weight_decay": rate}
+        for some, rate in zip(apart, rates, strict=True)
+        if some
+    ]
+
+
+def mixed(model: PreTrainedModel, spec: TrainSpec) -> torch.autocast:
+    """Inside, products are in bfloat16, where the spec says so."""
+    enabled = spec.precision == "bfloat16"
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=enabled)
+
+
+# -- the same again ------------------------------------------------------------------------------
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Dropout draws from the seed in here, and disturbs nobody's numbers outside."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS reads it once, at a process's first product
+
+
+def settle_products(device: torch.device) -> None:
+    """Let matrix products on a GPU come out the same every time: to be called before the first."""
+    if device.type == "cuda":
+        os.environ.setdefault(WORKSPACE, ":4096:8")
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Inside, what runs on a GPU comes out the same every time, as far as torch can; a kernel that
+    cannot warns. A CPU with the same threads needs nothing."""
+    if device.type != "cuda":
+        yield
+        return
+    settle_products(device)
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    strict = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn.deterministic, cudnn.benchmark = True, False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
