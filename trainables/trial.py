@@ -15,6 +15,7 @@ from trainables.bench.metrics.cost import count_parameters
 from trainables.bench.models.check import check_model
 from trainables.bench.models.load import is_encoder_decoder, load_model, load_processor, locate
 from trainables.bench.models.structure import stacks
+from trainables.bench.training.loop import settle_products
 from trainables.core.cache import Cache, digest
 from trainables.core.errors import PlanError, placed
 from trainables.core.lineage import Lineage, code, fingerprint
@@ -37,6 +38,7 @@ def open_bench(spec: BenchSpec) -> Bench:
     apart, seed = is_encoder_decoder(folder), spec.data.seed_or(spec.seed)
     data = load_data(spec.data, processor, seed, encoder_decoder=apart)
     device = torch.device(spec.device)
+    settle_products(device)
     model = load_model(folder, spec.model, spec.data.task, data.labels).to(device)
     identity = digest(fingerprint(folder, cache), spec.model.dtype, data.labels)
     bench = Bench(spec, Subject(model, Lineage(identity)), processor, data, device, cache)

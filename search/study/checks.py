@@ -130,9 +130,19 @@ def _metrics(study: Study) -> Iterator[UserError]:
         for name in getattr(study, table):
             if name not in names:
                 yield _unfit(f"{table}.{name}", name, names, task)
+    for key, name in _asked_by_the_space(study):
+        if name not in names:
+            yield _unfit(f"space.{key}", name, names, task)
     for name, direction in study.objectives.items():
         if name in fitting and name not in study.metrics:
             yield from _backwards(name, direction)
+
+
+def _asked_by_the_space(study: Study) -> Iterator[tuple[str, str]]:
+    """Metrics that stages are to ask for on the way, as our own spaces call them."""
+    if not set(study.space.name) & set(".:"):
+        options = study.space.options
+        yield from ((key, str(options[key])) for key in ("metric", "watch") if options.get(key))
 
 
 def _unfit(key: str, name: str, names: list[str], task: Task) -> UserError:

@@ -44,6 +44,20 @@ folder = "runs"
 Edits = list[tuple[str, str]]
 TABLE: list[tuple[str, Edits, list[str]]] = [
     (
+        "a space that watches no metric of the task",
+        [
+            ('space = "omission"', ""),
+            (
+                "[model]",
+                '[space]\nname = "similarity"\nwatch = "accuracy"\nmetric = "loos"\n[model]',
+            ),
+        ],
+        [
+            "space.watch: not measured when data.task is language-modelling",
+            "allowed: toxicity, perplexity, loss",
+        ],
+    ),
+    (
         "unknown key",
         [("trials = 40", "trails = 40")],
         ["budget.trails: unknown key", "allowed: trials, hours", 'did you mean "trials"?'],

@@ -6,7 +6,7 @@ import pytest
 
 from trainables.bench.bench import Bench
 from trainables.bench.models.load import fresh, load_model
-from trainables.bench.training.loop import Run
+from trainables.bench.training.loop import Training
 from trainables.core.errors import PlanError
 from trainables.core.fork import same_tensors
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
@@ -63,8 +63,8 @@ def test_the_base_is_trained_once_and_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran = []
-    epoch = Run.epoch
-    monkeypatch.setattr(Run, "epoch", lambda self: ran.append(1) or epoch(self))
+    epoch = Training.epoch
+    monkeypatch.setattr(Training, "epoch", lambda self: ran.append(1) or epoch(self))
     plain = opened(tmp_path / "cache", None)
     first, second = (opened(tmp_path / "cache", TRAINING) for _ in range(2))
     assert len(ran) == 2, "two epochs, by the first that came"
