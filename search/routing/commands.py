@@ -115,9 +115,7 @@ def export(
     with open_pool(route.spec, _tell) as pool:
         for line in export_route(route, pool, to):
             typer.echo(repr(line))
-    typer.echo(
-        f'from trainables.routing.routed_model import RoutedModel; model = RoutedModel.load("{to}")'
-    )
+    typer.echo(f'from trainables.load import load; model = load("{to}")')
 
 
 def table(found: "Evaluation") -> "Table":

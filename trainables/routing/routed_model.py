@@ -3,7 +3,7 @@
 One set of weights, a router, and S omission sets. Prompts of a batch that need different sets run
 in groups; each group's model is a fork that shares all weights.
 
-    model = RoutedModel.load("folder")
+    model = load("folder")  # from trainables.load
     model.generate(["The capital of France is"])
 """
 
@@ -47,7 +47,7 @@ A language model with prompt-routed depth: a router picks, for every prompt, whi
 of blocks is skipped. `model/` loads by itself as the dense model, with plain transformers. The
 routed model loads with
 
-    from trainables.routing.routed_model import RoutedModel; model = RoutedModel.load("{folder}")
+    from trainables.load import load; model = load("{folder}")
 
 and then `model.generate(["..."])`, `model.route(["..."])`, `model.log_likelihoods(questions)`.
 """

@@ -24,9 +24,9 @@ from search.routing.evaluation import HINDSIGHT, ORACLE, RANDOM, ROUTER
 from search.routing.stages import Route, export_route, load_route, search_router
 from tests.support.routing import study, write_study
 from trainables.core.errors import UserError
+from trainables.load import load
 from trainables.omission.evaluator import alone
 from trainables.omission.searches import read_sets
-from trainables.routing.routed_model import RoutedModel
 from trainables.routing.worker import RouteWork
 
 
@@ -182,9 +182,9 @@ def test_the_routers_settings_can_be_searched(whole: Route, tmp_path: Path) -> N
 def test_the_exported_model_loads_and_writes(whole: Route, tmp_path: Path) -> None:
     lines = export_route(whole, LocalPool(whole.spec), tmp_path / "out")
     assert len(lines) == 6
-    model = RoutedModel.load(tmp_path / "out")
+    model = load(tmp_path / "out")
     assert len(model.generate(["Box 1 is", "2 + 1 ="], max_new_tokens=3)) == 2
-    assert "RoutedModel.load" in (tmp_path / "out" / "README.md").read_text()
+    assert "from trainables.load import load" in (tmp_path / "out" / "README.md").read_text()
     seconds = whole.timing(LocalPool(whole.spec))
     assert seconds["pruned_bytes"] < seconds["dense_bytes"]
 

@@ -114,12 +114,16 @@ def load_model(folder: Path, spec: ModelSpec, task: Task, labels: tuple[str, ...
     if labels and "classification" in task:
         names = dict(enumerate(labels))
         options |= {"id2label": names, "label2id": {name: i for i, name in names.items()}}
-    head = HEADS[task]
-    if task == "generation" and not is_encoder_decoder(folder):
-        head = AutoModelForCausalLM
     torch.manual_seed(0)
+    head = head_for(task, is_encoder_decoder(folder))
     model: PreTrainedModel = head.from_pretrained(folder, **options)
     return model.eval()
+
+
+def head_for(task: Task, encoder_decoder: bool) -> Any:
+    """The class of transformers that loads a model for a task."""
+    writes_on = task == "generation" and not encoder_decoder
+    return AutoModelForCausalLM if writes_on else HEADS[task]
 
 
 def is_encoder_decoder(folder: Path) -> bool:

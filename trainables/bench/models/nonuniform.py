@@ -1,7 +1,7 @@
 """Models whose feed-forward layers differ in width: the exact form, and a padded one.
 
-from trainables.bench.models.nonuniform import load_exact
-model = load_exact("folder")
+from trainables.load import load
+model = load("folder")
 """
 
 import json
@@ -19,7 +19,7 @@ from trainables.core.errors import PlanError
 from trainables.core.fork import fork, put
 from trainables.core.types import Linear
 
-LOAD = "from trainables.bench.models.nonuniform import load_exact\nmodel = load_exact({folder})"
+LOAD = "from trainables.load import load\nmodel = load({folder})"
 WIDTHS = ("out_features", "in_features", "nf", "nx")  # what layers say of their own shape
 
 

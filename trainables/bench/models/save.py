@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from trainables.bench.models.load import HEADS
+from trainables.bench.models.batches import reads_targets
+from trainables.bench.models.load import head_for
 from trainables.bench.models.nonuniform import padded, save_exact
 from trainables.core.errors import PlanError
 from trainables.core.spec import Task
@@ -59,7 +60,7 @@ def save(model: nn.Module, processor: Any, task: Task, folder: Path) -> Saved:
     if not isinstance(model, PreTrainedModel):
         raise PlanError(f"{type(model).__name__} is no transformers model and has no save_to")
     line = "from transformers import {head}\nmodel = {head}.from_pretrained({folder})"
-    load = line.replace("{head}", HEADS[task].__name__)
+    load = line.replace("{head}", head_for(task, reads_targets(model)).__name__)
     if not misfits(model):
         model.save_pretrained(folder)
         return Saved(load)
@@ -81,6 +82,3 @@ def misfits(model: PreTrainedModel) -> list[str]:
     found = {name: value.shape for name, value in model.state_dict().items()}
     names = dict.fromkeys([*expected, *found])
     return [name for name in names if expected.get(name) != found.get(name)]
-
-
-# -- the proof ---------------------------------------------------------------------------------

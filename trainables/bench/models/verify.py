@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from trainables.bench.models.batches import ready
 from trainables.core.errors import PlanError
 from trainables.core.places import CHECKOUT
-from trainables.core.types import Batch
+from trainables.core.types import Batch, PreTrainedModel
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}  # of the largest logit
 
@@ -33,10 +34,14 @@ with torch.no_grad():
     given = {name: value.to("{device}") for name, value in tensors.items()}
     found = model(**given).logits.float().cpu()
 same = found.shape == wanted.shape
+gaps = torch.zeros(1)  # infinities and no numbers, as float16 gives, are equal to themselves
+if same:
+    alike = (found == wanted) | (found.isnan() & wanted.isnan())
+    gaps = (found - wanted).abs().masked_fill(alike, 0.0)
 print(json.dumps({
     "shape": same,
-    "equal": same and bool(torch.equal(found, wanted)),
-    "difference": float((found - wanted).abs().max()) if same else None,
+    "equal": same and bool((gaps == 0).all()),
+    "difference": float(gaps.max()) if same else None,
 }))
 """
 
@@ -53,14 +58,13 @@ class Proof:
 
 
 @torch.no_grad()
-def logits(model: nn.Module, batch: Batch) -> Tensor:
+def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     """What a model says to a batch, on the CPU."""
-    device = next(model.parameters()).device
-    found: Tensor = model(**{name: value.to(device) for name, value in batch.items()}).logits
+    found: Tensor = model(**ready(model, batch)).logits
     return found.float().cpu()
 
 
-def prove(load: str, folder: Path, model: nn.Module, batch: Batch) -> Proof:
+def prove(load: str, folder: Path, model: PreTrainedModel, batch: Batch) -> Proof:
     """Load a saved folder in a fresh process, by the very lines its card shows, and compare.
 
     Raises PlanError where it does not load, or says something else.
@@ -68,12 +72,13 @@ def prove(load: str, folder: Path, model: nn.Module, batch: Batch) -> Proof:
     wanted = logits(model, batch)
     first = next(model.parameters())
     with tempfile.TemporaryDirectory(prefix="rayduce-") as place:
-        tensors = {name: value.cpu().contiguous() for name, value in batch.items()}
+        tensors = {name: value.cpu().contiguous() for name, value in ready(model, batch).items()}
         save_file({**tensors, "wanted": wanted.contiguous()}, Path(place, "batch.safetensors"))
         script = _filled(load.replace("{folder}", repr(str(folder))), first.device)
         Path(place, "check.py").write_text(script)
         found = _run([str(Path(place, "check.py")), str(Path(place, "batch.safetensors"))])
-    allowed = TOLERANCE.get(first.dtype, 1e-4) * max(1.0, float(wanted.abs().max()))
+    largest = float(wanted.nan_to_num(0.0, 0.0, 0.0).abs().max())
+    allowed = TOLERANCE.get(first.dtype, 1e-4) * max(1.0, largest)
     if not found["shape"] or not found["difference"] <= allowed:
         raise PlanError(
             f"the saved model is not the one that was saved: its logits differ by "

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from tests.support.families import FAMILIES, batches, build
 from tests.support.toys import bytes_tokenizer
 from trainables.bench.metrics.cost import count_parameters
-from trainables.bench.models import save as save_module
+from trainables.bench.models import verify as verify_module
 from trainables.bench.models.nonuniform import load_exact, padded, put_rows, save_exact
 from trainables.bench.models.save import misfits, save
 from trainables.bench.models.structure import blocks, family, reach, rows
@@ -83,12 +83,30 @@ def test_saved_model_speaks_the_same_in_a_fresh_process(tmp_path: Path) -> None:
     assert proof.equal and proof.difference == 0 and str(proof) == "identical logits"
 
 
+def test_a_decoder_that_generates_is_saved_as_what_it_is(tmp_path: Path) -> None:
+    for name, head in (("t5", "AutoModelForSeq2SeqLM"), ("gpt2", "AutoModelForCausalLM")):
+        (tmp_path / name).mkdir()
+        saved = save(build(name), None, "generation", tmp_path / name)
+        assert saved.load.startswith(f"from transformers import {head}\n")
+    assert prove(saved.load, tmp_path / "gpt2", build("gpt2"), batches("gpt2")[0]).equal
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_images_are_cast_for_models_in_half_precision(
+    name: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = build(name).to(dtype)
+    saved = save(model, None, "image-classification", tmp_path)
+    assert prove(saved.load, tmp_path, model, batches(name)[0]).equal
+
+
 @pytest.mark.parametrize("difference", [3.0, float("nan"), None])
 def test_another_model_is_no_proof(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: float | None
 ) -> None:
     found = {"shape": difference is not None, "equal": False, "difference": difference}
-    monkeypatch.setattr(save_module, "_run", lambda arguments: found)
+    monkeypatch.setattr(verify_module, "_run", lambda arguments: found)
     with pytest.raises(PlanError, match=f"its logits differ by {difference}"):
         prove("", tmp_path, build("llama"), batches("llama")[0])
 
