@@ -232,6 +232,9 @@ def _run(study: "Study") -> None:
     if stopped:
         console.print(f"interrupted; go on with: rayduce resume {study.name}{where}")
         raise SystemExit(130)
+    if view.failed:
+        console.print(view.failed, markup=False)
+        raise SystemExit(1)
     first = next(iter(study.objectives))
     console.print(f"pages:   rayduce ui{where}\nreport:  rayduce report {study.name}{where}")
     if found.trials:

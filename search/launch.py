@@ -4,11 +4,8 @@ Launching and resuming are the same thing. Finished trials count, interrupted on
 again under their number, and the rest of the budget runs.
 """
 
-import contextlib
-import math
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -35,15 +32,14 @@ from search.ledger.mirror import Mirror
 from search.samplers.build import make_sampler
 from search.study.database import stored
 from search.study.load import compare, constraint_keys, limits, study_toml
+from search.study.replay import still_asks
 from search.study.schema import Study
 from search.study.space import load_space
 from search.study.starting_points import read_point
 from spaces.space import Space
-from trainables.core.errors import UserError, placed
+from trainables.core.errors import UserError
 from trainables.core.places import CHECKOUT
 from trainables.stage import Facts
-
-ENDLESS = 10 * 365 * 24 * 3600.0  # seconds
 
 
 @dataclass
@@ -118,11 +114,10 @@ class Launch:
 
     def _run(self, journal: Journal, space: Space, workers: int, mirror: Mirror) -> None:
         began, spent = time.time(), float(journal.noted("seconds") or 0)
-        hours = self.study.budget.hours
         plan = Plan(
             journal=journal,
-            trials=self.study.budget.trials,
-            until=began - spent + hours * 3600 if hours else began + ENDLESS,
+            budget=self.study.budget,
+            seconds=lambda: spent + time.time() - began,
             workers=workers,
             on_facts=lambda facts: self._ready(journal, space, facts),
             on_end=lambda number: self._ended(journal, number, mirror),
@@ -135,16 +130,16 @@ class Launch:
         try:
             run_tune(self.study, self.store, space, plan)
         finally:
-            journal.note("seconds", spent + time.time() - began)
+            journal.note("seconds", plan.seconds())
             mirror.end()  # while Ray shuts down
         if plan.error is not None:
             raise plan.error
 
     def _done(self, journal: Journal) -> bool:
-        budget, trials = self.study.budget, journal.trials()
-        spent = budget.trials is not None and len(trials) > budget.trials
-        late = float(journal.noted("seconds") or 0) >= (budget.hours or math.inf) * 3600
-        return (spent or late) and all(row.state.is_finished() for row in trials)
+        trials, seconds = journal.trials(), float(journal.noted("seconds") or 0)
+        exhausted = journal.noted("exhausted")
+        spent = self.study.budget.spent(len(trials) - 1, seconds, exhausted=exhausted)
+        return spent and all(row.state.is_finished() for row in trials)
 
     def _ready(self, journal: Journal, space: Space, facts: Facts) -> Ask:
         """With the facts known: check the first points, load the sampler, return how to ask."""
@@ -152,6 +147,7 @@ class Launch:
         def ask(trial: Any) -> object:
             return space.stages(trial, facts)
 
+        still_asks(self.study.space.name, ask, journal.trials())
         first = [
             _point(point, ask, f"first[{index}]") for index, point in enumerate(self.study.first)
         ]
@@ -172,18 +168,6 @@ class Launch:
     def _ended(self, journal: Journal, number: int, mirror: Mirror) -> None:
         mirror.offer()
         self.watcher.ended(result_of(journal.trials()[number]))
-
-
-@contextlib.contextmanager
-def blaming(what: str) -> Iterator[None]:
-    """What a user's own code raises here is told as one message of it."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        do = "mend it and launch again: what was found is kept"
-        raise UserError(f"{what} raised {placed(error)}", do=do) from error
 
 
 def _point(point: Any, ask: Ask, what: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import optuna
 
 from search.journal.journal import Journal
 from search.journal.results import Result
+from search.samplers.grid import exhausted
+from search.study.schema import Budget
 from trainables.core.errors import UserError, placed
 from trainables.core.spec import Assignment
 from trainables.stage import Facts
@@ -48,8 +50,8 @@ class Plan:
     """What the searcher needs of a launch."""
 
     journal: Journal
-    trials: int | None  # in all, without the baseline
-    until: float  # no new trial after this time
+    budget: Budget
+    seconds: Callable[[], float]  # how long the study ran, earlier launches included
     workers: int
     on_facts: Callable[[Facts], Ask]  # the baseline's facts -> how to run the space
     on_end: Callable[[int], None]  # a trial has ended
@@ -60,11 +62,23 @@ class Plan:
     warming: set[str] = field(default_factory=set)  # Tune's ids of workers that start up only
     tries: dict[int, int] = field(default_factory=dict)  # by trial: how many workers died of it
     deaths: int = 0  # trials in a row whose workers died
+    refusals: int = 0  # points in a row that the space refused
+    exhausted: bool = False  # the sampler has nothing more to propose
     cold: int = field(init=False)  # workers still to be started beside the baseline
     error: UserError | None = None  # why the study ends here
 
     def __post_init__(self) -> None:
-        self.cold = min(self.workers, self.trials or self.workers) - 1
+        self.cold = min(self.workers, self.budget.trials or self.workers) - 1
+
+    @property
+    def spent(self) -> bool:
+        """Whether no new trial may start; that a grid is through is noted, as only we know it."""
+        copy = self.journal.copy
+        if copy is not None and not self.exhausted and exhausted(copy):
+            self.exhausted = True
+            self.journal.note("exhausted", True)
+        trials = len(self.journal.trials()) - 1
+        return self.budget.spent(trials, self.seconds(), exhausted=self.exhausted)
 
     def ready(self, facts: Facts) -> None:
         """There is a baseline: from now on the space can be asked."""

@@ -5,7 +5,6 @@ Nothing is kept here that the journal does not have, so there is nothing to save
 
 import functools
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +12,12 @@ from ray.tune.search import Searcher
 
 from search.engine.dispatch import Plan
 from search.journal.journal import Record
-from search.samplers.grid import exhausted
+from search.samplers.grid import is_grid
 from trainables.core.spec import Assignment
 from trainables.stage import Facts
 
 TRIES = 3  # a trial gets, where its workers die
+REFUSALS = 20  # points in a row, by a space that may refuse some: then it refuses all
 DEATHS = 5  # trials in a row whose workers died: then it is not the trials
 
 
@@ -76,16 +76,20 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
     def _next(self) -> Assignment | None:
         """The next trial the space accepts, while the budget lasts."""
         journal = self.plan.journal
-        while journal.owed or not (self._spent() or time.time() > self.plan.until):
+        while self.plan.error is None and (journal.owed or not self.plan.spent):
             if (handout := journal.hand_out(self.plan.ask)) is not None:
+                self.plan.refusals = 0
                 return handout
+            self._refused(len(journal.trials()) - 1)
         return None
 
-    def _spent(self) -> bool:
-        wanted, copy = self.plan.trials, self.plan.journal.copy
-        if copy is not None and exhausted(copy):
-            return True
-        return wanted is not None and len(self.plan.journal.trials()) >= wanted + 1
+    def _refused(self, number: int) -> None:
+        self.plan.on_end(number)
+        self.plan.refusals += 1
+        journal = self.plan.journal
+        if self.plan.refusals == REFUSALS and not is_grid(journal.copy):  # a grid has an end
+            why = journal.trials()[number].user_attrs["record"]["reason"]
+            self.plan.broken(f"{REFUSALS} points in a row came to nothing, the last as {why}")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: a stage's progress is for the scheduler."""

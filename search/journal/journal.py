@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import secrets
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.errors import blaming
 from search.journal.fence import Driver
 from search.journal.rows import Rows
 from search.study.constraints import Constraint
@@ -161,10 +163,15 @@ class Journal:
         if self.points:
             attrs["start"] = self.points.pop(0)
             self.copy.enqueue_trial(attrs["start"])
-        trial, refused = self.copy.ask(), None
+        sampler, refused = self.copy.sampler, None
+        with blaming(f"sampler {type(sampler).__name__}"):
+            trial = self.copy.ask()
         try:
             ask(trial)
         except Exception as error:  # a space may refuse a combination; a mistake in it shows here
+            if _raised_by(sampler, error):
+                with blaming(f"sampler {type(sampler).__name__}"):
+                    raise
             refused = f"the space refused: {type(error).__name__}: {error}"
         frozen = self.copy._storage.get_trial(trial._trial_id)
         number = self.rows.open(frozen.params, frozen.distributions, attrs, frozen.system_attrs)
@@ -289,6 +296,12 @@ def _no_baseline(name: str) -> UserError:
         f"study {name} has trials, and no measurement of the untouched model",
         do="launch it under another name, or with another --storage",
     )
+
+
+def _raised_by(sampler: BaseSampler, error: BaseException) -> bool:
+    """Whether an error came out of the sampler, which the space's own calls run."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_locals.get("self") is sampler for frame, _ in frames)
 
 
 @contextlib.contextmanager

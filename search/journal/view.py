@@ -65,11 +65,16 @@ class View:
         return "finished" if self._spent and not owed else "interrupted"
 
     @property
+    def failed(self) -> str:
+        """A plain word where every trial failed, else nothing."""
+        if not self.trials or any(one.state != "fail" for one in self.trials):
+            return ""
+        return f"no trial came to a result; the last one: {self.trials[-1].reason}"
+
+    @property
     def _spent(self) -> bool:
-        budget = self.study.budget
-        trials = budget.trials is not None and len(self.trials) >= budget.trials
-        seconds = float(self.notes.get("seconds") or 0)
-        return trials or (budget.hours is not None and seconds >= budget.hours * 3600)
+        seconds, exhausted = float(self.notes.get("seconds") or 0), self.notes.get("exhausted")
+        return self.study.budget.spent(len(self.trials), seconds, exhausted=exhausted)
 
     def trial(self, number: int) -> Result:
         """One trial by number."""

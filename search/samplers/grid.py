@@ -36,6 +36,11 @@ def grid_points(ask: Ask) -> list[Point]:
     return points
 
 
+def is_grid(study: optuna.Study | None) -> bool:
+    """Whether the study's sampler comes to an end by itself."""
+    return study is not None and isinstance(study.sampler, GridSampler)
+
+
 def exhausted(study: optuna.Study) -> bool:
     """Whether the study's sampler has nothing more to propose."""
     return isinstance(study.sampler, GridSampler) and not study.sampler.left(study)

@@ -100,6 +100,18 @@ class Budget(Spec):
     trials: Count | None = None
     hours: Positive | None = None
 
+    def spent(self, trials: int, seconds: float, *, exhausted: object = False) -> bool:
+        """Whether no new trial may start.
+
+        Args:
+            trials: how many there are, without the baseline.
+            seconds: how long the study ran, all launches together.
+            exhausted: whether its sampler has nothing more to propose.
+        """
+        enough = self.trials is not None and trials >= self.trials
+        late = self.hours is not None and seconds >= self.hours * 3600
+        return enough or late or bool(exhausted)
+
 
 class Resources(Spec):
     """What one trial gets, and how many may run at once."""

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.samplers import RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
 from search.engine.dispatch import Plan
-from search.engine.searcher import DEATHS, TRIES, JournalSearcher
+from search.engine.searcher import DEATHS, REFUSALS, TRIES, JournalSearcher
 from search.journal.journal import Journal
 from search.journal.store import Store, open_storage
+from search.samplers.grid import GridSampler, grid_points
 from search.study.constraints import parse_constraint
+from search.study.schema import Budget
 from tests.support.journals import record, sample_study
 from trainables.core.errors import UserError
 from trainables.stage import Facts
@@ -45,8 +47,8 @@ def plan(folder: Path, **changes: Any) -> Plan:
         journal.begin(RandomSampler(seed=0), [])
         return ask
 
-    given = {"trials": 3, "until": math.inf, "workers": 2, "on_facts": on_facts}
-    return Plan(journal, on_end=lambda number: None, **given | changes)
+    given = {"budget": Budget(trials=3), "workers": 2, "on_facts": on_facts}
+    return Plan(journal, seconds=lambda: 0.0, on_end=lambda number: None, **given | changes)
 
 
 def ended(searcher: JournalSearcher, config: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def test_beside_the_baseline_the_other_workers_start_and_nothing_else(
 def test_no_more_workers_start_than_trials_will_run(
     searcher: JournalSearcher, trials: int | None, cold: int
 ) -> None:
-    assert replace(searcher.plan, trials=trials).cold == cold
+    assert replace(searcher.plan, budget=Budget(trials=trials)).cold == cold
 
 
 def test_no_more_than_the_workers_at_a_time_and_the_budget_in_all(
@@ -221,7 +223,7 @@ def test_a_stopped_driver_leaves_its_trials_owed(searcher: JournalSearcher) -> N
 
 
 def test_when_workers_keep_dying_it_is_not_the_trials(searcher: JournalSearcher) -> None:
-    searcher.plan.trials = 20
+    searcher.plan.budget = Budget(trials=20)
     after_baseline(searcher)
     for number in range(DEATHS):
         for _ in range(TRIES):
@@ -230,3 +232,74 @@ def test_when_workers_keep_dying_it_is_not_the_trials(searcher: JournalSearcher)
     assert "died" in str(searcher.plan.error)
     assert searcher.suggest("next") == searcher.FINISHED
     assert states(searcher)[1:] == [TrialState.FAIL] * DEATHS
+
+
+# -- what a space and a sampler can do -------------------------------------------------------------
+
+
+def with_space(folder: Path, space: Any, sampler: BaseSampler, **changes: Any) -> JournalSearcher:
+    """A searcher whose baseline is measured."""
+    made = plan(folder, **changes)
+
+    def on_facts(facts: Facts) -> Any:
+        made.journal.begin(sampler, [])
+        return space
+
+    made.on_facts = on_facts
+    searcher = JournalSearcher(made)
+    after_baseline(searcher)
+    return searcher
+
+
+def test_a_space_that_always_raises_ends_a_study_without_a_number_of_trials(
+    tmp_path: Path,
+) -> None:
+    def broken(trial: Any) -> None:
+        raise KeyError("influence")
+
+    searcher = with_space(tmp_path, broken, RandomSampler(), budget=Budget(hours=8))
+    searcher.suggest("one")
+    assert searcher.suggest("two") == searcher.FINISHED
+    assert "the space refused: KeyError: 'influence'" in str(searcher.plan.error)
+    assert states(searcher)[1:] == [TrialState.FAIL] * REFUSALS
+
+
+def test_a_space_may_refuse_now_and_then(tmp_path: Path) -> None:
+    def picky(trial: Any) -> None:
+        if trial.number % REFUSALS:
+            raise ValueError("no such combination")
+
+    searcher = with_space(tmp_path, picky, RandomSampler(), budget=Budget(trials=3 * REFUSALS))
+    for _ in range(3):
+        searcher.on_trial_complete("one", ended(searcher, handed(searcher, "one")))
+    assert searcher.plan.error is None
+    assert states(searcher).count(TrialState.COMPLETE) == 4
+
+
+def test_a_grid_is_done_when_it_is_through_whatever_the_budget(tmp_path: Path) -> None:
+    def space(trial: Any) -> None:
+        if trial.suggest_int("n", 0, REFUSALS + 3) > 1:
+            raise ValueError("too many")
+
+    grid = GridSampler(grid_points(space), seed=0)
+    searcher = with_space(tmp_path, space, grid, budget=Budget(trials=99))
+    while isinstance(config := searcher.suggest("one"), dict):
+        searcher.on_trial_complete("one", ended(searcher, config))
+    assert searcher.plan.error is None
+    assert len(states(searcher)) == 1 + REFUSALS + 4
+    assert searcher.plan.journal.noted("exhausted") is True
+
+
+@pytest.mark.parametrize("method", ["before_trial", "sample_relative", "sample_independent"])
+def test_a_sampler_that_raises_is_told_as_the_samplers_trouble(method: str, tmp_path: Path) -> None:
+    class Broken(RandomSampler):
+        pass
+
+    def broken(self: Broken, *_: object) -> Any:
+        raise IndexError("empty population")
+
+    setattr(Broken, method, broken)
+    searcher = with_space(tmp_path, ask, Broken())
+    searcher.suggest("one")
+    assert "sampler Broken raised IndexError: empty population" in str(searcher.plan.error)
+    assert states(searcher) == [TrialState.COMPLETE], "no trial fails of it"

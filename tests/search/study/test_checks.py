@@ -49,7 +49,7 @@ TABLE: list[tuple[str, Edits, list[str]]] = [
             ('space = "omission"', ""),
             (
                 "[model]",
-                '[space]\nname = "similarity"\nwatch = "accuracy"\nmetric = "loos"\n[model]',
+                '[space]\nname = "similarity"\nwatch = "accuracy"\n[model]',
             ),
         ],
         [
@@ -321,7 +321,7 @@ TABLE: list[tuple[str, Edits, list[str]]] = [
         [('folder = "runs"', 'database = "mysql://me:secret@host/name"')],
         [
             'storage.database: got "mysql://me@host/name"',
-            'allowed: "postgresql://user:$PASSWORD@host/name"',
+            'allowed: "postgresql://user@host/name", its password in $PGPASSWORD or ~/.pgpass',
         ],
     ),
     (
