@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from trainables.bench.bench import Bench, hardware
+from trainables.bench.data.fits import check_fits
 from trainables.bench.data.roles import load_data
 from trainables.bench.metrics.cost import count_parameters
 from trainables.bench.models.check import check_model
@@ -48,6 +49,8 @@ def open_bench(spec: BenchSpec) -> Bench:
 
 def _check(bench: Bench) -> None:
     """What the model cannot do is said before anything is measured; found out once per model."""
+
+    check_fits(bench.data, bench.model)
 
     def check() -> bool:
         check_model(bench.model, bench.data.batches("calibration")[0], bench.data.task)
@@ -95,6 +98,7 @@ def run_stages(bench: Bench, stages: Sequence[Stage]) -> Generator[Progress, Non
         "progress": progress,
         "hardware": hardware(bench),
         "data": {role: bench.data.fingerprint(role) for role in ("calibration", "search")},
+        "data_form": bench.data.description,
     }
 
 

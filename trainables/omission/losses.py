@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables.bench.data.prompts import Question
-from trainables.bench.data.tokenize import Ids, question_ids
+from trainables.bench.data.tokenize import Ids, choice_rows
 from trainables.core.cache import digest_tensors
 from trainables.core.errors import PlanError
 from trainables.core.types import Batch
@@ -158,13 +158,16 @@ def answers(
     rows: list[Row] = []
     weights: list[float] = []
     for item in items:
-        question, choices = question_ids(tokenizer, item, max_length)
-        right = range(item.answer, item.answer + 1) if name == "tl" else range(len(choices))
-        numbered = [(len(weights) + i, choices[number]) for i, number in enumerate(right)]
-        rest = 1.0 if name == "tl" else len(choices) - 1.0
+        asked = choice_rows(tokenizer, item, max_length)
+        right = range(item.answer, item.answer + 1) if name == "tl" else range(len(asked))
+        numbered = [(len(weights) + i, asked[number][1]) for i, number in enumerate(right)]
+        rest = 1.0 if name == "tl" else len(asked) - 1.0
         weights += [-rest if number == item.answer else 1.0 for number in right]
-        split = [tuple(numbered)] if packed else [(one,) for one in numbered]
-        rows += [Row(question, part) for part in split]
+        if packed and not item.contexts:
+            rows.append(Row(asked[0][0], tuple(numbered)))
+        else:
+            alone = zip(right, numbered, strict=True)
+            rows += [Row(asked[number][0], (one,)) for number, one in alone]
     scored = tuple(_batched(rows, batch_size))
     return Loss(name, scored, torch.tensor(weights, dtype=torch.float64))
 

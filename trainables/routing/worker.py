@@ -14,8 +14,10 @@ import torch
 from transformers import PreTrainedModel
 
 from trainables.bench.data.prompts import Question
+from trainables.bench.data.fits import check_fits
 from trainables.bench.data.roles import Data, load_data
-from trainables.bench.data.tokenize import question_ids
+from trainables.bench.data.split import Taken
+from trainables.bench.data.tokenize import choice_rows
 from trainables.bench.models.load import load_model, load_processor, locate
 from trainables.bench.models.structure import blocks, fixed_blocks
 from trainables.core.cache import Cache, digest
@@ -41,6 +43,7 @@ class RouteWork:
         torch.set_num_threads(spec.resources.cpus)
         self.cache = Cache(Path(spec.folder).absolute() / "cache")
         self._data: dict[str, Data] = {}
+        self._taken: dict[str, Taken] = {}
         self._evaluators: dict[tuple[str, str, int], PrefixEvaluator] = {}
 
     @cached_property
@@ -70,11 +73,22 @@ class RouteWork:
         return digest(fingerprint(self.folder, self.cache), self.spec.model.dtype)
 
     def data(self, task: str) -> Data:
-        """A task's items, shared out over the roles."""
+        """A task's items, shared out over the roles. No two tasks of one data set share a row:
+        those before it in the study draw first."""
         if task not in self._data:
-            rows = self.spec.tasks[task]
-            self._data[task] = load_data(rows, self.tokenizer, rows.seed_or(self.spec.seed))
+            source = self.spec.tasks[task].dataset
+            for each in list(self.spec.tasks)[: list(self.spec.tasks).index(task) + 1]:
+                if each not in self._data and self.spec.tasks[each].dataset == source:
+                    self._data[each] = self._load(each)
         return self._data[task]
+
+    def _load(self, task: str) -> Data:
+        rows = self.spec.tasks[task]
+        taken = self._taken.setdefault(rows.dataset, Taken())
+        data = load_data(rows, self.tokenizer, rows.seed_or(self.spec.seed), taken=taken)
+        check_fits(data, self.model)
+        data.settle()
+        return data
 
     def items(self, task: str, role: Role) -> list[Question]:
         """A task's questions in a role."""
@@ -129,21 +143,21 @@ class RouteWork:
             choices = [item.answer] if role == "train" else list(range(len(item.choices)))
             scores = means[:, first : first + len(choices)].tolist()
             first += len(choices)
-            name = {"item": f"{task}/{role}/{number}", "task": task, "prompt": item.prompt}
+            name = {"item": f"{task}/{role}/{number}", "task": task, "prompt": item.asked}
             records.append(name | self._record(task, item, choices, scores))
         return records
 
     def _record(
         self, task: str, item: Question, choices: Sequence[int], scores: list[list[float]]
     ) -> Record:
-        _, tokens = question_ids(self.tokenizer, item, self.spec.tasks[task].max_length)
+        rows = choice_rows(self.tokenizer, item, self.spec.tasks[task].max_length)
         right = choices.index(item.answer)
         return {
             "answer": right,
             "likelihood": [row[right] for row in scores],
             "scores": scores,
-            "tokens": [len(tokens[choice]) for choice in choices],
-            "characters": [len(item.choices[choice].strip()) for choice in choices],
+            "tokens": [len(rows[choice][1]) for choice in choices],
+            "characters": [item.characters[choice] for choice in choices],
         }
 
     def train(self, settings: Record, dataset: str, folder: str) -> Record:

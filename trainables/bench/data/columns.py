@@ -1,6 +1,6 @@
 """Reading a row by a task's words, whatever its columns are called, and the names of classes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import datasets
@@ -12,15 +12,23 @@ Row: TypeAlias = dict[str, Any]
 Words: TypeAlias = Mapping[str, tuple[str, ...]]  # a task's words, and other names they go by
 
 
+class RowError(Exception):
+    """A row that holds no item, and why; the reason is the same for all rows of its kind."""
+
+
 class Columns:
     """Reads a row by a task's words (`text`, `label`) whatever its columns are called."""
 
     def __init__(self, spec: DataSpec, table: datasets.Dataset, words: Words) -> None:
         self.names = list(table.column_names)
+        self._features = table.features
         self._of: dict[str, str] = {}
+        by_lower = {name.lower(): name for name in reversed(self.names)}
         for word, aliases in words.items():
-            if found := [name for name in (word, *aliases) if name in self.names]:
-                self._of[word] = found[0]
+            for alias in (word, *aliases):
+                if alias in self.names or alias.lower() in by_lower:
+                    self._of[word] = alias if alias in self.names else by_lower[alias.lower()]
+                    break
         for word, name in spec.columns.items():
             self._check(spec, word, name, words)
             self._of[word] = name
@@ -49,6 +57,14 @@ class Columns:
             )
         return self._of[word]
 
+    def take(self, **names: str) -> None:
+        """Read these columns for these words."""
+        self._of |= names
+
+    def items(self) -> ItemsView[str, str]:
+        """The words that there are columns for, and the columns."""
+        return self._of.items()
+
     def names_of(self, words: Iterable[str]) -> list[str]:
         """The columns of those words that there are columns for."""
         return [self._of[word] for word in words if word in self._of]
@@ -57,27 +73,98 @@ class Columns:
         """The row under the task's words, next to its own columns."""
         return {**row, **{word: row[name] for word, name in self._of.items()}}
 
+    def must_be_text(self, words: Iterable[str]) -> None:
+        """Raises DataError where one of those columns holds lists or tables."""
+        for word in words:
+            feature = self._features[self.name(word)]
+            if not isinstance(feature, datasets.Value | datasets.ClassLabel):
+                raise DataError(
+                    f'column "{self.name(word)}" holds a {_kind(feature)} per row; allowed is text',
+                    do=f'name another: [data.columns] {word} = "..."',
+                )
 
-def label_names(
-    tables: Sequence[datasets.Dataset], column: str
-) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """The class names in order, and the number of each value found in the column.
+    def must_be_lists(self, words: Iterable[str]) -> None:
+        """Raises DataError where one of those columns holds single values."""
+        for word in words:
+            if isinstance(self._features[self.name(word)], datasets.Value | datasets.ClassLabel):
+                raise DataError(
+                    f'column "{self.name(word)}" holds one value per row; allowed is a list',
+                    do="CSV has none: give the rows as JSON lines or Parquet",
+                )
 
-    Values that name no class, such as the -1 of a hidden test label, have no number.
+    def texts_but(self, read: Iterable[str]) -> list[str]:
+        """The columns of text that are none of those."""
+        known = set(read)
+        return [n for n in self.names if n not in known and holds_text(self._features[n])]
+
+
+def holds_text(feature: Any) -> bool:
+    """Whether a column's values are text."""
+    return isinstance(feature, datasets.Value) and "string" in feature.dtype
+
+
+def _kind(feature: Any) -> str:
+    return "table" if isinstance(feature, dict) else type(feature).__name__
+
+
+# -- classes -------------------------------------------------------------------------------------
+
+
+class Labels:
+    """The classes of a column: their names in order, and the number of each value.
+
+    Whole numbers stand for themselves however far apart. -1 means unlabelled, as in hidden test
+    labels, unless only one class would remain; so does an empty cell.
     """
-    feature = tables[0].features[column]
-    if not isinstance(feature, datasets.Value | datasets.ClassLabel):
-        raise DataError(
-            f'column "{column}" holds a {type(feature).__name__} per row; allowed is one class'
-        )
-    if isinstance(feature, datasets.ClassLabel):
-        names = tuple(feature.names)
-        by_value: dict[Any, int] = {number: number for number in range(len(names))}
-        return names, by_value
-    values = sorted({value for table in tables for value in table.unique(column)} - {None})
-    if any(isinstance(value, float) for value in values):
-        raise DataError(
-            f'column "{column}" holds numbers such as {values[0]}, not classes. '
-            'Name the column with the classes: [data.columns] label = "..."'
-        )
-    return tuple(str(value) for value in values), {v: number for number, v in enumerate(values)}
+
+    def __init__(self, tables: Sequence[datasets.Dataset], column: str) -> None:
+        self.column = column
+        feature = tables[0].features[column]
+        if not isinstance(feature, datasets.Value | datasets.ClassLabel):
+            raise DataError(
+                f'column "{column}" holds a {_kind(feature)} per row; allowed is one class'
+            )
+        found = {_value(value) for table in tables for value in table.unique(column)} - {None}
+        if isinstance(feature, datasets.ClassLabel):
+            self.names = tuple(feature.names)
+            self._number: dict[Any, int] = {number: number for number in range(len(self.names))}
+            return
+        if any(isinstance(value, float) for value in found):
+            example = next(value for value in found if isinstance(value, float))
+            raise DataError(
+                f'column "{column}" holds numbers such as {example}, not classes. '
+                'Name the column with the classes: [data.columns] label = "..."'
+            )
+        if len(found - {-1, "-1"}) > 1:
+            found -= {-1, "-1"}
+        if len({type(value) for value in found}) > 1:  # numbers in one file, text in another
+            found = {str(value) for value in found}
+        values = sorted(found)
+        self.names = tuple(str(value) for value in values)
+        self._number = {str(value): number for number, value in enumerate(values)}
+        self._number |= {value: number for number, value in enumerate(values)}
+
+    def number(self, row: Row) -> int:
+        """The number of a row's class. Raises RowError if it has none."""
+        value = _value(row[self.column])
+        if value is None:
+            raise RowError(f'no class in column "{self.column}"')
+        number = self._number.get(value, self._number.get(str(value)))
+        if number is None:
+            raise RowError(f'{value} in column "{self.column}", which counts as unlabelled')
+        return number
+
+    def names_in(self, table: datasets.Dataset) -> set[str]:
+        """The classes that occur in a table."""
+        values = (_value(value) for value in table.unique(self.column))
+        numbers = (self._number.get(value, self._number.get(str(value))) for value in values)
+        return {self.names[number] for number in numbers if number is not None}
+
+
+def _value(value: Any) -> Any:
+    """A label as a whole number where it is one, as text or truth; None where it is missing."""
+    if isinstance(value, float):
+        if value != value:
+            return None
+        return int(value) if value.is_integer() else value
+    return None if isinstance(value, str) and not value.strip() else value

@@ -1,33 +1,25 @@
-"""The data of a bench: rows shared out over roles, and made into batches.
-
-No row serves two roles, in whatever split it lies and however often it is repeated: held_out draws
-first, then search, calibration and train, and a row whose text was seen is passed over. So what is
-held out depends on nothing but its own count and the seed.
-"""
+"""The data of a bench: rows shared out over roles, and made into batches."""
 
 import hashlib
-import random
-from collections.abc import Callable, Iterator
-from functools import cache
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
+import datasets
+
 from trainables.bench.data.adapter import TaskAdapter
-from trainables.bench.data.columns import Row
 from trainables.bench.data.images import ImageClassification
 from trainables.bench.data.sources import Splits, open_splits
-from trainables.bench.data.tasks import (
-    Classification,
-    Generation,
-    LanguageModelling,
-    MultipleChoice,
-)
+from trainables.bench.data.split import MEASURED, Drawing, Taken
+from trainables.bench.data.tasks import Classification, Generation, MultipleChoice
+from trainables.bench.data.windows import LanguageModelling
 from trainables.core.errors import DataError, near
 from trainables.core.spec import DataSpec, Role, Task
 from trainables.core.types import Batch
 
-MEASURED: tuple[Role, ...] = ("search", "held_out")
+log = logging.getLogger(__name__)
 _DRAWING_ORDER: tuple[Role, ...] = ("held_out", "search", "calibration", "train")
-_FORMS: dict[Task, type[TaskAdapter[Any]]] = {
+_ADAPTERS: dict[Task, type[TaskAdapter[Any]]] = {
     "language-modelling": LanguageModelling,
     "classification": Classification,
     "multiple-choice": MultipleChoice,
@@ -39,40 +31,70 @@ _FORMS: dict[Task, type[TaskAdapter[Any]]] = {
 class Data:
     """Items and batches by role; see `tasks` for what they hold."""
 
-    def __init__(
-        self, spec: DataSpec, form: TaskAdapter[Any], draw: Callable[[Role], list[Any]]
-    ) -> None:
-        self.spec, self.form = spec, form
+    def __init__(self, spec: DataSpec, adapter: TaskAdapter[Any], drawing: Drawing) -> None:
+        self.spec, self.adapter = spec, adapter
         self.task: Task = spec.task
-        self.labels = form.labels  # class names; () where there are none
-        self._draw = draw
+        self.labels = adapter.labels  # class names; () where there are none
+        self._drawing = drawing
+        self._checks: list[Callable[[Batch], None]] = []
         self._items: dict[Role, list[Any]] = {}
         self._batches: dict[Role, list[Batch]] = {}
         self._fingerprints: dict[Role, str] = {}
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """How rows became items: what was read, in which form, what was passed over."""
+        found = self.adapter.describe() | {"rows alike in": self._drawing.context}
+        return found | {"passed over": dict(self._drawing.skipped.reasons)}
 
     def items(self, role: Role) -> list[Any]:
         """The task's items before they become tensors, in the order of the batches.
 
         For search and held_out the longest come first, so that batches hold little padding.
         """
-        for each in _DRAWING_ORDER[: _DRAWING_ORDER.index(role) + 1]:
-            if each not in self._items:
-                self._items[each] = self._draw(each)
-        wanted, found = getattr(self.spec.items, role), self._items[role]
-        if len(found) < wanted:
-            raise DataError(
-                f'[data.items] {role} = {wanted}: "{self.spec.dataset}" has only {len(found)} '
-                f"left for it{_shares(self.spec, role)}. Ask for fewer, here or for another role"
-            )
+        self.settle(_DRAWING_ORDER[: _DRAWING_ORDER.index(role) + 1])
+        found = self._items[role]
+        whole = self.spec.windows == "joined" and role in self.spec.splits  # as many as there are
+        if not found or (len(found) < getattr(self.spec.items, role) and not whole):
+            raise self._too_few(role)
         return found
+
+    def settle(self, roles: Sequence[Role] = _DRAWING_ORDER) -> None:
+        """Draw what these roles ask for, or what there is, so that no other may have it."""
+        for role in roles:
+            if role not in self._items:
+                self._items[role] = self._drawing.draw(role)
+
+    def _too_few(self, role: Role) -> DataError:
+        skipped, context = self._drawing.skipped, self._drawing.context
+        over = f". Rows passed over: {skipped}" if skipped.reasons else ""
+        if skipped.reasons and not any(self._items.values()):
+            return DataError(f'no row of "{self.spec.dataset}" can be used{over}')
+        alike = f'. Rows alike in "{context}" stay in one role ([data] group)' if context else ""
+        return DataError(
+            f'[data.items] {role} = {getattr(self.spec.items, role)}: "{self.spec.dataset}" has '
+            f"only {len(self._items[role])} left for it{_shares(self.spec, role)}. Ask for fewer, "
+            f"here or for another role{alike}{over}"
+        )
 
     def batches(self, role: Role) -> list[Batch]:
         """Batches on the CPU, ready for `model(**batch)`; made once."""
         if role not in self._batches:
             items, size = self.items(role), self.spec.batch_size
             starts = range(0, len(items), size)
-            self._batches[role] = [self.form.batch(items[i : i + size], role) for i in starts]
+            made = [self.adapter.batch(items[i : i + size], role) for i in starts]
+            for check in self._checks:
+                for batch in made:
+                    check(batch)
+            self._batches[role] = made
         return self._batches[role]
+
+    def hold_to(self, check: Callable[[Batch], None]) -> None:
+        """Check every batch, those made so far and those to come; it raises what is wrong."""
+        self._checks.append(check)
+        for batches in self._batches.values():
+            for batch in batches:
+                check(batch)
 
     def fingerprint(self, role: Role) -> str:
         """A hash of the exact tensors, and so of the rows, the tokenizer and the batch size."""
@@ -89,28 +111,78 @@ class Data:
         return digest.hexdigest()[:16]
 
 
-def load_data(spec: DataSpec, processor: Any, seed: int, *, encoder_decoder: bool = True) -> Data:
+def load_data(
+    spec: DataSpec,
+    processor: Any,
+    seed: int,
+    *,
+    encoder_decoder: bool = True,
+    taken: Taken | None = None,
+) -> Data:
     """Open the data set and share it out.
 
     Args:
         processor: the model's tokenizer or image processor; None for images as they are.
         encoder_decoder: for generation, whether the model writes apart from what it reads (T5).
+        taken: what other data sets of this study gave away; what is given away here is added.
 
     Raises:
-        DataError: the data set is not there, not of the task's form, or too small. Rows to train
-            on are drawn, and missed, only when they are asked for: not every study trains.
+        DataError: the data set is not there, not of the task's form, too small, or foreign to the
+            tokenizer. Rows to train on are drawn, and missed, only when they are asked for: not
+            every study trains.
     """
     if processor is None and spec.task != "image-classification":
         raise DataError(f"{spec.task} needs the model's tokenizer, and the model has none")
     splits = open_splits(spec)
     where = _places(spec, splits)
     tables = [splits[name] for name in dict.fromkeys(where.values())]
-    form = _FORMS[spec.task](spec, processor, tables)
-    form.encoder_decoder = encoder_decoder
-    data = Data(spec, form, _drawing(form, splits, where, seed))
+    adapter = _ADAPTERS[spec.task](spec, processor, tables)
+    adapter.encoder_decoder = encoder_decoder
+    _tell(adapter, splits, where)
+    data = Data(spec, adapter, Drawing(adapter, splits, where, seed, taken or Taken()))
     for role in _DRAWING_ORDER[:-1]:
         data.items(role)
+    if processor is not None and spec.task != "image-classification":
+        _must_be_known(data, processor)
     return data
+
+
+def _tell(
+    adapter: TaskAdapter[Any], splits: Mapping[str, datasets.Dataset], where: Mapping[Role, str]
+) -> None:
+    """Say what a user may not expect: texts that are not read, classes that cannot be learned."""
+    name, classes = adapter.spec.dataset, adapter.classes
+    unread = adapter.describe()["not read"]
+    if unread and adapter.spec.task in ("classification", "language-modelling"):
+        read = ", ".join(f"{word} = {column}" for word, column in adapter.read().items())
+        log.warning('"%s": read as %s; not read: %s', name, read, ", ".join(unread))
+    if classes is None:
+        return
+    found = {split: classes.names_in(splits[split]) for split in set(where.values())}
+    for role in MEASURED:
+        if only := sorted(found[where[role]] - found[where["train"]]):
+            log.warning(
+                '"%s": %s of split "%s" (%s) stands in no row of split "%s" (train)',
+                *(name, ", ".join(only), where[role], role, where["train"]),
+            )
+    if absent := set(classes.names).difference(*found.values()):
+        log.warning('"%s": no row that is read is of class %s', name, ", ".join(sorted(absent)))
+
+
+def _must_be_known(data: Data, tokenizer: Any) -> None:
+    """Raises DataError where the tokenizer does not know most of the text."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return
+    marks = set(tokenizer.all_special_ids) - {unknown}
+    rows = [batch["input_ids"] for batch in data.batches("calibration")]
+    words = [number for ids in rows for number in ids.flatten().tolist() if number not in marks]
+    share = words.count(unknown) / max(len(words), 1)
+    if share > 0.5:
+        raise DataError(
+            f'{share:.0%} of the tokens of "{data.spec.dataset}" are unknown to the tokenizer',
+            do="give the model the tokenizer it was trained with, or data in its language",
+        )
 
 
 def _places(spec: DataSpec, splits: Splits) -> dict[Role, str]:
@@ -130,35 +202,6 @@ def _places(spec: DataSpec, splits: Splits) -> dict[Role, str]:
             f"Name a split for {', '.join(missing)} in [data.splits]"
         )
     return where
-
-
-def _drawing(
-    form: TaskAdapter[Any], splits: Splits, where: dict[Role, str], seed: int
-) -> Callable[[Role], list[Any]]:
-    seen: set[bytes] = set()
-
-    @cache
-    def stream(split: str) -> Iterator[Row]:
-        alone = list(where.values()).count(split) == 1
-        order = list(range(len(splits[split])))
-        if not (alone and form.keeps_order):
-            random.Random(f"{seed} {split}").shuffle(order)
-        return _unseen(form, (splits[split][number] for number in order), seen)
-
-    def draw(role: Role) -> list[Any]:
-        items = form.items(stream(where[role]), getattr(form.spec.items, role))
-        return sorted(items, key=form.size, reverse=True) if role in MEASURED else items
-
-    return draw
-
-
-def _unseen(form: TaskAdapter[Any], rows: Iterator[Row], seen: set[bytes]) -> Iterator[Row]:
-    for row in rows:
-        if form.usable(row):
-            key = hashlib.blake2b(form.key(row), digest_size=16).digest()
-            if key not in seen:
-                seen.add(key)
-                yield row
 
 
 def _shares(spec: DataSpec, role: Role) -> str:

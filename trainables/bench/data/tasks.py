@@ -1,47 +1,45 @@
-"""What an item of each task is, and how items become the batches a model takes.
+"""What an item of each task on text is, and how items become the batches a model takes.
 
 Every batch is right-padded to its own longest row and has an attention mask. `labels` are what
 `model(**batch)` computes a loss from: -100 where nothing is to be predicted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 import datasets
 import torch
 
 from trainables.bench.data.adapter import TaskAdapter, folded
-from trainables.bench.data.columns import Row, label_names
+from trainables.bench.data.columns import Labels, Row, RowError
 from trainables.bench.data.prompts import (
-    ANSWERS,
-    HIDDEN,
+    GIVEN,
     PAIRS,
-    QUESTIONS,
     Pair,
     Question,
+    Template,
+    by_value,
     choose,
     classify,
+    given,
 )
+from trainables.bench.data.published import FORMS, asked
 from trainables.bench.data.tokenize import (
     Ids,
+    choice_rows,
     continued,
     opening,
     pad,
     plain_ids,
-    question_ids,
     stack,
 )
-from trainables.core.errors import DataError
 from trainables.core.spec import DataSpec, Role
 from trainables.core.types import IGNORED, Batch
 
-
-@dataclass(frozen=True)
-class Window:
-    """`max_length` tokens of running text, from one or more documents of one role."""
-
-    ids: tuple[int, ...]
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+_LOOKED_AT = 1000  # rows that tell how answers are given
 
 
 @dataclass(frozen=True)
@@ -53,79 +51,59 @@ class Labelled:
     label: int
 
 
-class LanguageModelling(TaskAdapter[Window]):
-    """Documents one after another, cut into windows.
-
-    A role with a split of its own reads it in order, as published perplexities do. What a role
-    leaves of a document is dropped, so that no document serves two roles.
-    """
-
-    keeps_order = True
-
-    words: ClassVar[dict[str, tuple[str, ...]]] = {
-        "text": ("content", "document", "article", "sentence")
-    }
-
-    def key(self, row: Row) -> bytes:
-        return folded(str(row[self.columns.name("text")]))
-
-    def item(self, row: Row) -> Window:
-        return Window(tuple(self._ids(row)))
-
-    def _ids(self, row: Row) -> Ids:
-        text = str(row[self.columns.name("text")]).strip()
-        ids: Ids = self.processor(f"{text}\n\n", add_special_tokens=False)["input_ids"]
-        return ids
-
-    def usable(self, row: Row) -> bool:
-        return super().usable(row) and bool(str(row[self.columns.name("text")]).strip())
-
-    def items(self, rows: Iterator[Row], count: int) -> list[Window]:
-        """Each window opens with what the tokenizer puts before a text (Gemma needs its BOS)."""
-        start = opening(self.processor)
-        length = self.spec.max_length - len(start)
-        if length < 2:
-            raise DataError(f"[data] max_length = {self.spec.max_length}: allowed is 2 and more")
-        found: list[Window] = []
-        left: Ids = []
-        while len(found) < count:
-            while len(left) < length and (row := next(rows, None)) is not None:
-                left += self._ids(row)
-            if len(left) < length:
-                break
-            found.append(Window((*start, *left[:length])))
-            left = left[length:]
-        return found
-
-    def batch(self, items: Sequence[Window], role: Role) -> Batch:
-        ids = torch.tensor([item.ids for item in items])
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
-
-
 class Classification(TaskAdapter[Labelled]):
     """A text, or two, and a label that is a class name or number."""
 
+    required = ("text", "label")
+    prose = ("text", "text_b")
+    contexts = ("text", "text_b")
     words: ClassVar[dict[str, tuple[str, ...]]] = {
-        "text": ("sentence", "content", "sentence1", "premise", "question1"),
-        "text_b": ("sentence2", "hypothesis", "question2"),
+        "text": (
+            *("sentence", "content", "sentence1", "premise", "question1", "text1", "text_a"),
+            *("review", "comment", "tweet", "message", "body", "description"),
+        ),
+        "text_b": ("sentence2", "hypothesis", "question2", "text2", "text_pair"),
         "label": ("labels", "class", "category"),
     }
+    pairs: ClassVar[tuple[tuple[str, str], ...]] = (  # that are read together, in this order
+        *(("question", other) for other in ("sentence", "passage", "context", "text")),
+        *(("query", other) for other in ("passage", "document", "text")),
+        ("claim", "evidence"),
+        ("headline", "body"),
+    )
 
     def __init__(self, spec: DataSpec, processor: Any, tables: Sequence[datasets.Dataset]) -> None:
+        paired = _paired(tables[0].column_names, self.pairs)
+        if paired and not {"text", "text_b"} & set(spec.columns):
+            first, second = paired
+            columns = {**spec.columns, "text": first, "text_b": second}
+            spec = spec.model_copy(update={"columns": columns})
         super().__init__(spec, processor, tables)
-        self.labels, self._number = label_names(tables, self.columns.name("label"))
+        self.columns.must_be_text(word for word in self.prose if word in self.columns)
+        self.needed = self.columns.names_of(("text", "text_b"))
+        self.classes = Labels(tables, self.columns.name("label"))
+
+    def _texts(self, row: Row) -> list[str]:
+        self.check(row)
+        texts = [str(row[name]) for name in self.needed]
+        if not all(text.strip() for text in texts):
+            raise RowError("an empty text")
+        return texts
 
     def key(self, row: Row) -> bytes:
-        names = [self.columns.name(w) for w in ("text", "text_b") if w in self.columns]
-        return folded("\n".join(str(row[name]) for name in names))
-
-    def usable(self, row: Row) -> bool:
-        return super().usable(row) and row[self.columns.name("label")] in self._number
+        self._number(row)
+        return folded("\n".join(self._texts(row)))
 
     def item(self, row: Row) -> Labelled:
-        seen = self.columns.view(row)
-        second = str(seen["text_b"]) if "text_b" in self.columns else None
-        return Labelled(str(seen["text"]), second, self._number[seen["label"]])
+        texts = [*self._texts(row), None]
+        return Labelled(str(texts[0]), texts[1], self._number(row))
+
+    def _number(self, row: Row) -> int:
+        assert self.classes is not None
+        return self.classes.number(row)
+
+    def read(self) -> dict[str, str]:
+        return super().read() | {"label": self.columns.name("label")}
 
     def size(self, item: Labelled) -> int:
         return len(item.text) + len(item.second or "")
@@ -138,6 +116,17 @@ class Classification(TaskAdapter[Labelled]):
         return {**batch, "labels": torch.tensor([item.label for item in items])}
 
 
+def _paired(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """The first two columns that belong together, as the data set spells them."""
+    by_lower = {name.lower(): name for name in names}
+    if {"text", "text_b"} <= set(by_lower):
+        return None
+    for one, other in pairs:
+        if one in by_lower and other in by_lower:
+            return by_lower[one], by_lower[other]
+    return None
+
+
 class MultipleChoice(TaskAdapter[Question]):
     """One row of tokens per choice: the prompt, then the choice, whose tokens are the labels.
 
@@ -146,49 +135,75 @@ class MultipleChoice(TaskAdapter[Question]):
     """
 
     words: ClassVar[dict[str, tuple[str, ...]]] = {
-        **{name: () for template in QUESTIONS for name in sorted(template.columns)},
+        **{name: () for form in FORMS.values() for one in form for name in sorted(one.columns)},
         "text": (),
     }
+    contexts = (
+        *("passage", "context", "ctx", "goal", "sentence", "question", "question_stem", "prompt"),
+        *("Problem", "text"),
+    )
+    prose = (
+        *contexts,
+        *("sol1", "sol2", "option1", "option2", "answerA", "answerB", "answerC", "options"),
+        *("activity_label", "ctx_a", "ctx_b"),
+    )
 
     def __init__(self, spec: DataSpec, processor: Any, tables: Sequence[datasets.Dataset]) -> None:
         super().__init__(spec, processor, tables)
         there = [*self.columns.names, *(word for word in self.words if word in self.columns)]
-        self._classes = {"text", "label"} <= set(there) and not any(
-            template.columns <= set(there) for template in QUESTIONS
-        )
-        if self._classes:
-            self.labels, self._number = label_names(tables, self.columns.name("label"))
+        form = FORMS[spec.prompts]
+        known = any(one.columns <= set(there) for each in FORMS.values() for one in each)
+        self._template: Template | None = None
+        if {"text", "label"} <= set(there) and not known:
+            self.classes = Labels(tables, self.columns.name("label"))
+            read: frozenset[str] = frozenset(("text",))
         else:
-            self._template = choose(QUESTIONS, there)
-            self.needed = self.columns.names_of(sorted(self._template.columns))
+            named = "" if spec.prompts == "rayduce" else f"{spec.prompts} "
+            self._template = choose(form, there, named)
+            read = self._template.columns
+        self.columns.must_be_text(word for word in self.prose if word in read)
+        self.columns.must_be_lists(read & {"choices", "endings"})
+        self.needed = self.columns.names_of(sorted(read))
+        if self._template is not None and self._template.name == GIVEN:
+            rows = (self.columns.view(row) for row in islice(tables[0], _LOOKED_AT))
+            ask = None if spec.prompts == "rayduce" else asked
+            self._template = given(by_value(rows), ask)
 
     def key(self, row: Row) -> bytes:
         item = self.item(row)
-        return folded("\n".join((item.prompt, *sorted(item.choices))))
-
-    def usable(self, row: Row) -> bool:
-        if self._classes:
-            return row[self.columns.name("label")] in self._number
-        answers = self.columns.names_of(ANSWERS & self._template.columns)
-        return super().usable(row) and not any(row[name] in HIDDEN for name in answers)
+        return folded("\n".join((item.prompt, *item.contexts, *sorted(item.choices))))
 
     def item(self, row: Row) -> Question:
+        self.check(row)
         seen = self.columns.view(row)
-        if self._classes:
-            return classify(str(seen["text"]), self.labels, self._number[seen["label"]])
-        question: Question = self._template.read(seen)
+        if self._template is None:
+            assert self.classes is not None
+            return classify(str(seen["text"]), self.labels, self.classes.number(row))
+        question: Question = _reading(self._template, seen)
         return question
 
     def size(self, item: Question) -> int:
-        return len(item.prompt) + max(map(len, item.choices))
+        longest = max(map(len, item.choices))
+        return longest + max(map(len, item.contexts or (item.prompt,)))
+
+    def describe(self) -> dict[str, Any]:
+        form = "class names" if self._template is None else self._template.name
+        return super().describe() | {"prompts": f"{form}, as {self.spec.prompts} asks"}
 
     def batch(self, items: Sequence[Question], role: Role) -> Batch:
         rows: list[tuple[Ids, Ids]] = []
         for item in items:
-            start, choices = question_ids(self.processor, item, self.spec.max_length)
-            scored = role in ("search", "held_out")
-            rows += [(start, choice) for choice in (choices if scored else [choices[item.answer]])]
+            found = choice_rows(self.processor, item, self.spec.max_length)
+            rows += found if role in ("search", "held_out") else [found[item.answer]]
         return continued(self.processor, rows)
+
+
+def _reading(template: Template, row: Row) -> Any:
+    """The row by a template; RowError where it is not what the template expects."""
+    try:
+        return template.read(row)
+    except _UNREADABLE as error:
+        raise RowError(f"not in the form of {template.name} ({type(error).__name__})") from error
 
 
 class Generation(TaskAdapter[Pair]):
@@ -197,8 +212,10 @@ class Generation(TaskAdapter[Pair]):
     An encoder-decoder reads the one and is trained on the other; a decoder reads both in a row.
     """
 
+    prose = ("source", "target", "context", "question")
+    contexts = ("context", "source", "question")
     words: ClassVar[dict[str, tuple[str, ...]]] = {
-        **{name: () for template in PAIRS for name in sorted(template.columns)},
+        **{name: () for one in PAIRS for name in sorted(one.columns)},
         "source": ("input", "document", "article", "dialogue"),
         "target": ("output", "summary", "highlights"),
     }
@@ -207,17 +224,23 @@ class Generation(TaskAdapter[Pair]):
         super().__init__(spec, processor, tables)
         there = [*self.columns.names, *(word for word in self.words if word in self.columns)]
         self._template = choose(PAIRS, there)
-        self.needed = self.columns.names_of(sorted(self._template.columns))
+        read = self._template.columns
+        self.columns.must_be_text(word for word in self.prose if word in read)
+        self.needed = self.columns.names_of(sorted(read))
 
     def key(self, row: Row) -> bytes:
         return folded(self.item(row).source)
 
     def item(self, row: Row) -> Pair:
-        pair: Pair = self._template.read(self.columns.view(row))
+        self.check(row)
+        pair: Pair = _reading(self._template, self.columns.view(row))
         return pair
 
     def size(self, item: Pair) -> int:
         return len(item.source) + len(item.target)
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"prompts": self._template.name}
 
     def batch(self, items: Sequence[Pair], role: Role) -> Batch:
         most = self.spec.max_length
@@ -229,9 +252,12 @@ class Generation(TaskAdapter[Pair]):
         return {**read, "labels": stack(written["input_ids"], IGNORED)}
 
     def _joined(self, item: Pair) -> tuple[Ids, Ids]:
-        end = self.processor.eos_token_id
+        """Where both are too long together, the target keeps what the source leaves, or half."""
+        end, most = self.processor.eos_token_id, self.spec.max_length
         target = plain_ids(self.processor, f" {item.target}") + ([] if end is None else [end])
-        return self.prompt_ids(item, self.spec.max_length - len(target)), target
+        source = len(self.prompt_ids(item, most))
+        target = target[: max(most - source, most // 2, 1)]
+        return self.prompt_ids(item, most - len(target)), target
 
     def prompt_ids(self, item: Pair, most: int) -> Ids:
         """What a decoder is given to go on from."""

@@ -24,19 +24,56 @@ def opening(tokenizer: Any) -> Ids:
     return list(first) if first == [tokenizer.bos_token_id] else []
 
 
+def following(tokenizer: Any, prompt: str, ids: Ids, text: str) -> Ids:
+    """The tokens of a text after a prompt: those it has in the joined text.
+
+    Where the joined text parts at another place than between the two, those it has by itself.
+
+    Args:
+        ids: the prompt's own tokens.
+    """
+    if ids:
+        joined = plain_ids(tokenizer, prompt + text)
+        if joined[: len(ids)] == ids and len(joined) > len(ids):
+            return joined[len(ids) :]
+    return plain_ids(tokenizer, text)
+
+
+def choice_rows(tokenizer: Any, item: Question, max_length: int) -> list[tuple[Ids, Ids]]:
+    """For each choice the tokens before it, and its own."""
+    if not item.contexts:
+        start, choices = question_ids(tokenizer, item, max_length)
+        return [(start, choice) for choice in choices]
+    rows = []
+    for context, choice in zip(item.contexts, item.choices, strict=True):
+        one = Question(context, (choice,), 0)
+        start, choices = question_ids(tokenizer, one, max_length)
+        rows.append((start, choices[0]))
+    return rows
+
+
 def question_ids(tokenizer: Any, item: Question, max_length: int) -> tuple[Ids, list[Ids]]:
     """The tokens of the prompt, and of each choice after it.
 
-    Tokenized apart, so that all choices share one prompt. A long prompt loses its beginning. The
-    first token of a choice needs one before it, if only a BOS or EOS.
+    A long prompt loses its beginning. The first token of a choice needs one before it, if only a
+    BOS, or an EOS where there is no such thing.
     """
-    choices = [plain_ids(tokenizer, choice)[: max_length - 1] for choice in item.choices]
-    room = max_length - max(map(len, choices))
     start, ids = opening(tokenizer), plain_ids(tokenizer, item.prompt)
+    choices = [
+        following(tokenizer, item.prompt, ids, choice)[: max_length - 1] for choice in item.choices
+    ]
+    room = max_length - max(map(len, choices))
     if not start and not ids:
-        start = [tokenizer.eos_token_id or 0]
+        start = [_first(tokenizer)]
     kept = ids[max(len(ids) - max(room - len(start), 0), 0) :]
     return [*start, *kept][:room], choices
+
+
+def _first(tokenizer: Any) -> int:
+    for number in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if number is not None:
+            return int(number)
+    return 0
 
 
 def continued(tokenizer: Any, rows: Sequence[tuple[Ids, Ids]]) -> Batch:
@@ -51,10 +88,14 @@ def continued(tokenizer: Any, rows: Sequence[tuple[Ids, Ids]]) -> Batch:
 
 
 def pad(tokenizer: Any, encoded: Mapping[str, list[Ids]]) -> Batch:
-    """What a tokenizer returned for several texts, as tensors of one length."""
+    """What a tokenizer returned for several texts, as tensors of one length.
+
+    A text that has no tokens gets one to be read, a BOS or EOS.
+    """
     fill = {"input_ids": filler(tokenizer)}
+    alone = {"input_ids": _first(tokenizer), "attention_mask": 1}
     return {
-        name: stack(encoded[name], fill.get(name, 0))
+        name: stack([row or [alone.get(name, 0)] for row in encoded[name]], fill.get(name, 0))
         for name in tokenizer.model_input_names
         if name in encoded
     }

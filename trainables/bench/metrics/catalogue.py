@@ -52,7 +52,16 @@ METRIC_FACTS: dict[str, MetricFacts] = {
     ),
     "bleu": MetricFacts("max", "of 100", _WRITING, "corpus BLEU of the generated text", high=100.0),
     "rouge_l": MetricFacts("max", "share", _WRITING, "mean ROUGE-L F1 of the texts", high=1.0),
-    "meteor": MetricFacts("max", "share", _WRITING, "mean METEOR of the texts", high=1.0),
+    "meteor": MetricFacts(
+        "max", "share", _WRITING, "mean METEOR of the texts' words, without punctuation", high=1.0
+    ),
+    "meteor_punctuation": MetricFacts(
+        "max",
+        "share",
+        _WRITING,
+        "mean METEOR with punctuation marks as tokens, as the usual evaluators have it",
+        high=1.0,
+    ),
     "exact_match": MetricFacts(
         "max", "share", _WRITING, "share of texts generated word for word", high=1.0
     ),

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import torch
 
+from trainables.bench.data.prompts import Question
 from trainables.bench.metrics import cost, text_scores
 from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.bench.metrics.predictions import Evaluation, finite
@@ -35,21 +36,21 @@ def _perplexity(made: Evaluation) -> float:
 
 def _accuracy(made: Evaluation) -> float:
     if made.data.task == "multiple-choice":
-        return _right(made, lambda item: 1.0)
+        return _right(made, lambda item: [1] * len(item.choices))
     found = made.decisions
     return float((found.predicted == found.wanted).double().mean())
 
 
 def _accuracy_norm(made: Evaluation) -> float:
     """As the common evaluation harness has it: by characters, the space in front left out."""
-    return _right(made, lambda choice: float(len(choice.strip())))
+    return _right(made, lambda item: item.characters)
 
 
-def _right(made: Evaluation, length: Callable[[str], float]) -> float:
+def _right(made: Evaluation, lengths_of: Callable[[Question], Sequence[int]]) -> float:
     items = made.data.items(made.role)
     hits = 0
     for item, scores in zip(items, made.choices, strict=True):
-        lengths = torch.tensor([max(length(choice), 1.0) for choice in item.choices])
+        lengths = torch.tensor([max(float(length), 1.0) for length in lengths_of(item)])
         hits += int((scores / lengths).argmax()) == item.answer
     return hits / len(items)
 
@@ -91,6 +92,7 @@ METRICS: dict[str, Metric] = {
     "bleu": _text_score(text_scores.bleu),
     "rouge_l": _text_score(text_scores.rouge_l),
     "meteor": _text_score(text_scores.meteor),
+    "meteor_punctuation": _text_score(text_scores.meteor_punctuation),
     "exact_match": _text_score(text_scores.exact_match),
     "parameters": lambda made: cost.count_parameters(made.model),
     "nonzero_parameters": lambda made: cost.count_nonzero(made.model),

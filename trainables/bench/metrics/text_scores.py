@@ -2,18 +2,21 @@
 
 BLEU is sacrebleu's corpus BLEU (0 to 100); the others are means over texts, from 0 to 1. ROUGE-L
 and METEOR split texts into runs of letters and digits of any script: rouge-score's own tokenizer
-drops everything that is not ASCII. METEOR matches words, then stems, then WordNet synonyms; where
-nltk's WordNet data is not installed it leaves the synonyms out and comes out slightly lower, so
-compare METEOR only between runs on machines that agree on that. The libraries are imported when
-they are needed: they take seconds that every worker would wait for.
+drops everything that is not ASCII. `meteor_punctuation` splits them as the usual evaluators do,
+by nltk's Treebank rules sentence by sentence, and punctuation counts. Both METEORs match words,
+then stems, then WordNet synonyms; where nltk's WordNet data is not installed they leave the
+synonyms out and come out slightly lower, so compare METEOR only between runs on machines that
+agree on that. The libraries are imported when they are needed: they take seconds that every
+worker would wait for.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 _WORD = re.compile(r"[^\W_]+")
+_SENTENCES = re.compile(r"(?<=[.!?])\s+")
 
 
 class _Words:
@@ -52,11 +55,33 @@ def rouge_l(texts: Sequence[str], references: Sequence[str]) -> float:
 
 
 def meteor(texts: Sequence[str], references: Sequence[str]) -> float:
-    """Mean METEOR."""
+    """Mean METEOR of the words."""
+    return _meteor(texts, references, words)
+
+
+def meteor_punctuation(texts: Sequence[str], references: Sequence[str]) -> float:
+    """Mean METEOR with punctuation marks as tokens."""
+    return _meteor(texts, references, tokens)
+
+
+def tokens(text: str) -> list[str]:
+    """Words and punctuation marks by the Treebank rules, which see one sentence at a time.
+
+    nltk's own cutting into sentences needs data that is not installed with it.
+    """
+    from nltk.tokenize import NLTKWordTokenizer
+
+    split = NLTKWordTokenizer().tokenize
+    return [token for sentence in _SENTENCES.split(text) for token in split(sentence)]
+
+
+def _meteor(
+    texts: Sequence[str], references: Sequence[str], split: Callable[[str], list[str]]
+) -> float:
     from nltk.translate.meteor_score import single_meteor_score
 
     pairs = zip(texts, references, strict=True)
-    scores = [single_meteor_score(words(r), words(t), wordnet=_synonyms()) for t, r in pairs]
+    scores = [single_meteor_score(split(r), split(t), wordnet=_synonyms()) for t, r in pairs]
     return float(sum(scores) / len(scores))
 
 

@@ -349,7 +349,7 @@ def test_known_forms_become_questions(
     text = next(name for name, value in row.items() if isinstance(value, str))
     padding = [{**rows[-1], text: f"{rows[-1][text]} {number}"} for number in range(4)]
     path = jsonl(tmp_path / "q.jsonl", rows + padding)
-    form = load_data(spec(path, "multiple-choice", items=counts), bytes_tokenizer(), 0).form
+    form = load_data(spec(path, "multiple-choice", items=counts), bytes_tokenizer(), 0).adapter
     assert form.item(row) == wanted
 
 
@@ -374,7 +374,7 @@ def test_rows_without_a_text_are_left_out(tmp_path: Path) -> None:
 def test_an_answer_that_is_no_choice_is_named(tmp_path: Path) -> None:
     rows = [{"prompt": f"is it {i}", "choices": ["yes", "no"], "answer": 2} for i in range(30)]
     given = spec(jsonl(tmp_path / "q.jsonl", rows), "multiple-choice")
-    with pytest.raises(DataError, match="is choice 2; it has 0 to 1"):
+    with pytest.raises(DataError, match="no row .* can be used.*30 with an answer that is none"):
         load_data(given, bytes_tokenizer(), 0)
 
 
@@ -470,7 +470,7 @@ def test_a_question_is_asked_for_from_its_answer(tmp_path: Path) -> None:
         for i in range(20)
     ]
     given = spec(jsonl(tmp_path / "s.jsonl", rows), "generation")
-    form = load_data(given, word_tokenizer(), 0).form
+    form = load_data(given, word_tokenizer(), 0).adapter
     assert form.item(rows[0]) == Pair(f"answer: honey context: {context} 0", asked)
 
 
