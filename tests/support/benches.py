@@ -27,6 +27,7 @@ class TinyData:
     per_role: int = 3
     labels: tuple[str, ...] = ("a", "b", "c")
     made: dict[str, list[Batch]] = field(default_factory=dict)
+    description: dict[str, str] = field(default_factory=lambda: {"windows": "made up"})
 
     def batches(self, role: Role) -> list[Batch]:
         if role not in self.made:

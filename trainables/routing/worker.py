@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from trainables.bench.data.prompts import Question
 from trainables.bench.data.fits import check_fits
+from trainables.bench.data.prompts import Question
 from trainables.bench.data.roles import Data, load_data
 from trainables.bench.data.split import Taken
 from trainables.bench.data.tokenize import choice_rows

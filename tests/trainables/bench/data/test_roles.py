@@ -374,7 +374,7 @@ def test_rows_without_a_text_are_left_out(tmp_path: Path) -> None:
 def test_an_answer_that_is_no_choice_is_named(tmp_path: Path) -> None:
     rows = [{"prompt": f"is it {i}", "choices": ["yes", "no"], "answer": 2} for i in range(30)]
     given = spec(jsonl(tmp_path / "q.jsonl", rows), "multiple-choice")
-    with pytest.raises(DataError, match="no row .* can be used.*30 with an answer that is none"):
+    with pytest.raises(DataError, match=r"no row .* can be used.*30 with an answer that is none"):
         load_data(given, bytes_tokenizer(), 0)
 
 
