@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from optuna.storages import BaseStorage
+from optuna.storages import RDBStorage
 
 from search.engine.dispatch import Ask, Nobody, Plan, Watcher
 from search.engine.preflight import check_resources
@@ -88,7 +88,7 @@ class Launch:
                 "resume, set $PGPASSWORD or ~/.pgpass"
             )
 
-    def _continue(self, storage: BaseStorage) -> None:
+    def _continue(self, storage: RDBStorage) -> None:
         """Refuse to go on with another study under the same name, here or in the database."""
         for before, place in launched(self.store, storage):
             if changes := compare(before, self.study):
@@ -187,7 +187,7 @@ def fetch_assets(study: Study) -> None:
             resolve(name)
 
 
-def open_journal(study: Study, storage: BaseStorage, driver: Driver) -> Journal:
+def open_journal(study: Study, storage: RDBStorage, driver: Driver) -> Journal:
     """The study's journal with its objectives and constraints."""
     constraints = limits(study)
     known = dict(zip(constraint_keys(constraints), constraints, strict=True))

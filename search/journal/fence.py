@@ -5,6 +5,7 @@ the driver also writes its name into the study, and looks for it before each wri
 finds another one's claim waits to see a sign of life before it takes the study over.
 """
 
+import contextlib
 import getpass
 import os
 import secrets
@@ -14,11 +15,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optuna.storages import BaseStorage
-
+from search.journal.tables import Tables
 from trainables.core.errors import UserError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 CLAIM, BEAT = "driver", "beat"  # notes of the study
 PAUSE = 5.0  # seconds between two signs of life
@@ -82,10 +85,9 @@ def living(notes: Mapping[str, Any]) -> Driver | None:
 class Fence:
     """One driver's claim on a study."""
 
-    def __init__(self, storage: BaseStorage, study_id: int, name: str, me: Driver) -> None:
-        self.storage, self.study_id, self.name, self.me = storage, study_id, name, me
-        engine = getattr(storage, "engine", None)
-        self.shared = engine is not None and engine.name != "sqlite"  # a file has a real lock
+    def __init__(self, tables: Tables, name: str, me: Driver) -> None:
+        self.tables, self.name, self.me = tables, name, me
+        self.shared = tables.engine.name != "sqlite"  # whose file has a real lock
         self._over = threading.Event()
 
     def take(self) -> None:
@@ -94,17 +96,20 @@ class Fence:
         Raises:
             UserError: another driver, whose lock was lost, is alive.
         """
-        other = Driver.read(self._notes().get(CLAIM))
+        other = Driver.read(self._noted(CLAIM))
         if self.shared and other is not None and other.token != self.me.token:
             self._wait_for_silence(other)
-        self.storage.set_study_user_attr(self.study_id, CLAIM, asdict(self.me))
+        self._note(CLAIM, asdict(self.me))
         if self.shared:
             self._sign(time.time())
             threading.Thread(target=self._live, name="fence", daemon=True).start()
 
-    def check(self) -> None:
-        """Raise UserError where another driver has taken the study over."""
-        found = self._notes().get(CLAIM)
+    def check(self, connection: "Connection") -> None:
+        """Raise UserError where another driver has taken the study over.
+
+        None does before the transaction ends, where the database can hold the claim.
+        """
+        found = self.tables.noted(connection, CLAIM, hold=True)
         if not isinstance(found, Mapping) or found.get("token") != self.me.token:
             raise UserError(
                 f"study {self.name} was taken over by {Driver.read(found) or 'another driver'}",
@@ -125,7 +130,7 @@ class Fence:
                 raise busy(self.name, str(other))
 
     def _beat(self, driver: Driver) -> float | None:
-        beat = self._notes().get(BEAT)
+        beat = self._noted(BEAT)
         if not isinstance(beat, Mapping) or beat.get("token") != driver.token:
             return None
         found: float | None = beat.get("time")
@@ -133,18 +138,19 @@ class Fence:
 
     def _live(self) -> None:
         while not self._over.wait(PAUSE):
-            try:
+            with contextlib.suppress(Exception):  # the search's own writes say what is wrong
                 self._sign(time.time())
-            except Exception:  # the writes of the search itself say what is wrong
-                continue
 
     def _sign(self, when: float | None) -> None:
-        beat = {"token": self.me.token, "time": when}
-        self.storage.set_study_user_attr(self.study_id, BEAT, beat)
+        self._note(BEAT, {"token": self.me.token, "time": when})
 
-    def _notes(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.storage.get_study_user_attrs(self.study_id)
-        return found
+    def _noted(self, key: str) -> Any:
+        with self.tables.transaction() as connection:
+            return self.tables.noted(connection, key)
+
+    def _note(self, key: str, value: Any) -> None:
+        with self.tables.transaction() as connection:
+            self.tables.note(connection, key, value)
 
 
 def busy(study: str, owner: str | None) -> UserError:

@@ -17,7 +17,7 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage
+from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -38,7 +38,7 @@ ATTEMPTS = 10  # how often a trial is handed out before its interruptions count 
 class Journal:
     """One study's trials; the driver is its only writer."""
 
-    storage: BaseStorage
+    storage: RDBStorage
     name: str
     objectives: Mapping[str, str]  # metric -> min or max
     limits: Mapping[str, Constraint] = field(default_factory=dict)  # key -> constraint
@@ -211,23 +211,24 @@ class Journal:
 
     def stop(self, number: int, progress: Record) -> None:
         """Tell that a scheduler stopped a trial early."""
-        self._write(number, {"state": "pruned", "metrics": {}, "progress": progress})
-        self.rows.end(number, TrialState.PRUNED)
+        record = {"state": "pruned", "metrics": {}, "progress": progress}
+        self.rows.end(number, TrialState.PRUNED, record)
         self._mirror(number)
 
     def _settle(self, number: int, record: Record) -> None:
         if reason := self.unusable(record):
             self._fail(number, reason, record)
             return
-        self._write(number, record)
         baseline = record["metrics"] if number == 0 else self.baseline() or {}
-        for key, limit in self.limits.items():
-            value = record["metrics"][limit.metric]
-            self.rows.limit(number, key, limit.violation(value, baseline.get(limit.metric)))
+        violations = {
+            key: limit.violation(record["metrics"][limit.metric], baseline.get(limit.metric))
+            for key, limit in self.limits.items()
+        }
         if record.get("facts"):  # before the baseline counts as measured
             self.note("facts", record["facts"])
         values = [float(record["metrics"][name]) for name in self.objectives]
-        self.rows.end(number, TrialState.COMPLETE, values)
+        kept = {**record, "facts": None}
+        self.rows.end(number, TrialState.COMPLETE, kept, values, violations)
 
     def unusable(self, record: Record) -> str | None:
         """Why a record is no result: what went wrong, or which metric is missing or no number."""
@@ -249,11 +250,8 @@ class Journal:
         return [name for name, mark in found.items() if known.get(name, mark) != mark]
 
     def _fail(self, number: int, reason: str, record: Record | None = None) -> None:
-        self._write(number, {**(record or {}), "state": "fail", "reason": reason, "metrics": {}})
-        self.rows.end(number, TrialState.FAIL)
-
-    def _write(self, number: int, record: Record) -> None:
-        self.rows.mark(number, "record", {**record, "facts": None})
+        failed = {**(record or {}), "state": "fail", "reason": reason, "metrics": {}, "facts": None}
+        self.rows.end(number, TrialState.FAIL, failed)
 
     def _mirror(self, number: int) -> None:
         """Let the sampler see the end of a trial."""

@@ -6,19 +6,23 @@ although its answer was lost: so what is written twice is the same.
 
 import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from optuna.distributions import BaseDistribution
-from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.journal.fence import Driver, Fence
 from search.journal.patience import Patience
+from search.journal.tables import Tables
 from trainables.core.errors import UserError
+
+T = TypeVar("T")
 
 
 class Rows:
@@ -30,27 +34,23 @@ class Rows:
     """
 
     def __init__(
-        self,
-        storage: BaseStorage,
-        name: str,
-        directions: list[StudyDirection],
-        driver: Driver,
+        self, storage: RDBStorage, name: str, directions: list[StudyDirection], driver: Driver
     ) -> None:
         self.storage, self.name, self.directions = storage, name, directions
         self.patient = Patience(storage)
         self.id = self.patient(self._find)
-        self.fence = Fence(storage, self.id, name, driver)
+        self.tables = Tables(storage, self.id)
+        self.fence = Fence(self.tables, name, driver)
         self.patient(self.fence.take)
-        self.all: list[FrozenTrial] = self.patient(
-            lambda: storage.get_all_trials(self.id, deepcopy=False)
-        )
+        self.all: list[FrozenTrial] = self.patient(self.tables.read)
         self.notes: dict[str, Any] = self.patient(lambda: storage.get_study_user_attrs(self.id))
+        self._asked: dict[str, BaseDistribution] = {}  # by parameter, as it was asked for before
+        for row in self.all:
+            self._asked |= row.distributions
 
     def _find(self) -> int:
-        try:
+        with contextlib.suppress(KeyError):
             return self.storage.get_study_id_from_name(self.name)
-        except KeyError:
-            pass
         try:
             return self.storage.create_new_study(self.directions, self.name)
         except DuplicatedStudyError:  # a try whose answer was lost
@@ -63,7 +63,7 @@ class Rows:
 
     def note(self, key: str, value: Any) -> None:
         """Remember something of the study itself."""
-        self._write(lambda: self.storage.set_study_user_attr(self.id, key, value))
+        self._write(lambda connection: self.tables.note(connection, key, value))
         self.notes[key] = value
 
     def open(
@@ -73,7 +73,12 @@ class Rows:
         attrs: Mapping[str, Any],
         system: Mapping[str, Any],
     ) -> int:
-        """Add a trial that runs from now on; returns its number."""
+        """Add a trial that runs from now on; returns its number.
+
+        Raises:
+            UserError: a parameter has other choices than it had before.
+        """
+        self._check(distributions)
         row = create_trial(
             state=TrialState.RUNNING,
             params=dict(params),
@@ -83,69 +88,45 @@ class Rows:
         )
         row.datetime_start, row.datetime_complete = datetime.now(), None
         row.number = len(self.all)
-        tries: list[None] = []
-
-        def create() -> int:
-            tries.append(None)
-            if len(tries) > 1 and (known := self._known(row.number)) is not None:
-                return known
-            return self.storage.create_new_trial(self.id, row)
-
-        try:
-            row._trial_id = self._write(create)
-        except ValueError as error:  # Optuna's, of a choice with other choices than before
-            do = "the space has changed: give the study a new name"
-            raise UserError(f"study {self.name}: {error}", do=do) from error
+        row._trial_id = self._write(lambda connection: self.tables.open(connection, row))
         self.all.append(row)
+        self._asked |= row.distributions
         return row.number
 
-    def _known(self, number: int) -> int | None:
-        try:
-            return self.storage.get_trial_id_from_study_id_trial_number(self.id, number)
-        except KeyError:
-            return None
+    def _check(self, distributions: Mapping[str, BaseDistribution]) -> None:
+        for name, found in distributions.items():
+            try:
+                check_distribution_compatibility(self._asked.get(name, found), found)
+            except ValueError as error:
+                do = "the space has changed: give the study a new name"
+                raise UserError(f"study {self.name}: parameter {name}: {error}", do=do) from error
 
     def mark(self, number: int, key: str, value: Any) -> None:
         """Remember something of a trial that has not ended."""
         row = self._running(number)
-        self._write(lambda: self.storage.set_trial_user_attr(row._trial_id, key, value))
+        self._write(lambda connection: self.tables.mark(connection, row._trial_id, {key: value}))
         row.user_attrs = {**row.user_attrs, key: value}
         self.all[number] = row
 
-    def limit(self, number: int, key: str, violation: float) -> None:
-        """Note by how much a trial misses a constraint, where that is not noted yet."""
-        row = self._running(number)
-        if key in row.constraints:  # by a driver that died while it told this trial
-            return
-        before = dict(row.system_attrs)
-        row.system_attrs = dict(before)
-        row.set_constraint(key, violation)
-        for name in row.system_attrs.keys() - before.keys():
-            value = row.system_attrs[name]
-            self._write(
-                lambda name=name, value=value: self.storage.set_trial_system_attr(  # type: ignore[misc]
-                    row._trial_id, name, value
-                )
-            )
-        self.all[number] = row
-
-    def end(self, number: int, state: TrialState, values: list[float] | None = None) -> None:
+    def end(
+        self,
+        number: int,
+        state: TrialState,
+        record: Mapping[str, Any],
+        values: list[float] | None = None,
+        violations: Mapping[str, float] | None = None,
+    ) -> None:
         """Tell how a trial ended."""
         row = self._running(number)
-        tries: list[None] = []
-
-        def tell() -> None:
-            tries.append(None)
-            try:
-                self.storage.set_trial_state_values(row._trial_id, state, values)
-            except UpdateFinishedTrialError:
-                if len(tries) == 1:
-                    raise
-
-        self._write(tell)
+        row.user_attrs = {**row.user_attrs, "record": dict(record)}
+        row.system_attrs = dict(row.system_attrs)
+        for key, violation in (violations or {}).items():
+            if key not in row.constraints:
+                row.set_constraint(key, violation)
         row.state, row.datetime_complete = state, datetime.now()
         if values is not None:
             row.values = values
+        self._write(lambda connection: self.tables.end(connection, row))
         self.all[number] = row
 
     def _running(self, number: int) -> FrozenTrial:
@@ -155,9 +136,10 @@ class Rows:
             raise ValueError(f"trial {number} has ended")
         return row
 
-    def _write(self, call: Any) -> Any:
-        def fenced() -> Any:
-            self.fence.check()
-            return call()
+    def _write(self, call: Callable[[sa.Connection], T]) -> T:
+        def fenced() -> T:
+            with self.tables.transaction() as connection:
+                self.fence.check(connection)
+                return call(connection)
 
         return self.patient(fenced)

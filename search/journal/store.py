@@ -23,7 +23,7 @@ from search.study.schema import Study
 from trainables.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage, RDBStorage
+    from optuna.storages import RDBStorage
     from sqlalchemy import URL
 
 LOCKED = 5  # seconds that SQLite waits by itself while another process writes to the same file
@@ -168,7 +168,7 @@ def open_storage(store: Store, *, create: bool = False) -> "RDBStorage":
     return _open(store.url)
 
 
-def launched(store: Store, storage: "BaseStorage") -> Iterator[tuple[Study, str]]:
+def launched(store: Store, storage: "RDBStorage") -> Iterator[tuple[Study, str]]:
     """The study as it was launched before, and where that is noted.
 
     Raises:

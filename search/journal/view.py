@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import optuna
 from optuna.trial import FrozenTrial
 
+from search.journal.fence import living
 from search.journal.lock import driver_of
+from search.journal.patience import Patience
 from search.journal.results import Result, State, front
 from search.journal.store import Store, open_storage, saved_study
+from search.journal.tables import Tables, running
 from search.study.database import stored
 from search.study.schema import Study
 from trainables.core.errors import UserError
@@ -89,17 +91,37 @@ class Reader:
 
     def __init__(self, store: Store) -> None:
         self.store, self.storage = store, open_storage(store)
+        self.patient = Patience(self.storage)
         try:
-            self.rows = optuna.load_study(study_name=store.study, storage=self.storage)
+            found = self.patient(lambda: self.storage.get_study_id_from_name(store.study))
         except KeyError:
             self.close()
             raise _empty(store) from None
+        self.tables, self.newest = Tables(self.storage, found), -1
+        self.rows: dict[int, FrozenTrial] = {}
+        self.results: dict[int, Result] = {}  # of trials that have ended
 
     def view(self) -> View:
         """The study as it is now."""
-        driver, notes = driver_of(self.store), self.rows.user_attrs
-        study, rows = _study(self.store, notes), self.rows.get_trials(deepcopy=False)
-        return View(study, tuple(results_of(study, rows, driving=bool(driver))), driver, notes)
+        driver = driver_of(self.store)
+        notes = self.patient(lambda: self.storage.get_study_user_attrs(self.tables.study_id))
+        if driver is None and self.store.database and (alive := living(notes)) is not None:
+            driver = str(alive)  # its lock was lost, it was not
+        study = _study(self.store, notes)
+        return View(study, tuple(self._results(study, driving=bool(driver))), driver, notes)
+
+    def _results(self, study: Study, *, driving: bool) -> list[Result]:
+        again = [row._trial_id for row in self.rows.values() if running(row)]
+        for row in self.patient(lambda: self.tables.read(self.newest, again)):
+            self.rows[row.number] = row
+            self.newest = max(self.newest, row._trial_id)
+            if not running(row):
+                self.results[row.number] = result_of(row)
+        found = [
+            self.results.get(number) or result_of(self.rows[number], driving=driving)
+            for number in sorted(self.rows)
+        ]
+        return with_front(found, study)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -137,9 +159,15 @@ def results_of(study: Study, rows: Iterable[FrozenTrial], *, driving: bool = Tru
     Args:
         driving: whether a driver works on the study; else a trial without an end is waiting.
     """
-    found = [result_of(row, driving=driving) for row in rows]
-    chosen = {result.number for result in front(found, study.objectives)}
-    return [dataclasses.replace(one, on_front=one.number in chosen) for one in found]
+    return with_front([result_of(row, driving=driving) for row in rows], study)
+
+
+def with_front(results: list[Result], study: Study) -> list[Result]:
+    """The same, with those marked that are on the front."""
+    chosen = {result.number for result in front(results, study.objectives)}
+    return [
+        dataclasses.replace(one, on_front=True) if one.number in chosen else one for one in results
+    ]
 
 
 def result_of(row: FrozenTrial, *, driving: bool = True) -> Result:

@@ -5,6 +5,8 @@ from typing import Any
 
 import optuna
 from optuna.samplers import RandomSampler
+from optuna.storages import RDBStorage
+from sqlalchemy import StaticPool
 
 from search.journal.journal import Journal
 from search.journal.store import Store, open_storage
@@ -89,6 +91,12 @@ def _stage(name: str, settings: dict[str, Any], effect: Any) -> dict[str, Any]:
         "pictures": [],
         "seconds": 0.2,
     }
+
+
+def memory() -> RDBStorage:
+    """A storage that lasts as long as the test: like a file's, but quick."""
+    settings = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
+    return RDBStorage("sqlite://", engine_kwargs=settings)
 
 
 class Sample:

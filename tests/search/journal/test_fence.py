@@ -10,53 +10,60 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.storages import InMemoryStorage
+from optuna.storages import RDBStorage
 
 from search.journal import fence
 from search.journal.fence import Driver, Fence, living
-from tests.support.journals import Sample
+from search.journal.tables import Tables
+from tests.support.journals import Sample, memory
 from trainables.core.errors import UserError
 
 
 @pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryStorage]:
+def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[RDBStorage]:
     """A storage that two machines share; signs of life come fast."""
     monkeypatch.setattr(fence, "PAUSE", 0.02)
     monkeypatch.setattr(fence, "SILENCE", 0.5)
-    made = InMemoryStorage()
+    made = memory()
     optuna.create_study(storage=made, study_name="depth")
     yield made
+    made.engine.dispose()
 
 
-def claimed(storage: InMemoryStorage, driver: Driver) -> Fence:
-    made = Fence(storage, 0, "depth", driver)
+def claimed(storage: RDBStorage, driver: Driver) -> Fence:
+    made = Fence(Tables(storage, 1), "depth", driver)
     made.shared = True
     made.take()
     return made
 
 
-def test_a_driver_that_lost_its_lock_but_lives_keeps_the_study(storage: InMemoryStorage) -> None:
+def checked(claim: Fence) -> None:
+    with claim.tables.transaction() as connection:
+        claim.check(connection)
+
+
+def test_a_driver_that_lost_its_lock_but_lives_keeps_the_study(storage: RDBStorage) -> None:
     first = claimed(storage, Driver())
-    assert living(storage.get_study_user_attrs(0)) == first.me
+    assert living(storage.get_study_user_attrs(1)) == first.me
     with pytest.raises(UserError, match=f"running already: .* pid {os.getpid()} since 20"):
         claimed(storage, Driver())
-    first.check()
+    checked(first)
     first.release()
-    assert living(storage.get_study_user_attrs(0)) is None
+    assert living(storage.get_study_user_attrs(1)) is None
 
 
-def test_a_silent_driver_on_another_machine_loses_the_study(storage: InMemoryStorage) -> None:
+def test_a_silent_driver_on_another_machine_loses_the_study(storage: RDBStorage) -> None:
     first = claimed(storage, replace(Driver(), host="another"))
     first._over.set()  # as if it had been killed
     second = claimed(storage, Driver())
-    second.check()
+    checked(second)
     with pytest.raises(UserError, match=r"taken over by .* pid"):
-        first.check()
+        checked(first)
     second.release()
 
 
 def test_a_dead_driver_of_this_machine_is_not_waited_for(
-    storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
+    storage: RDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fence, "SILENCE", 600.0)
     with subprocess.Popen([sys.executable, "-c", ""]) as process:

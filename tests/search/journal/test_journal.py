@@ -9,13 +9,14 @@ from typing import Any
 import optuna
 import pytest
 from optuna.samplers import RandomSampler, TPESampler
-from optuna.storages import InMemoryStorage
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from search.journal.journal import ATTEMPTS, Assignment, Journal, read_record
 from search.samplers.build import make_sampler
 from search.study.constraints import parse_constraint
 from search.study.schema import SamplerSpec
+from tests.support.journals import memory
 from trainables.core.cache import write_durably
 from trainables.core.errors import UserError
 
@@ -38,7 +39,7 @@ def record(perplexity: float | None = 20.0, parameters: float = 100.0, **more: A
 class Driver:
     """A journal on a storage that outlives it, as a database outlives a killed driver."""
 
-    def __init__(self, storage: InMemoryStorage, results: Path, starts: Any = ()) -> None:
+    def __init__(self, storage: RDBStorage, results: Path, starts: Any = ()) -> None:
         self.results = results
         self.journal = Journal(storage, "depth", OBJECTIVES, {"perplexity": LIMIT})
         self.journal.reclaim(results)
@@ -66,13 +67,15 @@ class Driver:
 
 
 @pytest.fixture
-def storage() -> Iterator[InMemoryStorage]:
+def storage() -> Iterator[RDBStorage]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield InMemoryStorage()
+    made = memory()
+    yield made
+    made.engine.dispose()
 
 
 @pytest.fixture
-def driver(storage: InMemoryStorage, tmp_path: Path) -> Driver:
+def driver(storage: RDBStorage, tmp_path: Path) -> Driver:
     return Driver(storage, tmp_path).baseline()
 
 
@@ -84,7 +87,7 @@ def states(journal: Journal) -> list[str]:
 
 
 def test_the_baseline_comes_first_and_has_no_parameters(
-    storage: InMemoryStorage, tmp_path: Path
+    storage: RDBStorage, tmp_path: Path
 ) -> None:
     journal = Driver(storage, tmp_path).journal
     handout = journal.hand_out(None)
@@ -112,7 +115,7 @@ def test_a_trial_is_running_until_told_and_then_has_it_all(driver: Driver) -> No
 
 
 def test_a_uid_names_the_study_and_the_number(driver: Driver, tmp_path: Path) -> None:
-    other = Driver(InMemoryStorage(), tmp_path / "other").journal
+    other = Driver(memory(), tmp_path / "other").journal
     assert driver.hand_out().uid == f"{driver.journal.token}-00001"
     assert other.uid(1) != driver.journal.uid(1)
 
@@ -179,7 +182,7 @@ def test_a_stopped_trial_is_pruned_with_its_progress(driver: Driver) -> None:
 
 
 def test_killed_before_the_result_the_trial_is_owed_with_number_and_parameters(
-    driver: Driver, storage: InMemoryStorage
+    driver: Driver, storage: RDBStorage
 ) -> None:
     before = driver.hand_out()
     resumed = Driver(storage, driver.results).begin()
@@ -193,7 +196,7 @@ def test_killed_before_the_result_the_trial_is_owed_with_number_and_parameters(
 
 
 def test_killed_after_the_durable_result_the_trial_is_told_and_not_run_again(
-    driver: Driver, storage: InMemoryStorage
+    driver: Driver, storage: RDBStorage
 ) -> None:
     handout = driver.hand_out()
     driver.wrote(handout, perplexity=33.0)
@@ -206,7 +209,7 @@ def test_killed_after_the_durable_result_the_trial_is_told_and_not_run_again(
 
 
 def test_killed_while_the_baseline_ran_the_baseline_runs_again(
-    storage: InMemoryStorage, tmp_path: Path
+    storage: RDBStorage, tmp_path: Path
 ) -> None:
     Driver(storage, tmp_path).journal.hand_out(None)
     resumed = Driver(storage, tmp_path).journal
@@ -217,7 +220,7 @@ def test_killed_while_the_baseline_ran_the_baseline_runs_again(
 
 
 def test_killed_after_the_baselines_result_it_is_told_with_its_facts(
-    storage: InMemoryStorage, tmp_path: Path
+    storage: RDBStorage, tmp_path: Path
 ) -> None:
     before = Driver(storage, tmp_path)
     handout = before.journal.hand_out(None)
@@ -229,7 +232,7 @@ def test_killed_after_the_baselines_result_it_is_told_with_its_facts(
 
 
 def test_killed_while_the_baseline_was_told_its_facts_are_not_lost(
-    storage: InMemoryStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = Driver(storage, tmp_path)
     handout = before.journal.hand_out(None)
@@ -256,7 +259,7 @@ def test_killed_while_the_baseline_was_told_its_facts_are_not_lost(
     ],
 )
 def test_a_baseline_that_failed_is_not_told_and_is_measured_again(
-    bad: dict[str, Any], storage: InMemoryStorage, tmp_path: Path
+    bad: dict[str, Any], storage: RDBStorage, tmp_path: Path
 ) -> None:
     first = Driver(storage, tmp_path)
     handout = first.journal.hand_out(None)
@@ -271,9 +274,7 @@ def test_a_baseline_that_failed_is_not_told_and_is_measured_again(
     assert [row.state for row in again.trials()] == [TrialState.COMPLETE]
 
 
-def test_no_trial_is_handed_out_without_a_baseline(
-    storage: InMemoryStorage, tmp_path: Path
-) -> None:
+def test_no_trial_is_handed_out_without_a_baseline(storage: RDBStorage, tmp_path: Path) -> None:
     journal = Driver(storage, tmp_path).journal
     assert journal.hand_out(None) is not None
     for _ in range(2):  # one is being measured, and another launch may have seen it fail
@@ -282,14 +283,12 @@ def test_no_trial_is_handed_out_without_a_baseline(
     assert len(journal.trials()) == 1
 
 
-def test_killed_after_all_was_told_nothing_is_owed(
-    driver: Driver, storage: InMemoryStorage
-) -> None:
+def test_killed_after_all_was_told_nothing_is_owed(driver: Driver, storage: RDBStorage) -> None:
     driver.journal.settle(driver.hand_out().number, record())
     assert Driver(storage, driver.results).journal.owed == []
 
 
-def test_several_are_owed_in_their_order(driver: Driver, storage: InMemoryStorage) -> None:
+def test_several_are_owed_in_their_order(driver: Driver, storage: RDBStorage) -> None:
     handed = [driver.hand_out() for _ in range(3)]
     driver.journal.settle(handed[1].number, record())
     resumed = Driver(storage, driver.results).begin()
@@ -298,7 +297,7 @@ def test_several_are_owed_in_their_order(driver: Driver, storage: InMemoryStorag
 
 @pytest.mark.parametrize("text", ["", '{"state": "comp', '{"state": "broken", "reason": "x"}'])
 def test_a_torn_or_a_broken_result_leaves_the_trial_owed(
-    driver: Driver, storage: InMemoryStorage, text: str
+    driver: Driver, storage: RDBStorage, text: str
 ) -> None:
     handout = driver.hand_out()
     (driver.results / f"{handout.uid}.json").write_text(text)
@@ -306,7 +305,7 @@ def test_a_torn_or_a_broken_result_leaves_the_trial_owed(
 
 
 def test_a_trial_that_is_interrupted_again_and_again_fails(
-    driver: Driver, storage: InMemoryStorage
+    driver: Driver, storage: RDBStorage
 ) -> None:
     first = driver.hand_out()
     for _ in range(ATTEMPTS - 1):
@@ -319,23 +318,21 @@ def test_a_trial_that_is_interrupted_again_and_again_fails(
 
 
 def test_the_baseline_is_owed_however_often_it_was_interrupted(
-    storage: InMemoryStorage, tmp_path: Path
+    storage: RDBStorage, tmp_path: Path
 ) -> None:
     for _ in range(ATTEMPTS + 2):
         assert Driver(storage, tmp_path).journal.hand_out(None) is not None
     assert states(Driver(storage, tmp_path).journal) == ["RUNNING"]
 
 
-def test_the_token_and_so_the_uids_stay_over_drivers(
-    driver: Driver, storage: InMemoryStorage
-) -> None:
+def test_the_token_and_so_the_uids_stay_over_drivers(driver: Driver, storage: RDBStorage) -> None:
     assert Driver(storage, driver.results).journal.token == driver.journal.token
 
 
 # -- starting points and the sampler's copy ------------------------------------------------------
 
 
-def test_starting_points_come_first_and_only_once(storage: InMemoryStorage, tmp_path: Path) -> None:
+def test_starting_points_come_first_and_only_once(storage: RDBStorage, tmp_path: Path) -> None:
     starts = [POINT, {"depth": 5}, {"depth": 6, "width": 6}]
     first = Driver(storage, tmp_path, starts).baseline()
     assert first.hand_out().params == POINT
@@ -350,7 +347,7 @@ def test_starting_points_come_first_and_only_once(storage: InMemoryStorage, tmp_
 
 
 def test_points_added_at_a_relaunch_are_tried_and_the_old_ones_not_again(
-    storage: InMemoryStorage, tmp_path: Path
+    storage: RDBStorage, tmp_path: Path
 ) -> None:
     old, new = [POINT, {"depth": 5}], {"depth": 8, "width": 1}
     first = Driver(storage, tmp_path, old).baseline()
@@ -363,7 +360,7 @@ def test_points_added_at_a_relaunch_are_tried_and_the_old_ones_not_again(
 
 
 def test_points_are_known_by_their_content_in_journals_that_counted_them(
-    storage: InMemoryStorage, tmp_path: Path
+    storage: RDBStorage, tmp_path: Path
 ) -> None:
     first = Driver(storage, tmp_path, [POINT, {"depth": 5}]).baseline()
     for place in (3, 0):
@@ -388,7 +385,7 @@ ORIGIN = {"base": "m1", "data": {"calibration": "c1", "search": "s1"}}
     ],
 )
 def test_what_was_made_from_another_model_or_other_data_is_refused_and_owed(
-    storage: InMemoryStorage, tmp_path: Path, changed: Any, named: str
+    storage: RDBStorage, tmp_path: Path, changed: Any, named: str
 ) -> None:
     first = Driver(storage, tmp_path)
     first.journal.hand_out(None)
@@ -412,7 +409,7 @@ def test_a_failed_trial_says_nothing_of_its_origin(driver: Driver) -> None:
 
 
 def test_after_a_resume_the_sampler_knows_what_the_rows_hold(
-    driver: Driver, storage: InMemoryStorage
+    driver: Driver, storage: RDBStorage
 ) -> None:
     for perplexity in (21.0, 45.0, math.nan):
         driver.journal.settle(driver.hand_out().number, record(perplexity))
@@ -435,7 +432,7 @@ def test_an_uninterrupted_copy_equals_the_rows_too(driver: Driver) -> None:
 
 
 def test_a_resumed_sampler_does_not_propose_the_first_drivers_points_again(
-    storage: InMemoryStorage, tmp_path: Path
+    storage: RDBStorage, tmp_path: Path
 ) -> None:
     def wide(trial: optuna.Trial) -> None:
         trial.suggest_int("depth", 0, 1_000_000)

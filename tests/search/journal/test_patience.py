@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy import event
 from sqlalchemy.exc import DataError, OperationalError
 
 from search.journal import patience, store
@@ -90,12 +91,15 @@ def test_a_full_disk_is_one_message_and_nothing_is_lost(
     sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patience, "PATIENCE", 0.2)
-    with sample.storage.engine.connect() as connection:  # the pool keeps this one
-        raw: Any = connection.connection.dbapi_connection
-        raw.execute("pragma max_page_count = 1")
+    most = [1]
+
+    def limit(connection: Any, *_: object) -> None:
+        connection.execute(f"pragma max_page_count = {most[0]}")
+
+    event.listen(sample.storage.engine, "checkout", limit)
     with pytest.raises(StorageError, match="database or disk is full"):
         sample.journal.settle(2, record("", 2, METRICS) | {"padding": "x" * 100_000})
-    raw.execute("pragma max_page_count = 1000000")
+    most[0] = 1_000_000
     view = read(sample.store)
     assert view.trial(2).state == "waiting"
     assert view.trial(1).metrics["perplexity"] == 21.0
@@ -139,12 +143,12 @@ def away() -> StorageInternalError:
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize(
     "name",
-    ["create_new_trial", "set_trial_state_values", "set_trial_user_attr", "set_study_user_attr"],
+    ["open", "end", "note"],
 )
 def test_a_write_whose_answer_is_lost_happens_once(
     sample: Sample, monkeypatch: pytest.MonkeyPatch, name: str, before: bool
 ) -> None:
-    real, failures = getattr(sample.storage, name), [away()]
+    real, failures = getattr(sample.journal.rows.tables, name), [away()]
 
     def flaky(*arguments: Any) -> Any:
         if failures and before:
@@ -154,7 +158,7 @@ def test_a_write_whose_answer_is_lost_happens_once(
             raise failures.pop()
         return answer
 
-    monkeypatch.setattr(sample.storage, name, flaky)
+    monkeypatch.setattr(sample.journal.rows.tables, name, flaky)
     sample.settle(2, METRICS)
     assert sample.hand_out() == 3
     sample.journal.note("git_commit", "abc")
@@ -174,7 +178,7 @@ def test_what_waiting_does_not_mend_is_not_waited_for(
         calls.append(None)
         raise DataError("insert", {}, Exception("value too long"))
 
-    monkeypatch.setattr(sample.storage, "set_study_user_attr", wrong)
+    monkeypatch.setattr(sample.journal.rows.tables, "note", wrong)
     with pytest.raises(StorageError, match="value too long"):
         sample.journal.note("git_commit", "abc")
     assert len(calls) == 1

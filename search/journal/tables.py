@@ -1,0 +1,201 @@
+"""Optuna's tables, read and written a whole trial at a time: what it holds is one transaction.
+
+Optuna's own storage writes a trial in as many transactions as it has facts, and looks up each of
+its parameters before it writes it. Here a trial is opened in one and ended in one, so no crash
+finds it half told, and what that costs does not grow with the study. The schema is Optuna's own;
+its version was checked when the storage was opened.
+"""
+
+import functools
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
+
+TRIALS: sa.Table = models.TrialModel.__table__
+PARAMS: sa.Table = models.TrialParamModel.__table__
+VALUES: sa.Table = models.TrialValueModel.__table__
+USER: sa.Table = models.TrialUserAttributeModel.__table__
+SYSTEM: sa.Table = models.TrialSystemAttributeModel.__table__
+NOTES: sa.Table = models.StudyUserAttributeModel.__table__
+FINITE = models.TrialValueModel.TrialValueType.FINITE
+
+distribution = functools.lru_cache(maxsize=None)(json_to_distribution)
+
+
+class Tables:
+    """One study's part of the tables."""
+
+    def __init__(self, storage: RDBStorage, study_id: int) -> None:
+        self.engine, self.study_id = storage.engine, study_id
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """All that is written inside, or nothing."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    # -- notes of the study ------------------------------------------------------------------
+
+    def noted(self, connection: sa.Connection, key: str, *, hold: bool = False) -> Any:
+        """A note of the study, or None.
+
+        Args:
+            hold: nobody else changes it before the transaction ends, where the database can.
+        """
+        found = sa.select(NOTES.c.value_json).where(self._note(key))
+        text = connection.scalar(found.with_for_update() if hold else found)
+        return None if text is None else json.loads(text)
+
+    def note(self, connection: sa.Connection, key: str, value: Any) -> None:
+        """Remember something of the study."""
+        text = json.dumps(value)
+        changed = connection.execute(
+            sa.update(NOTES).where(self._note(key)).values(value_json=text)
+        )
+        if not changed.rowcount:
+            row = {"study_id": self.study_id, "key": key, "value_json": text}
+            connection.execute(sa.insert(NOTES).values(row))
+
+    def _note(self, key: str) -> sa.ColumnElement[bool]:
+        return sa.and_(NOTES.c.study_id == self.study_id, NOTES.c.key == key)
+
+    # -- trials ------------------------------------------------------------------------------
+
+    def open(self, connection: sa.Connection, row: FrozenTrial) -> int:
+        """Write a trial that runs; the same number again is the trial that was written before."""
+        same = sa.and_(TRIALS.c.study_id == self.study_id, TRIALS.c.number == row.number)
+        known = connection.scalar(sa.select(TRIALS.c.trial_id).where(same))
+        if known is not None:
+            return int(known)
+        head = {
+            "study_id": self.study_id,
+            "number": row.number,
+            "state": row.state,
+            "datetime_start": _utc(row.datetime_start),
+        }
+        written = sa.insert(TRIALS).values(head)
+        key = connection.execute(written).inserted_primary_key
+        assert key is not None
+        trial_id = int(key[0])
+        params = [
+            {
+                "trial_id": trial_id,
+                "param_name": name,
+                "param_value": row.distributions[name].to_internal_repr(value),
+                "distribution_json": distribution_to_json(row.distributions[name]),
+            }
+            for name, value in row.params.items()
+        ]
+        if params:
+            connection.execute(sa.insert(PARAMS), params)
+        self._attributes(connection, USER, trial_id, row.user_attrs)
+        self._attributes(connection, SYSTEM, trial_id, row.system_attrs)
+        return trial_id
+
+    def mark(self, connection: sa.Connection, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Remember something of a trial."""
+        self._attributes(connection, USER, trial_id, attributes)
+
+    def end(self, connection: sa.Connection, row: FrozenTrial) -> None:
+        """Write how a trial ended, and all that is known of it."""
+        trial_id = row._trial_id
+        self._attributes(connection, USER, trial_id, row.user_attrs)
+        self._attributes(connection, SYSTEM, trial_id, row.system_attrs)
+        connection.execute(sa.delete(VALUES).where(VALUES.c.trial_id == trial_id))
+        values = [
+            {"trial_id": trial_id, "objective": index, "value": value, "value_type": FINITE}
+            for index, value in enumerate(row.values or ())
+        ]
+        if values:
+            connection.execute(sa.insert(VALUES), values)
+        ended = {"state": row.state, "datetime_complete": _utc(row.datetime_complete)}
+        connection.execute(sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(ended))
+
+    def _attributes(
+        self, connection: sa.Connection, table: sa.Table, trial_id: int, found: Mapping[str, Any]
+    ) -> None:
+        if not found:
+            return
+        old = sa.and_(table.c.trial_id == trial_id, table.c.key.in_(list(found)))
+        connection.execute(sa.delete(table).where(old))
+        rows = [
+            {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+            for key, value in found.items()
+        ]
+        connection.execute(sa.insert(table), rows)
+
+    def read(self, after: int = -1, again: Collection[int] = ()) -> list[FrozenTrial]:
+        """Trials by number: those with an id above `after`, and those asked for again."""
+        wanted = TRIALS.c.study_id == self.study_id
+        if after >= 0:
+            newer = TRIALS.c.trial_id > after
+            wanted = sa.and_(wanted, sa.or_(newer, TRIALS.c.trial_id.in_(sorted(again))))
+        with self.engine.connect() as connection:  # the heads first: what has ended is whole
+            heads = connection.execute(
+                sa.select(TRIALS).where(wanted).order_by(TRIALS.c.trial_id)
+            ).all()
+            parts = [self._parts(connection, table, wanted) for table in PARTS]
+        return [_row(head, *(part.get(head.trial_id, ()) for part in parts)) for head in heads]
+
+    def _parts(
+        self, connection: sa.Connection, table: sa.Table, wanted: sa.ColumnElement[bool]
+    ) -> dict[int, list[Any]]:
+        """Rows of a table by trial, in the order they were written."""
+        columns = [table.c.trial_id, *(table.c[name] for name in PARTS[table])]
+        first = next(iter(table.primary_key.columns))
+        query = sa.select(*columns).join(TRIALS, TRIALS.c.trial_id == table.c.trial_id)
+        found: dict[int, list[Any]] = {}
+        for row in connection.execute(query.where(wanted).order_by(first)):
+            found.setdefault(row[0], []).append(row)
+        return found
+
+
+PARTS = {
+    PARAMS: ("param_name", "param_value", "distribution_json"),
+    VALUES: ("objective", "value"),
+    USER: ("key", "value_json"),
+    SYSTEM: ("key", "value_json"),
+}
+
+
+def _row(
+    head: Any, params: Sequence[Any], values: Sequence[Any], user: Sequence[Any], own: Sequence[Any]
+) -> FrozenTrial:
+    known: dict[str, BaseDistribution] = {name: distribution(text) for _, name, _, text in params}
+    numbers = [value for _, _, value in sorted(values, key=lambda one: one[1])]
+    return FrozenTrial(
+        number=head.number,
+        trial_id=head.trial_id,
+        state=head.state,
+        value=None,
+        values=numbers or None,
+        datetime_start=_local(head.datetime_start),
+        datetime_complete=_local(head.datetime_complete),
+        params={name: known[name].to_external_repr(value) for _, name, value, _ in params},
+        distributions=known,
+        user_attrs={key: json.loads(text) for _, key, text in user},
+        system_attrs={key: json.loads(text) for _, key, text in own},
+        intermediate_values={},
+    )
+
+
+def _utc(when: datetime | None) -> datetime | None:
+    """As Optuna stores it: in UTC, without saying so."""
+    return None if when is None else when.astimezone(UTC).replace(tzinfo=None)
+
+
+def _local(when: datetime | None) -> datetime | None:
+    return None if when is None else when.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+
+
+def running(row: FrozenTrial) -> bool:
+    """Whether a trial has not ended."""
+    return row.state == TrialState.RUNNING
