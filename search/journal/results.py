@@ -5,6 +5,7 @@ the front like any trial, but is never counted among them: when a study is done,
 finished + failed == planned.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -167,16 +168,43 @@ def ranked(results: Iterable[Result], objectives: Mapping[str, str]) -> list[lis
     Each by the first objective, best first.
     """
     ordered = _ordered(results, objectives)
+    layers: list[list[Result]] = []
+    for result, rank in zip(ordered, _ranks(ordered, objectives), strict=True):
+        if rank == len(layers):
+            layers.append([])
+        layers[rank].append(result)
+    return layers
+
+
+def _ranks(ordered: Sequence[Result], objectives: Mapping[str, str]) -> list[int]:
+    """How many fronts come before each result; what dominates a result comes before it."""
+    if len(objectives) <= 2:
+        return _flat_ranks([losses(one, objectives) for one in ordered])
     values = _values(ordered, objectives)
     ranks = np.zeros(len(ordered), dtype=int)
-    layers: list[list[Result]] = []
     for index, own in enumerate(values):
         over = ranks[:index][_over(values[:index], own)]
         ranks[index] = over.max(initial=-1) + 1
-        if ranks[index] == len(layers):
-            layers.append([])
-        layers[ranks[index]].append(ordered[index])
-    return layers
+    return [int(rank) for rank in ranks]
+
+
+def _flat_ranks(values: Sequence[tuple[float, ...]]) -> list[int]:
+    """Of one or two objectives, in order: a front's best in the last one decides for all of it."""
+    lowest: list[tuple[float, ...]] = []  # by front
+    ranks = []
+    for own in values:
+        rank = bisect_left(lowest, True, key=lambda best: not _beats(best, own))
+        if rank == len(lowest):
+            lowest.append(own)
+        elif own[-1] < lowest[rank][-1]:
+            lowest[rank] = own
+        ranks.append(rank)
+    return ranks
+
+
+def _beats(best: tuple[float, ...], own: tuple[float, ...]) -> bool:
+    """Whether one that comes before is better in some objective, and worse in none."""
+    return best[-1] < own[-1] or (best[-1] == own[-1] and best != own)
 
 
 def _ordered(results: Iterable[Result], objectives: Mapping[str, str]) -> list[Result]:

@@ -153,7 +153,7 @@ class Tables:
         first = next(iter(table.primary_key.columns))
         query = sa.select(*columns).join(TRIALS, TRIALS.c.trial_id == table.c.trial_id)
         found: dict[int, list[Any]] = {}
-        for row in connection.execute(query.where(wanted).order_by(first)):
+        for row in connection.execute(query.where(wanted).order_by(first)).all():
             found.setdefault(row[0], []).append(row)
         return found
 
