@@ -16,6 +16,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from trainables.bench.data.tokenize import filler
 from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.bench.metrics.evaluate import measure_all
 from trainables.bench.models.structure import blocks, linears, rows
@@ -129,10 +130,10 @@ class Recover(Stage):
         size, lineage = self.training.batch_size, bench.subject.lineage.key
         apart = bool(bench.model.config.is_encoder_decoder)
         found = examples(bench.data.batches("train"), apart=apart)
-        filler = getattr(bench.processor, "pad_token_id", None) or 0
+        fill = filler(bench.processor)
         return Recipe(
             self.training,
-            batches=lambda seed: shuffled(found, size, seed, filler),
+            batches=lambda seed: shuffled(found, size, seed, fill),
             steps=steps(len(found), size),
             loss=_loss,
             seed=lambda epoch: int(digest(bench.seed, lineage, epoch), 16) >> 1,
@@ -198,7 +199,7 @@ def _like_training(bench: Bench) -> list[Batch]:
         right.append(found[first + item.answer])
         first += len(item.choices)
     size = bench.spec.data.batch_size
-    fill = {"labels": IGNORED, "input_ids": getattr(bench.processor, "pad_token_id", None) or 0}
+    fill = {"labels": IGNORED, "input_ids": filler(bench.processor)}
     return [joined(right[start : start + size], fill) for start in range(0, len(right), size)]
 
 

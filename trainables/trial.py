@@ -11,10 +11,11 @@ import transformers
 
 from trainables.bench.bench import Bench, hardware
 from trainables.bench.data.fits import check_fits
-from trainables.bench.data.roles import load_data
+from trainables.bench.data.roles import Data, load_data
 from trainables.bench.metrics.cost import count_parameters
 from trainables.bench.models.check import check_model
-from trainables.bench.models.load import is_encoder_decoder, load_model, load_processor, locate
+from trainables.bench.models.head import head_classes, pad_as
+from trainables.bench.models.load import load_config, load_model, load_processor, locate
 from trainables.bench.models.structure import stacks
 from trainables.bench.training.loop import settle_products
 from trainables.core.cache import Cache, digest
@@ -35,21 +36,33 @@ def open_bench(spec: BenchSpec) -> Bench:
     torch.set_num_threads(spec.threads)
     cache = Cache(Path(spec.cache), spec.cache_gb)
     folder = locate(spec.model)
-    processor = load_processor(folder, spec.data.task)
-    apart, seed = is_encoder_decoder(folder), spec.data.seed_or(spec.seed)
-    data = load_data(spec.data, processor, seed, encoder_decoder=apart)
+    data, processor = _data(spec, folder)
     device = torch.device(spec.device)
     settle_products(device)
     model = load_model(folder, spec.model, spec.data.task, data.labels).to(device)
+    pad_as(model, processor, spec.data.task)
     identity = digest(fingerprint(folder, cache), spec.model.dtype, data.labels)
     bench = Bench(spec, Subject(model, Lineage(identity)), processor, data, device, cache)
     _check(bench)
     return bench if spec.model.train is None else _trained(bench)
 
 
+def _data(spec: BenchSpec, folder: Path) -> tuple[Data, Any]:
+    """The rows as the model in that folder reads them, and what it reads them with."""
+    processor = load_processor(folder, spec.model, spec.data.task)
+    config = load_config(folder, spec.model)
+    data = load_data(
+        spec.data,
+        processor,
+        spec.data.seed_or(spec.seed),
+        encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
+        classes=head_classes(config, spec.data.task),
+    )
+    return data, processor
+
+
 def _check(bench: Bench) -> None:
     """What the model cannot do is said before anything is measured; found out once per model."""
-
     check_fits(bench.data, bench.model)
 
     def check() -> bool:

@@ -72,6 +72,7 @@ class ModelSpec(Spec):
     id: str
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     revision: str | None = None
+    trust_remote_code: bool = False  # run the Python that a model type brings along
     config: dict[str, Any] = {}  # of `new:TYPE`: the fields of its architecture
     tokenizer: str | None = None  # of `new:TYPE`: the model whose tokenizer it takes
     train: TrainSpec | None = None

@@ -54,7 +54,7 @@ class RouteWork:
     @cached_property
     def tokenizer(self) -> Any:
         """The model's."""
-        return load_processor(self.folder, "multiple-choice")
+        return load_processor(self.folder, self.spec.model, "multiple-choice")
 
     @cached_property
     def model(self) -> PreTrainedModel:

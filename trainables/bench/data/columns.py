@@ -1,5 +1,6 @@
 """Reading a row by a task's words, whatever its columns are called, and the names of classes."""
 
+import re
 from collections.abc import ItemsView, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -154,6 +155,12 @@ class Labels:
             raise RowError(f'{value} in column "{self.column}", which counts as unlabelled')
         return number
 
+    def number_as(self, model: Sequence[str], dataset: str) -> None:
+        """Number and name the classes as a fine-tuned model does; DataError if they are others."""
+        order = matched(self.names, model, dataset)
+        self._number = {value: order[number] for value, number in self._number.items()}
+        self.names = self.names if _unnamed(model) else tuple(model)
+
     def names_in(self, table: datasets.Dataset) -> set[str]:
         """The classes that occur in a table."""
         values = (_value(value) for value in table.unique(self.column))
@@ -168,3 +175,37 @@ def _value(value: Any) -> Any:
             return None
         return int(value) if value.is_integer() else value
     return None if isinstance(value, str) and not value.strip() else value
+
+
+def matched(data: Sequence[str], model: Sequence[str], dataset: str) -> list[int]:
+    """The number that a fine-tuned model gives to each class of the data.
+
+    Classes match by name, whatever its case; data with numbers from 0 on, or a model whose classes
+    are called LABEL_0, LABEL_1, ..., have no names and match by number.
+
+    Raises DataError where they are not the same classes.
+    """
+    mine, theirs = [_plain(name) for name in data], [_plain(name) for name in model]
+    if len(mine) == len(theirs):
+        if sorted(mine) == sorted(set(theirs)) and not _unnamed(model):
+            return [theirs.index(name) for name in mine]
+        if _unnamed(model) or mine == [str(number) for number in range(len(mine))]:
+            return list(range(len(mine)))
+    raise DataError(
+        f'"{dataset}" has {len(data)} classes ({_listed(data)}), the model was trained to tell '
+        f"apart {len(model)} ({_listed(model)})",
+        do="name the data's classes as the model does, or start from a model without this head",
+    )
+
+
+def _unnamed(classes: Sequence[str]) -> bool:
+    """Whether these are names that transformers made up."""
+    return all(re.fullmatch(r"label_\d+", _plain(name)) for name in classes)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.split()).casefold()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

@@ -117,6 +117,7 @@ def load_data(
     seed: int,
     *,
     encoder_decoder: bool = True,
+    classes: Sequence[str] = (),
     taken: Taken | None = None,
 ) -> Data:
     """Open the data set and share it out.
@@ -124,6 +125,7 @@ def load_data(
     Args:
         processor: the model's tokenizer or image processor; None for images as they are.
         encoder_decoder: for generation, whether the model writes apart from what it reads (T5).
+        classes: those of a model's head, in its order; () where it is yet to be trained.
         taken: what other data sets of this study gave away; what is given away here is added.
 
     Raises:
@@ -138,6 +140,8 @@ def load_data(
     tables = [splits[name] for name in dict.fromkeys(where.values())]
     adapter = _ADAPTERS[spec.task](spec, processor, tables)
     adapter.encoder_decoder = encoder_decoder
+    if classes and adapter.classes is not None:
+        adapter.classes.number_as(classes, spec.dataset)
     _tell(adapter, splits, where)
     data = Data(spec, adapter, Drawing(adapter, splits, where, seed, taken or Taken()))
     for role in _DRAWING_ORDER[:-1]:

@@ -103,8 +103,8 @@ def pad(tokenizer: Any, encoded: Mapping[str, list[Ids]]) -> Batch:
 
 def filler(tokenizer: Any) -> int:
     """The padding token's number; models that have none pad with their EOS, which is masked."""
-    for number in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if number is not None:
+    for name in ("pad_token_id", "eos_token_id"):
+        if (number := getattr(tokenizer, name, None)) is not None:
             return int(number)
     return 0
 

@@ -38,7 +38,6 @@ def check_model(model: PreTrainedModel, batch: Batch, task: Task) -> None:
     """
     few = {name: value[:_ROWS] for name, value in batch.items()}
     gone = _first_free(model)
-    _check_tokens(model, few)
     wanted = _trying(model, "a forward pass on the data fails", lambda: _logits(model, few))
     if not bool(torch.isfinite(wanted).all()):
         raise _error(model, "its logits are not all finite numbers: another dtype may help")
@@ -68,19 +67,6 @@ def _trying(model: PreTrainedModel, what: str, act: Callable[[], Any]) -> Any:
 def _logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     found: Tensor = model(**ready(model, batch)).logits
     return found.float().cpu()
-
-
-def _check_tokens(model: PreTrainedModel, batch: Batch) -> None:
-    """A number beyond the embedding is an IndexError on a CPU, and ends the process on a GPU."""
-    if "input_ids" not in batch:
-        return
-    most = int(model.get_input_embeddings().num_embeddings)
-    if int(batch["input_ids"].max()) >= most:
-        raise _error(
-            model,
-            f"its tokenizer gives token {int(batch['input_ids'].max())}, its embedding has {most}",
-            "use the tokenizer that belongs to the model",
-        )
 
 
 def _check_causal(model: PreTrainedModel, batch: Batch) -> None:

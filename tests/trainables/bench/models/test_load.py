@@ -1,13 +1,18 @@
 """The untouched model of a study: new from a config, trained first where the study asks."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertModel, T5Config
 
+from tests.support.families import COMMON
+from tests.support.toys import word_tokenizer
 from trainables.bench.bench import Bench
-from trainables.bench.models.load import fresh, load_model
+from trainables.bench.models.load import fresh, load_config, load_model, load_processor
 from trainables.bench.training.loop import Training
-from trainables.core.errors import PlanError
+from trainables.core.errors import ModelError
 from trainables.core.fork import same_tensors
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
 from trainables.trial import open_bench
@@ -49,7 +54,7 @@ def test_a_new_model_is_the_same_for_the_same_fields(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", [ModelSpec(id="new:reznet"), ModelSpec(id="new:resnet-50")])
 def test_an_unknown_type_is_told(spec: ModelSpec) -> None:
-    with pytest.raises(PlanError, match=spec.id):
+    with pytest.raises(ModelError, match=spec.id):
         fresh(spec)
 
 
@@ -84,3 +89,92 @@ def test_who_measures_twice_measured_it_itself(tmp_path: Path) -> None:
     assert one.measure(("accuracy",)).same_as is None
     assert one.measure(("accuracy",)).same_as is None, "as when a stage asked on the way"
     assert bench.fork("study/2").measure(("accuracy",)).same_as == "study/1"
+
+
+# -- what cannot be loaded -----------------------------------------------------------------------
+
+
+def bert(folder: Path) -> Path:
+    BertForSequenceClassification(BertConfig(**COMMON)).save_pretrained(folder)
+    return folder
+
+
+def read(folder: Path, **options: object) -> object:
+    return load_processor(folder, ModelSpec(id=str(folder), **options), "classification")
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no tokenizer's files.*tokenizer\.json"):
+        read(bert(tmp_path))
+
+
+def test_a_tokenizer_of_another_library_is_told(tmp_path: Path) -> None:
+    folder = bert(tmp_path)
+    T5Config(vocab_size=50).save_pretrained(folder)
+    (folder / "spiece.model").write_bytes(b"\n\x0b\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    with pytest.raises(ModelError, match=r"only there as spiece\.model.*sentencepiece"):
+        read(folder)
+
+
+def test_a_tokenizer_that_is_broken_is_told_in_one_line(tmp_path: Path) -> None:
+    folder = bert(tmp_path)
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match="tokenizer cannot be read") as error:
+        read(folder)
+    assert "\n" not in str(error.value)
+
+
+def own_code(folder: Path) -> Path:
+    """A model type whose code lies beside it."""
+    BertModel(BertConfig(**COMMON)).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    code = 'class OwnConfig(BertConfig):\n    model_type = "own"\n'
+    (folder / "configuration_own.py").write_text(f"from transformers import BertConfig\n\n\n{code}")
+    return folder
+
+
+def test_code_of_a_model_runs_only_where_the_study_says_so(tmp_path: Path) -> None:
+    folder = own_code(tmp_path)
+    with pytest.raises(ModelError, match=r"Python code.*\[model\] trust_remote_code = true"):
+        load_config(folder, ModelSpec(id=str(folder)))
+    trusting = ModelSpec(id=str(folder), trust_remote_code=True)
+    assert load_config(folder, trusting).model_type == "own"
+
+
+def test_a_folder_without_weights_is_told(tmp_path: Path) -> None:
+    folder = bert(tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"cannot be loaded.*model\.safetensors"):
+        load_model(folder, ModelSpec(id=str(folder)), "classification", ("a", "b"))
+
+
+def test_weights_in_the_older_format_are_read(tmp_path: Path) -> None:
+    folder = bert(tmp_path)
+    spec = ModelSpec(id=str(folder))
+    one = load_model(folder, spec, "classification", ("a", "b"))
+    torch.save(one.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert same_tensors(one, load_model(folder, spec, "classification", ("a", "b")))
+
+
+def test_an_encoder_is_no_language_model(tmp_path: Path) -> None:
+    folder = bert(tmp_path / "model")
+    word_tokenizer().save_pretrained(folder)
+    (tmp_path / "text.txt").write_text("\n".join(f"the cat sat on x{n % 9} mat" for n in range(99)))
+    data = DataSpec(
+        dataset=str(tmp_path / "text.txt"),
+        task="language-modelling",
+        items=ItemCounts(calibration=2, train=1, search=2, held_out=1),
+        max_length=8,
+    )
+    spec = BenchSpec(
+        model=ModelSpec(id=str(folder)),
+        data=data,
+        objectives=("perplexity",),
+        cache=str(tmp_path / "cache"),
+    )
+    with pytest.raises(ModelError, match=r"bert .*both directions"):
+        open_bench(spec)
