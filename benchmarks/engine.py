@@ -130,7 +130,7 @@ def plain(study: Path) -> None:
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    from search.study.load import bench_spec, load_study
+    from search.study.load import load_study
 
     given = load_study(study)
     wanted = [dict(point) for point in given.first]
@@ -138,7 +138,7 @@ def plain(study: Path) -> None:
         name: optuna.distributions.IntDistribution(0, 1) for name in wanted[0]
     }
     choices["wanda.percent"] = optuna.distributions.IntDistribution(0, 50, step=10)
-    spec = bench_spec(given, study.parent / "plain-cache", naive=True).model_dump()
+    spec = given.bench_spec(study.parent / "plain-cache", naive=True).model_dump()
     ray.init(include_dashboard=False, log_to_driver=False)
     results = tune.Tuner(
         tune.with_parameters(evaluate_plainly, spec=spec),

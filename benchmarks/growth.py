@@ -30,7 +30,7 @@ from search.journal.journal import Journal
 from search.journal.store import Store, open_storage
 from search.journal.view import read
 from search.report.best import best, status_json
-from search.study.load import constraint_keys, limits, parse_study, study_toml
+from search.study.load import parse_study, study_toml
 
 SIZES = (100, 1_000, 10_000)
 TIMED = 20  # trials handed out and told at each size
@@ -143,8 +143,7 @@ class Study:
 
     def open(self) -> Journal:
         """The journal as a launch opens it."""
-        found = limits(self.study)
-        known = dict(zip(constraint_keys(found), found, strict=True))
+        known = {limit.key: limit for limit in self.study.limits}
         return Journal(self.storage, self.study.name, self.study.objectives, known)
 
     def begin(self) -> None:

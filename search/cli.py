@@ -73,10 +73,11 @@ def resume(
     storage: Storage = None,
 ) -> None:
     """Go on with an interrupted study, as it was launched."""
+    from search.journal.view import saved_toml
     from search.study.load import parse_study
 
     store = _store(name, storage)
-    text = store.toml.read_text(encoding="utf-8")
+    text = saved_toml(store)
     here = {"budget.trials": trials, "storage.folder": str(store.folder)}  # it may have moved
     _run(parse_study(text, str(store.toml), here))
 
@@ -88,20 +89,26 @@ def status(
     as_json: Json = False,
 ) -> None:
     """How far the studies are."""
-    from search.journal.store import study_names
-    from search.journal.view import read
+    from search.journal.view import read, read_all
     from search.report.best import status_json
     from search.report.tables import status_lines
 
-    names = [name] if name else study_names(*_place(storage))
-    views = [read(_store(one, storage)) for one in names]
+    if name:
+        view = read(_store(name, storage))
+        _out(json.dumps(status_json(view), indent=2) if as_json else "\n".join(status_lines(view)))
+        return
+    views, unread = read_all(*_place(storage))
     if as_json:
         found = [status_json(view) for view in views]
-        _out(json.dumps(found[0] if name else found, indent=2))
-    elif not views:
+        found += [{"study": one, "error": str(error)} for one, error in unread.items()]
+        _out(json.dumps(found, indent=2))
+        return
+    if not views and not unread:
         _out("no studies yet: rayduce launch spaces/studies/smoke.toml")
-    for view in views if not as_json else ():
+    for view in views:
         _out("\n".join(status_lines(view)))
+    for one, error in unread.items():
+        _out(f"{one}: cannot be read: {error}")
 
 
 @app.command()
@@ -222,7 +229,7 @@ def _run(study: "Study") -> None:
     from search.report.tables import best_table
 
     console = _console()
-    store = Store(Path(study.storage.folder), study.name, study.storage.database)
+    store = Store.of(study)
     with _quiet_libraries():
         stopped = _search(study, store, console)
     view = read(store)

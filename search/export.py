@@ -27,7 +27,7 @@ from search.report.format import story
 from search.report.model_card import Export, card
 from search.report.provenance import compression, trial_toml
 from search.report.rows import cells
-from search.study.load import bench_spec, study_toml
+from search.study.load import study_toml
 from search.study.space import load_space
 from trainables.core.errors import UserError
 from trainables.stage import Facts
@@ -174,7 +174,7 @@ def _build(store: Store, view: View, result: Result, folder: Path, said: Said) -
 def _bench(store: Store, view: View) -> "Bench":
     from trainables.trial import open_bench
 
-    spec = bench_spec(view.study, store.cache)
+    spec = view.study.bench_spec(store.cache)
     if spec.device == "cuda" and not gpu_count():
         spec = spec.model_copy(update={"device": "cpu"})
     return open_bench(spec)

@@ -31,7 +31,7 @@ from search.journal.view import result_of, results_of
 from search.ledger.mirror import Mirror
 from search.samplers.build import make_sampler
 from search.study.database import stored
-from search.study.load import compare, constraint_keys, limits, study_toml
+from search.study.load import compare, study_toml
 from search.study.replay import still_asks
 from search.study.schema import Study
 from search.study.space import load_space
@@ -189,8 +189,7 @@ def fetch_assets(study: Study) -> None:
 
 def open_journal(study: Study, storage: RDBStorage, driver: Driver) -> Journal:
     """The study's journal with its objectives and constraints."""
-    constraints = limits(study)
-    known = dict(zip(constraint_keys(constraints), constraints, strict=True))
+    known = {limit.key: limit for limit in study.limits}
     return Journal(storage, study.name, study.objectives, known, driver)
 
 

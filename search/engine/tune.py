@@ -16,7 +16,6 @@ from typing import Any
 
 from search.engine.dispatch import Plan
 from search.journal.store import Store
-from search.study.load import bench_spec
 from search.study.schema import Study
 from spaces.space import Space
 
@@ -59,7 +58,7 @@ def run_tune(study: Study, store: Store, space: Space, plan: Plan) -> None:
 
     trainable = tune.with_parameters(
         Trial,
-        spec=bench_spec(study, store.cache),
+        spec=study.bench_spec(store.cache),
         space=space,
         study=study.name,
         results=store.results,

@@ -40,6 +40,11 @@ class Store:
     study: str
     database: str | None = None
 
+    @classmethod
+    def of(cls, study: Study) -> "Store":
+        """Where a study says that it lives."""
+        return cls(Path(study.storage.folder), study.name, study.storage.database)
+
     @property
     def root(self) -> Path:
         """The study's own folder."""

@@ -1,5 +1,6 @@
 """A study as its journal has it: its trials as results, its state, who runs it."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from search.journal.fence import living
 from search.journal.lock import driver_of
 from search.journal.patience import Patience
 from search.journal.results import Result, State, front
-from search.journal.store import Store, open_storage, saved_study
+from search.journal.store import Store, find_store, open_storage, saved_study, study_names
 from search.journal.tables import Tables, running
 from search.study.database import stored
 from search.study.schema import Study
@@ -104,11 +105,15 @@ class Reader:
     def view(self) -> View:
         """The study as it is now."""
         driver = driver_of(self.store)
-        notes = self.patient(lambda: self.storage.get_study_user_attrs(self.tables.study_id))
+        notes = self.notes()
         if driver is None and self.store.database and (alive := living(notes)) is not None:
             driver = str(alive)  # its lock was lost, it was not
         study = _study(self.store, notes)
         return View(study, tuple(self._results(study, driving=bool(driver))), driver, notes)
+
+    def notes(self) -> dict[str, Any]:
+        """What is remembered of the study itself."""
+        return self.patient(lambda: self.storage.get_study_user_attrs(self.tables.study_id))
 
     def _results(self, study: Study, *, driving: bool) -> list[Result]:
         again = [row._trial_id for row in self.rows.values() if running(row)]
@@ -135,6 +140,28 @@ def read(store: Store) -> View:
         return reader.view()
     finally:
         reader.close()
+
+
+def read_all(folder: str, database: str | None) -> tuple[list[View], dict[str, Exception]]:
+    """A place's studies as they are now, and by name why others cannot be read."""
+    views: list[View] = []
+    unread: dict[str, Exception] = {}
+    for name in study_names(folder, database):
+        try:
+            views.append(read(find_store(folder, name, database)))
+        except Exception as error:  # a foreign folder or a damaged file, which hides no other study
+            unread[name] = error
+    return views, unread
+
+
+def saved_toml(store: Store) -> str:
+    """The study's saved file; the journal has it whole where the file is torn or elsewhere."""
+    text, noted = "", ""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = store.toml.read_text(encoding="utf-8")
+    with contextlib.suppress(UserError), contextlib.closing(Reader(store)) as reader:
+        noted = reader.notes().get("toml", "")
+    return noted if noted.startswith(text) else text
 
 
 def _empty(store: Store) -> UserError:

@@ -14,7 +14,7 @@ from search.report.format import compact, settings, story
 from search.report.pictures import pictures_svg
 from search.report.provenance import best_toml, compression, trial_toml
 from search.report.rows import row
-from search.study.load import measured, study_toml
+from search.study.load import study_toml
 from search.study.schema import Study
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def shared_view(view: View) -> str:
     done = dict.fromkeys(name for one in view.trials for name in settings(one))
     proposed = dict.fromkeys(name for one in view.trials for name in compact(one.params))
     chosen = [
-        *(f"metrics.`{name}`" for name in measured(view.study)),
+        *(f"metrics.`{name}`" for name in view.study.metrics_measured),
         *(f"tags.`{name}`" for name in ("front", "feasible", "state", "same_as", "lineage")),
         *(f"params.`{name}`" for name in list(done or proposed)[:PARAM_COLUMNS]),
     ]

@@ -19,7 +19,7 @@ from search.report.format import story
 from search.report.pictures import picture_svg, pictures
 from search.report.plots import front_figure, growth_figure
 from search.report.rows import Cell, Row, best_rows, row, rows
-from search.study.load import limits, measured, study_toml
+from search.study.load import study_toml
 from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.core.errors import UserError
 
@@ -76,7 +76,7 @@ def _lead(view: View) -> str:
     study = view.study
     goals = ", ".join(f"{way} {name}" for name, way in study.objectives.items())
     said = f"{study.model.id} on {study.data.dataset}: {goals}"
-    held = [limit.describe(view.base.get(limit.metric)) for limit in limits(study)]
+    held = [limit.describe(view.base.get(limit.metric)) for limit in study.limits]
     return escape(f"{said}, with {' and '.join(held)}." if held else f"{said}.")
 
 
@@ -132,7 +132,7 @@ def _pictures(found: Best) -> Iterator[str]:
 
 
 def _table(view: View, shown: Sequence[Row]) -> str:
-    names = measured(view.study)
+    names = view.study.metrics_measured
     heads = "".join(f'<th class="number">{escape(name)}</th>' for name in names)
     body = "".join(_row(one, names) for one in shown)
     return (
@@ -181,7 +181,7 @@ def _failures(view: View) -> str:
 
 def _measured(view: View) -> Iterator[str]:
     study, records = view.study, [one.record for one in view.results if one.state == "complete"]
-    for name in measured(study):
+    for name in study.metrics_measured:
         fact = METRIC_FACTS.get(name)
         if fact is not None:
             unit = f" ({fact.unit})" if fact.unit else ""

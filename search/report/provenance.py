@@ -9,7 +9,6 @@ from search.journal.results import Result
 from search.journal.view import View
 from search.report.best import Best
 from search.report.format import compact
-from search.study.load import limits
 
 FORMAT = 1  # of compression.json
 
@@ -75,9 +74,7 @@ def best_toml(view: View, found: Best) -> str:
         "study": view.study.name,
         "note": found.note,
         "objectives": dict(view.study.objectives),
-        "constraints": [
-            limit.describe(view.base.get(limit.metric)) for limit in limits(view.study)
-        ],
+        "constraints": [limit.describe(view.base.get(limit.metric)) for limit in view.study.limits],
         "baseline": dict(view.base),
         "trials": [_table(result) for result in found.trials],
     }

@@ -7,7 +7,6 @@ from search.journal.results import Result
 from search.journal.view import View
 from search.report.best import Best
 from search.report.format import Sign, better, cell, delta, mark, story
-from search.study.load import measured
 from search.study.schema import Study
 
 
@@ -45,7 +44,7 @@ def cells(study: Study, values: Mapping[str, float], base: Mapping[str, float]) 
             delta(name, values[name], base.get(name)),
             better(study, name, values[name], base.get(name)),
         )
-        for name in measured(study)
+        for name in study.metrics_measured
         if name in values
     }
 

@@ -7,7 +7,6 @@ from search.journal.results import Result
 from search.journal.view import View
 from search.report.best import Best, best
 from search.report.rows import Cell, best_rows, row, rows
-from search.study.load import measured
 from search.study.schema import Study
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def result_table(view: View, shown: Iterable[Result], title: str) -> "Table":
     from rich import box
     from rich.table import Table
 
-    names = measured(view.study)
+    names = view.study.metrics_measured
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("trial", justify="right")
     for name in names:
@@ -71,7 +70,7 @@ def _plain(text: str) -> "Text":
 
 def best_table_markdown(view: View, found: Best) -> str:
     """The best trials as MLflow's pages show them."""
-    names = measured(view.study)
+    names = view.study.metrics_measured
     lines = [f"*{found.note}*", ""] if found.note else []
     lines += [_line(["trial", *names, "what was done", "mark"]), _line(["---"] * (len(names) + 3))]
     for one in best_rows(view, found):

@@ -48,7 +48,7 @@ def load_route(path: Path, overrides: Mapping[str, Any] | None = None) -> RouteS
     if not path.is_file():
         raise UserError("no such study file", got=str(path))
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         for key, value in (overrides or {}).items():
             table, _, name = key.rpartition(".")
             if value is not None:

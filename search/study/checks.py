@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from search.study.constraints import Constraint, parse_constraint
+from search.study.constraints import Constraint
 from search.study.database import database_problems
 from search.study.messages import explain
 from search.study.schema import (
@@ -33,9 +33,6 @@ from trainables.core.spec import Task, data_file
 
 SPACES = CHECKOUT / "spaces"
 MODEL = "config.json"
-
-
-HIGHEST = {"share": 1.0, "of 100": 100.0}  # by unit; every metric of ours starts at 0
 
 
 def problems(study: Study) -> list[UserError]:
@@ -163,18 +160,9 @@ def _backwards(name: str, direction: Direction) -> Iterator[UserError]:
 
 
 def _constraints(study: Study) -> Iterator[UserError]:
-    for metric, texts in study.constraints.items():
-        limits = []
-        for text in texts:
-            try:
-                limits.append(parse_constraint(metric, text))
-            except UserError as error:
-                yield UserError(
-                    f"constraints.{metric}", got=text, allowed=error.allowed, do=error.do
-                )
+    for metric, limits in study.constraints.items():
         if metric in METRIC_FACTS and metric not in study.metrics:
-            for limit in limits:
-                yield from _out_of_range(limit, HIGHEST.get(METRIC_FACTS[metric].unit, math.inf))
+            yield from filter(None, (_out_of_range(limit) for limit in limits))
         for one, other in combinations(limits, 2):
             if _contradict(one, other):
                 yield UserError(
@@ -182,17 +170,18 @@ def _constraints(study: Study) -> Iterator[UserError]:
                 )
 
 
-def _out_of_range(limit: Constraint, highest: float) -> Iterator[UserError]:
+def _out_of_range(limit: Constraint) -> UserError | None:
+    facts = METRIC_FACTS[limit.metric]
     if limit.relative:
-        return
+        return None
     number = limit.limit(None)
-    if number < 0 if limit.at_most else number > highest:
-        allowed = f"{limit.metric} is never below 0"
-        if highest < math.inf:
-            allowed = f"{limit.metric} lies between 0 and {highest:g}"
-        yield UserError(
-            f"constraints.{limit.metric}: can never be met", got=limit.text, allowed=allowed
-        )
+    if number >= facts.low if limit.at_most else number <= facts.high:
+        return None
+    allowed = f"{limit.metric} is never below {facts.low:g}"
+    if facts.high < math.inf:
+        allowed = f"{limit.metric} lies between {facts.low:g} and {facts.high:g}"
+    what = f"constraints.{limit.metric}: can never be met"
+    return UserError(what, got=limit.text, allowed=allowed)
 
 
 def _contradict(one: Constraint, other: Constraint) -> bool:

@@ -31,6 +31,11 @@ class Constraint:
     text: str  # as the user wrote it
 
     @property
+    def key(self) -> str:
+        """Its name in a trial's row."""
+        return f"{self.metric} {self.text}"
+
+    @property
     def relative(self) -> bool:
         """Whether the limit depends on the baseline."""
         return self.factor != 0
@@ -61,14 +66,17 @@ class Constraint:
 
     def describe(self, baseline: float | None = None) -> str:
         """`perplexity <= 130% of baseline (<= 24.7)`."""
-        said = f"{self.metric} {self.text}"
+        said = self.key
         if not self.relative or baseline is None:
             return said
         return f"{said} ({'<=' if self.at_most else '>='} {self.limit(baseline):.6g})"
 
 
-def parse_constraint(metric: str, text: str) -> Constraint:
+def parse_constraint(metric: str, text: object) -> Constraint:
     """Read one limit, such as `<= 130% of baseline`."""
+    if not isinstance(text, str):
+        allowed = 'a limit in quotes, such as "<= 5", or a list of them'
+        raise UserError(metric, got=text, allowed=allowed)
     match = OPERATOR.fullmatch(text)
     operator, rest = (match.group(1) or "", match.group(2)) if match else ("", text)
     at_most = {"<=": True, "≤": True, ">=": False, "≥": False}.get(operator)

@@ -17,12 +17,10 @@ from pydantic import ValidationError
 
 from search.errors import StudyError
 from search.study.checks import problems
-from search.study.constraints import Constraint, parse_constraint
 from search.study.database import stored
 from search.study.messages import explain
 from search.study.schema import Study
 from trainables.core.errors import UserError, did_you_mean
-from trainables.core.spec import BenchSpec
 
 OVERRIDABLE = ("budget", "resources", "storage")
 MAY_DIFFER = (*OVERRIDABLE, "first")  # between two launches of one study
@@ -37,7 +35,7 @@ def load_study(path: Path | str, overrides: Overrides | None = None) -> Study:
         near = did_you_mean(file.name, [other.name for other in file.parent.glob("*.toml")])
         raise UserError("no such study file", got=str(path), do=near)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}", do="save it as UTF-8 text") from error
     return parse_study(text, str(path), overrides)
@@ -62,42 +60,6 @@ def study_toml(study: Study) -> str:
         storage = study.storage.model_copy(update={"database": stored(database)})
         study = study.model_copy(update={"storage": storage})
     return tomli_w.dumps(study.model_dump(mode="json", exclude_none=True))
-
-
-def limits(study: Study) -> tuple[Constraint, ...]:
-    """The study's constraints, in the file's order."""
-    return tuple(
-        parse_constraint(metric, text)
-        for metric, texts in study.constraints.items()
-        for text in texts
-    )
-
-
-def constraint_keys(constraints: tuple[Constraint, ...]) -> tuple[str, ...]:
-    """A unique key for each constraint, for a trial's row."""
-    return tuple(f"{limit.metric} {limit.text}" for limit in constraints)
-
-
-def measured(study: Study) -> tuple[str, ...]:
-    """Every metric a trial reports: objectives, constraints, the user's own."""
-    own = [study.scheduler.metric] if study.scheduler.metric in study.metrics else []
-    return tuple(dict.fromkeys([*study.objectives, *study.constraints, *study.metrics, *own]))
-
-
-def bench_spec(study: Study, cache: Path, *, naive: bool = False) -> BenchSpec:
-    """What the workers need: plain data only."""
-    return BenchSpec(
-        model=study.model,
-        data=study.data,
-        metrics=dict(study.metrics),
-        objectives=measured(study),
-        seed=study.seed,
-        cache=str(cache.absolute()),
-        cache_gb=study.storage.cache_gb,
-        device="cuda" if study.resources.gpus else "cpu",
-        threads=study.resources.cpus,
-        naive=naive,
-    )
 
 
 def compare(old: Study, new: Study) -> list[str]:

@@ -47,13 +47,17 @@ def _explained(details: ErrorDetails, model: type[BaseModel], prefix: str) -> Us
     if kind == "too_short":
         return UserError(f"{key}: empty", allowed=_description(model, location))
     own = details.get("ctx", {}).get("error")
-    if isinstance(own, UserError):
-        key = ".".join(part for part in (key.rstrip("."), own.what) if part)
-        return UserError(key, got=own.got, allowed=own.allowed, do=own.do)
+    if isinstance(own, UserError):  # a validator's, in our words
+        return UserError(_under(key, own.what), got=own.got, allowed=own.allowed, do=own.do)
     got, allowed = details["input"], _allowed(details, model, location)
     if kind == "literal_error" and isinstance(got, str):
         return UserError(key, got=got, allowed=allowed, do=did_you_mean(got, allowed.split('"')))
     return UserError(key, got=got, allowed=allowed)
+
+
+def _under(key: str, name: str) -> str:
+    """Where a validator of the whole table blames one of its keys."""
+    return key if key.endswith(f".{name}") else f"{key.rstrip('.')}.{name}"
 
 
 def _allowed(details: ErrorDetails, model: type[BaseModel], location: Location) -> str:

@@ -5,11 +5,23 @@ What they mean together is checked in checks.py.
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from trainables.core.spec import Count, DataSpec, ModelSpec, Seed, Spec
+from search.study.constraints import Constraint, parse_constraint
+from trainables.core.errors import UserError
+from trainables.core.spec import BenchSpec, Count, DataSpec, ModelSpec, Seed, Spec
 
 Direction = Literal["min", "max"]
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -37,18 +49,32 @@ def _whole_gpus(gpus: float) -> float:
     return gpus
 
 
-def _listed(value: object) -> object:
-    """One text counts as a list of one."""
-    if isinstance(value, str):
-        return (value,)
-    if not isinstance(value, list | tuple):
-        raise ValueError('a limit in quotes, such as "<= 5", or a list of them')
-    return tuple(value)
+def _limits(table: object) -> object:
+    """Each metric's limits read; one text counts as a list of one. All that is wrong is told."""
+    if not isinstance(table, Mapping):
+        return table
+    found, wrong = {}, []
+    for metric, given in table.items():
+        texts = given if isinstance(given, list | tuple) else [given]
+        try:
+            found[metric] = tuple(parse_constraint(metric, text) for text in texts)
+        except UserError as error:
+            told = PydanticCustomError("limit", "{error}", {"error": error})
+            wrong.append(InitErrorDetails(type=told, loc=(metric,), input=given))
+    if wrong:
+        raise ValidationError.from_exception_data("constraints", wrong)
+    return found
+
+
+def _texts(limits: Mapping[str, tuple[Constraint, ...]]) -> dict[str, list[str]]:
+    return {metric: [limit.text for limit in given] for metric, given in limits.items()}
 
 
 Slug = Annotated[str, AfterValidator(_slug)]
 Function = Annotated[str, AfterValidator(_function)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Limits = Annotated[
+    dict[str, tuple[Constraint, ...]], BeforeValidator(_limits), PlainSerializer(_texts)
+]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Gpus = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_gpus)]
 
@@ -141,7 +167,7 @@ class Study(Spec):
     objectives: dict[str, Direction] = Field(
         min_length=1, description='a table [objectives], such as accuracy = "max"'
     )
-    constraints: dict[str, Texts] = Field(default={})
+    constraints: Limits = Field(default={})
     metrics: dict[str, Function] = Field(default={})
     budget: Budget = Field(description="a table [budget] with trials and/or hours")
     sampler: SamplerSpec = SamplerSpec()
@@ -151,6 +177,31 @@ class Study(Spec):
     first: tuple[dict[str, Any], ...] = Field(
         (), description="a list of tables, each begun with [[first]]"
     )
+
+    @property
+    def limits(self) -> tuple[Constraint, ...]:
+        """The constraints, in the file's order."""
+        return tuple(limit for given in self.constraints.values() for limit in given)
+
+    @property
+    def metrics_measured(self) -> tuple[str, ...]:
+        """Every metric a trial reports: objectives, constraints, the user's own."""
+        return tuple(dict.fromkeys([*self.objectives, *self.constraints, *self.metrics]))
+
+    def bench_spec(self, cache: Path, *, naive: bool = False) -> BenchSpec:
+        """What the workers need: plain data only."""
+        return BenchSpec(
+            model=self.model,
+            data=self.data,
+            metrics=dict(self.metrics),
+            objectives=self.metrics_measured,
+            seed=self.seed,
+            cache=str(cache.absolute()),
+            cache_gb=self.storage.cache_gb,
+            device="cuda" if self.resources.gpus else "cpu",
+            threads=self.resources.cpus,
+            naive=naive,
+        )
 
 
 class TpeOptions(Spec):

@@ -4,7 +4,9 @@ A row is an id, a command, and texts the message must hold. `{folder}` is where 
 six trials lies with its file `depth.toml`; trial 4 failed, trial 5 misses the constraint.
 """
 
+import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from search.cli import main
 from search.journal.lock import study_lock
 from search.journal.store import Store
+from search.journal.view import saved_toml
 from tests.support.journals import TOML, Sample
 
 RUNS = "--storage {folder}/runs"
@@ -262,3 +265,42 @@ def test_a_saved_study_that_was_edited_is_one_message(
     told = said(f"resume depth --storage {tmp_path}/runs", capsys)
     assert "study.toml: 1 problem" in told
     assert 'budget.trials: got "six"' in told
+
+
+def test_a_study_that_cannot_be_read_hides_no_other_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Sample(tmp_path).run().close()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "study.toml").write_text("[tool]\nname = 3\n")
+    (tmp_path / "garbage").mkdir()
+    (tmp_path / "garbage" / "study.db").write_text("this is not SQLite")
+    main_ends(["status", "--storage", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert "depth" in told and "finished" in told
+    assert "garbage: cannot be read: cannot open the journal" in told
+    assert "foreign: cannot be read: study foreign has no journal yet" in told
+    main_ends(["status", "--json", "--storage", str(tmp_path)])
+    found = {one["study"]: one for one in json.loads(capsys.readouterr().out)}
+    assert found["depth"]["state"] == "finished"
+    assert set(found["garbage"]) == {"study", "error"}
+
+
+def test_a_torn_study_file_is_read_from_the_journal(
+    searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(searched / "runs", tmp_path / "runs")
+    store = Store(tmp_path / "runs", "depth")
+    whole = store.toml.read_text()
+    for text in (whole[: len(whole) // 2], ""):
+        store.toml.write_text(text)
+        main_ends(["status", "depth", "--storage", str(tmp_path / "runs")])
+        assert "finished" in capsys.readouterr().out
+        assert tomllib.loads(saved_toml(store))["name"] == "depth"
+
+
+def main_ends(arguments: list[str]) -> None:
+    """Run a command that goes well."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 0

@@ -19,7 +19,7 @@ from search import export as exporting
 from search.export import choose, export_trial, stages_of
 from search.journal.results import Result
 from search.journal.view import View, read
-from search.study.load import bench_spec, parse_study
+from search.study.load import parse_study
 from search.study.space import load_space
 from search.study.starting_points import read_point
 from tests.support.journals import Sample, record, sample_study
@@ -83,7 +83,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _search(folder: Path, text: str) -> None:
     made = Sample(folder / "runs", parse_study(text, "tiny.toml"))
     bench, space = (
-        open_bench(bench_spec(made.study, made.store.cache)),
+        open_bench(made.study.bench_spec(made.store.cache)),
         load_space(made.study.space),
     )
     facts, journal = gather(bench, space), made.journal

@@ -10,7 +10,7 @@ from sqlalchemy import StaticPool
 
 from search.journal.journal import Journal
 from search.journal.store import Store, open_storage
-from search.study.load import constraint_keys, limits, parse_study, study_toml
+from search.study.load import parse_study, study_toml
 from search.study.schema import Study
 
 TOML = """
@@ -105,14 +105,12 @@ class Sample:
     def __init__(self, folder: Path, study: Study | None = None) -> None:
         self.study = study or sample_study()
         self.store = Store(folder, self.study.name)
-        found = limits(self.study)
-        keys = constraint_keys(found)
         self.storage = open_storage(self.store, create=True)
         self.journal = Journal(
             self.storage,
             self.study.name,
             self.study.objectives,
-            dict(zip(keys, found, strict=True)),
+            {limit.key: limit for limit in self.study.limits},
         )
         self.store.toml.write_text(study_toml(self.study))
         self.journal.note("toml", study_toml(self.study))

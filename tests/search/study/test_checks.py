@@ -232,7 +232,15 @@ TABLE: list[tuple[str, Edits, list[str]]] = [
     (
         "limit below what is possible",
         [('"<= 130% of baseline"', '"<= -1"')],
-        ['constraints.perplexity: can never be met: got "<= -1"', "never below 0"],
+        ['constraints.perplexity: can never be met: got "<= -1"', "never below 1"],
+    ),
+    (
+        "limit below the least perplexity",
+        [('"<= 130% of baseline"', '"<= 0.5"')],
+        [
+            'constraints.perplexity: can never be met: got "<= 0.5"',
+            "allowed: perplexity is never below 1",
+        ],
     ),
     (
         "limit above what is possible",
@@ -372,6 +380,17 @@ def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
         '  seed: got "x"; allowed: a whole number',
         "  budget.trials: got 0; allowed: 1 or more",
     ]
+
+
+def test_every_wrong_limit_is_named_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    wrong = 'perplexity = ["<= 130% of baseline", "< 5"]\nparameters = 3'
+    file.write_text(GOOD.replace('perplexity = "<= 130% of baseline"', wrong))
+    with pytest.raises(StudyError) as caught:
+        load_study(file)
+    first, second = caught.value.problems
+    assert str(first).startswith('constraints.perplexity: got "< 5"; allowed: "<= 5"')
+    assert str(second).startswith("constraints.parameters: got 3; allowed: a limit in quotes")
 
 
 def test_no_such_file(tmp_path: Path) -> None:

@@ -14,9 +14,7 @@ from ray import cloudpickle
 from search.engine import preflight as resources
 from search.engine.preflight import check_resources, gpu_count
 from search.study.load import (
-    bench_spec,
     compare,
-    limits,
     load_study,
     parse_study,
     storage_overrides,
@@ -138,14 +136,14 @@ def test_short_form() -> None:
     assert list(study.objectives) == ["perplexity", "parameters"]
     assert (study.seed, study.sampler.name, study.scheduler.name) == (0, "auto", "none")
     assert (study.resources.cpus, study.resources.gpus) == (1, 0)
-    assert limits(study) == ()
+    assert study.limits == ()
 
 
 def test_long_form(tmp_path: Path) -> None:
     study = parse_study(LONG, "study.toml")
     assert study.space.options == {"max_skip": 4}
     assert study.sampler.options == {"population_size": 10}
-    assert [limit.text for limit in limits(study)] == [
+    assert [limit.text for limit in study.limits] == [
         *("<= 130% of baseline", "<= 1e8", ">= 10% of baseline")
     ]
     assert study.first == ({"omission.skip": [20, 21]}, {"wanda.percent": 50})
@@ -156,6 +154,11 @@ def test_long_form(tmp_path: Path) -> None:
 def test_survives_its_own_file(text: str) -> None:
     study = parse_study(text, "study.toml")
     assert parse_study(study_toml(study), "again") == study
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(SHORT, encoding="utf-8-sig")
+    assert load_study(tmp_path / "study.toml").name == "depth"
 
 
 def test_command_line_overrides(tmp_path: Path) -> None:
@@ -173,12 +176,12 @@ def test_command_line_overrides(tmp_path: Path) -> None:
 
 def test_what_workers_get(tmp_path: Path) -> None:
     study = parse_study(LONG, "study.toml")
-    spec = bench_spec(study, Path("cache"), naive=True)
+    spec = study.bench_spec(Path("cache"), naive=True)
     assert spec.objectives == ("perplexity", "parameters", "toxicity")
     assert (spec.device, spec.threads, spec.seed, spec.naive) == ("cuda", 2, 2023, True)
     assert spec.cache == str(tmp_path / "cache")
     assert spec.metrics == {"toxicity": "my_package.scores:toxicity"}
-    assert bench_spec(parse_study(SHORT, ""), Path("cache")).device == "cpu"
+    assert parse_study(SHORT, "").bench_spec(Path("cache")).device == "cpu"
 
 
 def test_local_paths_become_absolute(tmp_path: Path) -> None:
