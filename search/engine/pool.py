@@ -1,7 +1,8 @@
-"""Workers that do the items of a routing study, each item durably and once.
+"""Workers that do items of work, each durably and once.
 
 An item's result is one JSON file, written under a temporary name, flushed and renamed; an item
-whose file is there is done. So a study killed at any moment goes on where it was.
+whose file is there is done. So work killed at any moment goes on where it was. What a worker is,
+its maker says; it keeps what is dear to load between items.
 """
 
 import contextlib
@@ -15,15 +16,16 @@ from search.engine.ray_session import ray_cluster
 from search.study.schema import Resources
 from trainables.core.cache import write_durably
 from trainables.core.errors import UserError
-from trainables.routing.spec import RouteSpec
 
 ATTEMPTS = 3  # an item whose worker dies this often fails
+DIED = "its worker died again and again (out of memory?)"
 Tell: TypeAlias = Callable[[str], None]
+MakeWorker: TypeAlias = Callable[[], object]  # pickled, called in the worker's process
 
 
 @dataclass(frozen=True)
 class WorkItem:
-    """A call of a `RouteWork` method, and where its result goes."""
+    """A call of a worker's method, and where its result goes."""
 
     path: Path
     method: str
@@ -37,9 +39,9 @@ class WorkItem:
         """What the method returned."""
         return json.loads(self.path.read_text())
 
-    def run(self, work: object) -> None:
+    def run(self, worker: object) -> None:
         """Do it, here."""
-        value = getattr(work, self.method)(**self.arguments)
+        value = getattr(worker, self.method)(**self.arguments)
         write_durably(self.path, json.dumps(value))
 
 
@@ -53,54 +55,70 @@ class Pool(Protocol):
         ...
 
     def call(self, method: str, arguments: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """One call per worker, side by side."""
+        """One call per worker, side by side. Raises UserError where one fails."""
         ...
 
 
-@dataclass
+class PoolActor:
+    """One worker: made when first needed, so that what its making says is the item's reason."""
+
+    def __init__(self, make: MakeWorker) -> None:
+        self.make = make
+        self.worker: object = None
+
+    def do(self, item: WorkItem) -> str:
+        """Do an item; returns why it failed, or nothing."""
+        try:
+            item.run(self._worker())
+        except Exception as error:  # one bad item never ends a study
+            return reason(error)
+        return ""
+
+    def call(self, method: str, arguments: Mapping[str, Any]) -> tuple[Any, str]:
+        """(what a method returns, why it failed)."""
+        try:
+            return getattr(self._worker(), method)(**arguments), ""
+        except Exception as error:  # Ray would wrap it in its own traceback
+            return None, reason(error)
+
+    def _worker(self) -> object:
+        if self.worker is None:
+            self.worker = self.make()
+        return self.worker
+
+
 class LocalPool:
     """All in this process, one after the other: for tests, and machines without room for Ray."""
 
-    spec: RouteSpec
-    tell: Tell = lambda text: None
-    workers: int = 1
-    work: Any = None
-
-    def _worker(self) -> Any:
-        if self.work is None:
-            from trainables.routing.worker import RouteWork
-
-            self.work = RouteWork(self.spec)
-        return self.work
+    def __init__(self, make: MakeWorker, tell: Tell = lambda text: None, workers: int = 1) -> None:
+        self.actor, self.tell, self.workers = PoolActor(make), tell, workers
 
     def run(self, items: Sequence[WorkItem]) -> dict[Path, str]:
-        failed = {}
+        failed: dict[Path, str] = {}
         for number, item in enumerate(items, 1):
             if not item.done:
-                try:
-                    item.run(self._worker())
-                except Exception as error:  # one bad item never ends a study
-                    failed[item.path] = reason(error)
+                why = self.actor.do(item)
+                failed |= {item.path: why} if why else {}
                 self.tell(f"{item.path.parent.name}: {number} of {len(items)}")
         return failed
 
     def call(self, method: str, arguments: Sequence[Mapping[str, Any]]) -> list[Any]:
-        return [getattr(self._worker(), method)(**given) for given in arguments]
+        return _values(method, [self.actor.call(method, given) for given in arguments])
 
 
 class RayPool:
-    """One Ray actor per worker, each with its own warm model."""
+    """One Ray actor per worker."""
 
-    def __init__(self, spec: RouteSpec, workers: int, tell: Tell) -> None:
-        self.spec, self.workers, self.tell = spec, workers, tell
+    def __init__(self, make: MakeWorker, resources: Resources, workers: int, tell: Tell) -> None:
+        self.make, self.resources, self.workers, self.tell = make, resources, workers, tell
         self.actors = [self._actor() for _ in range(workers)]
 
     def _actor(self) -> Any:
         import ray
 
-        wanted = self.spec.resources
+        wanted = self.resources
         remote = ray.remote(num_cpus=wanted.cpus, num_gpus=wanted.gpus)(PoolActor)
-        return remote.remote(self.spec)
+        return remote.remote(self.make)
 
     def run(self, items: Sequence[WorkItem]) -> dict[Path, str]:
         import ray
@@ -142,49 +160,36 @@ class RayPool:
         import ray
 
         actors = zip(self.actors, arguments, strict=False)
-        found: list[Any] = ray.get([actor.call.remote(method, dict(one)) for actor, one in actors])
-        return found
-
-
-DIED = "its worker died again and again (out of memory?)"
-
-
-class PoolActor:
-    """What a Ray actor does."""
-
-    def __init__(self, spec: RouteSpec) -> None:
-        from trainables.routing.worker import RouteWork
-
-        self.work = RouteWork(spec)
-
-    def do(self, item: WorkItem) -> str:
-        """Do an item; returns why it failed, or nothing."""
+        asked = [actor.call.remote(method, dict(given)) for actor, given in actors]
         try:
-            item.run(self.work)
-        except Exception as error:  # one bad item never ends a study
-            return reason(error)
-        return ""
+            return _values(method, ray.get(asked))
+        except ray.exceptions.RayActorError:
+            raise UserError(f"{method}: a worker died (out of memory?)") from None
 
-    def call(self, method: str, arguments: Mapping[str, Any]) -> Any:
-        """Call a method."""
-        return getattr(self.work, method)(**arguments)
+
+def _values(method: str, answers: Sequence[tuple[Any, str]]) -> list[Any]:
+    for _, why in answers:
+        if why:
+            raise UserError(f"{method}: {why}")
+    return [value for value, _ in answers]
 
 
 def reason(error: Exception) -> str:
     """One line for the user."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return f"{kind}{error}".splitlines()[0]
 
 
 @contextlib.contextmanager
-def open_pool(spec: RouteSpec, tell: Tell) -> Iterator[Pool]:
-    """The study's workers."""
-    wanted = spec.resources
-    if wanted.workers == 0:
-        yield LocalPool(spec, tell)
+def open_pool(
+    make: MakeWorker, resources: Resources | None, tell: Tell = lambda text: None
+) -> Iterator[Pool]:
+    """Workers, each with the resources; None: all in this process, without Ray."""
+    if resources is None:
+        yield LocalPool(make, tell)
         return
-    resources = Resources(cpus=wanted.cpus, gpus=wanted.gpus, workers=wanted.workers)
     with ray_cluster(resources, tell) as fits:
-        yield RayPool(spec, fits, tell)
+        yield RayPool(make, resources, fits, tell)
 
 
 def finish(pool: Pool, items: Sequence[WorkItem]) -> None:

@@ -105,7 +105,7 @@ class Ledger:
         if self.parent and links.get("parent") == self.parent:
             self.known = links["runs"]
             return
-        self.experiment = self._experiment()
+        self.experiment = self.find_experiment()
         self.known, self.torn = {}, {}
         for run in self._tagged(view.notes["token"]):
             tags, run_id = run.data.tags, run.info.run_id
@@ -118,7 +118,7 @@ class Ledger:
                 self.known[number] = {"run_id": run_id, "front": tags.get("front", "no")}
         self.parent = self.parent or self._open_parent(view)
 
-    def _experiment(self) -> str:
+    def find_experiment(self) -> str:
         """The experiment that all studies share."""
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
         found = self.client.get_experiment_by_name(name)
@@ -161,7 +161,7 @@ class Ledger:
         self.client.log_batch(run_id, params=params, tags=as_tags(tags))
         for metrics in batches(metrics_of(result)):
             self.client.log_batch(run_id, metrics=metrics)
-        self._files(run_id, trial_files(view, result))
+        self.log_files(run_id, trial_files(view, result))
         self.client.set_terminated(run_id, STATES[result.state], millis(result.stopped))
         self.known[number] = {"run_id": run_id, "front": front}
 
@@ -204,12 +204,13 @@ class Ledger:
         shown = tuple(result.number for result in view.results if result.on_front)
         due = shown != self.shown and time.monotonic() - self.drawn > PLOTS_EVERY
         if ending or due:
-            self._files(self.parent, study_files(view))
+            self.log_files(self.parent, study_files(view))
             key = f"{VIEW}{view.study.name}"
             self.client.set_experiment_tag(self.experiment, key, shared_view(view))
             self.drawn, self.shown = time.monotonic(), shown
 
-    def _files(self, run_id: str, files: Mapping[str, str]) -> None:
+    def log_files(self, run_id: str, files: Mapping[str, str]) -> None:
+        """Texts as a run's artifacts, by name."""
         with tempfile.TemporaryDirectory(prefix="rayduce-") as folder:
             for name, text in files.items():
                 Path(folder, name).write_text(text, encoding="utf-8")

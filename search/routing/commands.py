@@ -3,6 +3,8 @@
 Every command runs what it needs of the stages before, and goes on where it was interrupted.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +13,9 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from search.engine.pool import Pool
     from search.routing.evaluation import Evaluation
-    from trainables.routing.spec import RouteSpec
+    from search.routing.stages import Route
 
 app = typer.Typer(
     name="route",
@@ -38,11 +41,7 @@ def sets(
     study: File, workers: Workers = None, budget: Budget = None, storage: Storage = None
 ) -> None:
     """Stage 1: find diverse omission sets by greedy searches over tasks and losses."""
-    from search.engine.pool import open_pool
-    from search.routing.stages import Route
-
-    route = Route(_load(study, workers, budget, storage), _tell)
-    with open_pool(route.spec, _tell) as pool:
+    with _opened(study, workers, budget, storage) as (route, pool):
         for name, omit in route.sets(pool).items():
             typer.echo(f"{name}: {' '.join(map(str, omit))}")
     typer.echo(str(route.root / "sets.csv"))
@@ -53,11 +52,7 @@ def dataset(
     study: File, workers: Workers = None, budget: Budget = None, storage: Storage = None
 ) -> None:
     """Stage 2: how likely each training item's right answer is under every set."""
-    from search.engine.pool import open_pool
-    from search.routing.stages import Route
-
-    route = Route(_load(study, workers, budget, storage), _tell)
-    with open_pool(route.spec, _tell) as pool:
+    with _opened(study, workers, budget, storage) as (route, pool):
         typer.echo(str(route.dataset(pool)))
     typer.echo(str(route.root / "all_log.csv"))
 
@@ -67,11 +62,7 @@ def train(
     study: File, workers: Workers = None, budget: Budget = None, storage: Storage = None
 ) -> None:
     """Stage 3: train the router."""
-    from search.engine.pool import open_pool
-    from search.routing.stages import Route
-
-    route = Route(_load(study, workers, budget, storage), _tell)
-    with open_pool(route.spec, _tell) as pool:
+    with _opened(study, workers, budget, storage) as (route, pool):
         folder = route.train(pool)
     typer.echo(f"{folder}\n{folder.with_suffix('.json').read_text()}")
 
@@ -83,14 +74,13 @@ def evaluate(
     """Stage 4: judge the router against the dense model, static sets, chance and the oracle."""
     from rich.console import Console
 
-    from search.engine.pool import open_pool
     from search.routing.evaluation import speed
-    from search.routing.stages import Route
+    from search.routing.record import keep
 
-    route = Route(_load(study, workers, budget, storage), _tell)
-    with open_pool(route.spec, _tell) as pool:
+    with _opened(study, workers, budget, storage) as (route, pool):
         found, timing = route.evaluation(pool), speed(route.timing(pool))
-    Console(width=120).print(table(found))
+        Console(width=120).print(table(found))
+        _tell(keep(route, found, timing))
     typer.echo(
         f"speed-up with the router's time: prefill {timing['prefill_speedup']:.2f}, generation "
         f"{timing['generation_speedup']:.2f}; weights resident {timing['resident_bytes']:.3g} "
@@ -108,11 +98,9 @@ def export(
     storage: Storage = None,
 ) -> None:
     """Save the routed model, load it again and let it write."""
-    from search.engine.pool import open_pool
-    from search.routing.stages import Route, export_route
+    from search.routing.export import export_route
 
-    route = Route(_load(study, workers, budget, storage), _tell)
-    with open_pool(route.spec, _tell) as pool:
+    with _opened(study, workers, budget, storage) as (route, pool):
         for line in export_route(route, pool, to):
             typer.echo(repr(line))
     typer.echo(f'from trainables.load import load; model = load("{to}")')
@@ -130,11 +118,17 @@ def table(found: "Evaluation") -> "Table":
     return shown
 
 
-def _load(study: Path, workers: int | None, budget: int | None, storage: str | None) -> "RouteSpec":
-    from search.routing.stages import load_route
+@contextmanager
+def _opened(
+    study: Path, workers: int | None, budget: int | None, storage: str | None
+) -> "Iterator[tuple[Route, Pool]]":
+    """The study, locked, and its workers."""
+    from search.routing.load import load_route
+    from search.routing.stages import opened
 
     given = {"resources.workers": workers, "sets.budget": budget, "folder": storage}
-    return load_route(study, given)
+    with opened(load_route(study, given), _tell) as found:
+        yield found
 
 
 def _tell(text: str) -> None:

@@ -1,9 +1,16 @@
-"""Stage 4 of a routing study as a table: each way of choosing a set, judged on held-out items."""
+"""Stage 4 of a routing study as a table: each way of choosing a set, judged on held-out items.
 
+A likelihood that is no finite number counts as the worst that was seen; an answer chosen by none
+is wrong.
+"""
+
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
+
+from trainables.routing.examples import finite_rows, in_words
 
 Row: TypeAlias = dict[str, float]
 ORACLE, RANDOM, ROUTER = "oracle over sets", "random set", "router"
@@ -30,23 +37,40 @@ def judge(record: Mapping[str, Any], normalised: bool) -> Judged:
         sums = [mean * tokens for mean, tokens in zip(means, record["tokens"], strict=True)]
         if normalised:
             sums = [s / max(1, n) for s, n in zip(sums, record["characters"], strict=True)]
-        right.append(sums.index(max(sums)) == record["answer"])
+        right.append(_likeliest(sums) == record["answer"])
     likelihood = tuple(record["likelihood"][:-1])
     return Judged(record["task"], record["prompt"], tuple(right[:-1]), likelihood, right[-1])
 
 
+def _likeliest(sums: Sequence[float]) -> int | None:
+    """The first of the highest; None where no choice has a finite number."""
+    finite = [value for value in sums if math.isfinite(value)]
+    return sums.index(max(finite)) if finite else None
+
+
 @dataclass
 class Evaluation:
-    """The table: for every policy its accuracy per task, their mean, likelihood and regret."""
+    """The table: for every policy its accuracy per task, their mean, likelihood and regret.
+
+    Attributes:
+        replaced: likelihoods that are no finite numbers, and count as the worst.
+        dropped: items without any, which likelihood and regret leave out.
+    """
 
     rows: dict[str, Row]
     tasks: list[str]
     router_share: dict[int, float] = field(default_factory=dict)  # how often each set is chosen
+    replaced: int = 0
+    dropped: int = 0
 
     @property
     def beats_static(self) -> bool:
         """Whether the router is worth having."""
         return self.rows[ROUTER]["mean"] > self.rows[HINDSIGHT]["mean"]
+
+    def told(self) -> str:
+        """What was not as it should be; empty where all was."""
+        return in_words(self.replaced, self.dropped)
 
     def verdict(self) -> str:
         """In words."""
@@ -64,7 +88,10 @@ def evaluate(
         chosen: the router's set for each item.
         training: the likelihoods of the router's training items, by which static sets are chosen.
     """
-    sets = range(len(training[0]))
+    rows, replaced, dropped = finite_rows([item.likelihood for item in items])
+    items = [replace(item, likelihood=row) for item, row in zip(items, rows, strict=True)]
+    training = [row for row in finite_rows(training)[0] if row]
+    sets = range(len(items[0].right))
     static = max(sets, key=lambda s: sum(row[s] for row in training))
     often = Counter(max(sets, key=lambda s: row[s]) for row in training)
     hindsight = max(
@@ -78,34 +105,40 @@ def evaluate(
             (MAJORITY, often.most_common(1)[0][0]),
         )
     }
-    rows = {DENSE: _accuracy(items, [float(item.dense) for item in items])}
-    rows |= {name: _policy(items, pick) for name, pick in picks.items()}
-    rows[RANDOM] = _row(items, *_random(items))
-    best = [max(item.likelihood) for item in items]
-    rows[ORACLE] = _row(items, [float(any(item.right)) for item in items], best)
+    table = {DENSE: _accuracy(items, [float(item.dense) for item in items])}
+    table |= {name: _policy(items, pick) for name, pick in picks.items()}
+    right = [sum(item.right) / len(item.right) for item in items]
+    table[RANDOM] = _row(items, right, [_mean(item.likelihood) for item in _numbered(items)])
+    best = [max(item.likelihood) for item in _numbered(items)]
+    table[ORACLE] = _row(items, [float(any(item.right)) for item in items], best)
     share = Counter(chosen)
     return Evaluation(
-        rows,
+        table,
         sorted({item.task for item in items}),
         {index: count / len(items) for index, count in sorted(share.items())},
+        replaced,
+        dropped,
     )
+
+
+def _numbered(items: Sequence[Judged]) -> list[Judged]:
+    return [item for item in items if item.likelihood]
 
 
 def _policy(items: Sequence[Judged], pick: Sequence[int]) -> Row:
     pairs = list(zip(items, pick, strict=True))
     right = [float(item.right[index]) for item, index in pairs]
-    return _row(items, right, [item.likelihood[index] for item, index in pairs])
-
-
-def _random(items: Sequence[Judged]) -> tuple[list[float], list[float]]:
-    right = [sum(item.right) / len(item.right) for item in items]
-    return right, [sum(item.likelihood) / len(item.likelihood) for item in items]
+    return _row(items, right, [item.likelihood[index] for item, index in pairs if item.likelihood])
 
 
 def _row(items: Sequence[Judged], right: Sequence[float], likelihood: Sequence[float]) -> Row:
-    best = [max(item.likelihood) for item in items]
+    """Args: likelihood: of the items that have any."""
+    found = _accuracy(items, right)
+    if not likelihood:
+        return found
+    best = [max(item.likelihood) for item in _numbered(items)]
     regret = _mean(b - mine for b, mine in zip(best, likelihood, strict=True))
-    return _accuracy(items, right) | {"likelihood": _mean(likelihood), "regret": regret}
+    return found | {"likelihood": _mean(likelihood), "regret": regret}
 
 
 def _accuracy(items: Sequence[Judged], right: Sequence[float]) -> Row:

@@ -6,78 +6,50 @@
     runs/<study>/evaluation/  one file per shard of items       -> evaluation.json
 
 Each stage runs what it needs of those before. All pieces are durable and named after what they
-depend on, so that an interrupted or repeated command does only what is missing, and other settings
-start afresh.
+depend on, by its content, so that an interrupted or repeated command does only what is missing,
+and other settings, data or weights start afresh.
 """
 
 import csv
 import json
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
-from search.engine.pool import Pool, Tell, WorkItem, finish
-from search.errors import StudyError
+from search.engine.pool import Pool, Tell, WorkItem, finish, open_pool
+from search.journal.lock import study_lock
 from search.routing.evaluation import Evaluation, evaluate, judge
-from search.study.load import resolved
-from search.study.messages import explain
-from spaces.router import start, vary
+from search.routing.load import resources_of, store_of
+from search.routing.router_search import search_router
 from trainables.core.cache import digest, write_durably
-from trainables.core.errors import UserError
 from trainables.core.spec import Role
 from trainables.omission.searches import Omit, diverse, greedy, read_sets, write_sets
+from trainables.routing.examples import read_examples, usable
 from trainables.routing.spec import RouterSpec, RouteSpec
 
 
-def load_route(path: Path, overrides: Mapping[str, Any] | None = None) -> RouteSpec:
-    """Read and check a routing study's file.
+def make_worker(spec: RouteSpec) -> object:
+    """A worker of the study, in the process that calls this."""
+    from trainables.routing.worker import RouteWork
 
-    Args:
-        overrides: "table.key" -> value in place of the file's; None leaves it. Another
-            `sets.budget` makes it another study, named after the budget.
-    """
-    if not path.is_file():
-        raise UserError("no such study file", got=str(path))
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        for key, value in (overrides or {}).items():
-            table, _, name = key.rpartition(".")
-            if value is not None:
-                (tables.setdefault(table, {}) if table else tables)[name] = value
-            if value is not None and key == "sets.budget":
-                tables["name"] = f"{tables.get('name', path.stem)}-k{value}"
-        return _absolute(RouteSpec.model_validate_json(json.dumps(tables), strict=True))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        raise StudyError(str(path), explain(error, RouteSpec)) from None
+    return RouteWork(spec)
 
 
-def _absolute(spec: RouteSpec) -> RouteSpec:
-    """Local paths made absolute, as workers run in other folders."""
-    sets, router = spec.sets, spec.router
-    file = str(Path(sets.file).expanduser().absolute()) if sets.file else None
-    return spec.model_copy(
-        update={
-            "folder": str(Path(spec.folder).expanduser().absolute()),
-            "model": spec.model.model_copy(update={"id": resolved(spec.model.id)}),
-            "router": router.model_copy(update={"encoder": resolved(router.encoder)}),
-            "sets": sets.model_copy(update={"file": file}),
-            "tasks": {
-                name: task.model_copy(update={"dataset": resolved(task.dataset)})
-                for name, task in spec.tasks.items()
-            },
-        }
-    )
+@contextmanager
+def opened(spec: RouteSpec, tell: Tell) -> Iterator[tuple["Route", Pool]]:
+    """The study and its workers, while nobody else runs it."""
+    with (
+        study_lock(store_of(spec)),
+        open_pool(partial(make_worker, spec), resources_of(spec), tell) as pool,
+    ):
+        yield Route(spec, tell), pool
 
 
 @dataclass
@@ -86,14 +58,26 @@ class Route:
 
     spec: RouteSpec
     tell: Tell = lambda text: None
+    _known: dict[str, Any] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
-        return Path(self.spec.folder) / self.spec.name
+        return store_of(self.spec).root
 
-    def key(self, *parts: Any) -> str:
+    def identity(self, pool: Pool) -> dict[str, Any]:
+        """What the model, the code, the encoder and the tasks' questions are; asked once."""
+        if not self._known:
+            [self._known] = pool.call("identity", [{}])
+        return self._known
+
+    def key(self, pool: Pool, *parts: Any) -> str:
         """What a piece depends on, in 16 hex digits."""
-        return digest(self.spec.model.model_dump(), self.spec.seed, *parts)
+        return digest(self.identity(pool)["model"], self.spec.seed, *parts)
+
+    def _asked(self, pool: Pool, task: str, role: Role) -> list[Any]:
+        """A task's questions in a role, and how they are cut."""
+        table = self.spec.tasks[task]
+        return [self.identity(pool)["tasks"][task][role], table.max_length]
 
     # -- stage 1 -----------------------------------------------------------------------------
 
@@ -103,62 +87,68 @@ class Route:
         if wanted.file:
             found = diverse(read_sets(Path(wanted.file)), wanted.wanted)
         else:
-            pieces = self._searches()
+            items = self._searches(pool)
             if wanted.spread:
-                for name, piece in pieces.items():
+                for name, item in items.items():
                     self.tell(f"sets: {name}")
-                    _spread(self.spec, pool, piece)
-            finish(pool, list(pieces.values()))
-            orders = {name: tuple(piece.result()["order"]) for name, piece in pieces.items()}
+                    _spread(self.spec, pool, item)
+            finish(pool, list(items.values()))
+            orders = {name: tuple(item.result()["order"]) for name, item in items.items()}
             found = diverse(orders, wanted.wanted)
         self.root.mkdir(parents=True, exist_ok=True)
         write_sets(self.root / "sets.csv", found)
         return found
 
-    def _searches(self) -> dict[str, WorkItem]:
-        spec, pieces = self.spec, {}
+    def _searches(self, pool: Pool) -> dict[str, WorkItem]:
+        spec, items = self.spec, {}
         for task in spec.routed():
             for loss in spec.sets.losses:
                 for seed in range(spec.sets.seeds):
                     what = {"task": task, "loss": loss, "seed": seed}
                     name = f"{task}-{loss}" + (f"-{seed}" if spec.sets.seeds > 1 else "")
-                    table, sets = spec.tasks[task].model_dump(), spec.sets
-                    key = self.key(what, table, sets.budget, sets.seeds, sets.packed)
+                    asked, sets = self._asked(pool, task, "calibration"), spec.sets
+                    size = spec.dataset.batch_size
+                    key = self.key(pool, what, asked, sets.budget, sets.seeds, sets.packed, size)
                     path = self.root / "sets" / f"{name}-{key}.json"
-                    pieces[name] = WorkItem(path, "greedy", what)
-        return pieces
+                    items[name] = WorkItem(path, "greedy", what)
+        return items
 
     # -- stage 2 -----------------------------------------------------------------------------
 
     def dataset(self, pool: Pool) -> Path:
         """The router's data set, merged from its shards."""
         sets = list(self.sets(pool).values())
-        pieces = [p for task in self.spec.routed() for p in self._shards(task, "train", sets)]
-        finish(pool, pieces)
-        records = [record for piece in pieces for record in piece.result()]
-        return write_dataset(self.root, records)
+        items = [p for task in self.spec.routed() for p in self._shards(pool, task, "train", sets)]
+        finish(pool, items)
+        records = [record for item in items for record in item.result()]
+        path = write_dataset(self.root, records)
+        if told := usable(read_examples(path)).told():
+            self.tell(f"dataset: {told}")
+        return path
 
-    def _shards(self, task: str, role: Role, sets: Sequence[Omit]) -> list[WorkItem]:
+    def _shards(self, pool: Pool, task: str, role: Role, sets: Sequence[Omit]) -> list[WorkItem]:
         table, spec = self.spec.tasks[task], self.spec
         size, count = spec.dataset.shard, getattr(table.items, role)
-        key = self.key(table.model_dump(), sets, role, size, spec.dataset.batch_size)
+        asked = self._asked(pool, task, role)
+        key = self.key(pool, asked, sets, role, size, spec.dataset.batch_size, spec.sets.packed)
         folder = self.root / ("dataset" if role == "train" else "evaluation")
-        pieces = []
+        items = []
         for first in range(0, count, size):
             what = {"task": task, "role": role, "start": first, "stop": first + size, "sets": sets}
             path = folder / f"{task}-{first:06d}-{key}.json"
-            pieces.append(WorkItem(path, "likelihoods", what))
-        return pieces
+            items.append(WorkItem(path, "likelihoods", what))
+        return items
 
     # -- stage 3 -----------------------------------------------------------------------------
 
     def train(self, pool: Pool) -> Path:
         """The router: trained as the study says, or the best of a search over its settings."""
         dataset = self.dataset(pool)
-        content = digest(pq.read_table(dataset).to_pydict())
-        make = partial(self._training, str(dataset), content)
-        tried = search_router(self.spec, pool, make)
+        content = digest(pq.read_table(dataset).to_pydict(), self.identity(pool)["encoder"])
+        make = partial(self._training, str(dataset), digest(content, self.key(pool)))
+        tried, failed = search_router(self.spec, pool, make, self.tell)
         best = min(tried, key=lambda one: float(one.result()["regret"]))
+        self._tell_warmup(best.result())
         record = {
             "folder": best.arguments["folder"],
             "settings": best.arguments["settings"],
@@ -166,9 +156,17 @@ class Route:
             "tried": [
                 {"settings": one.arguments["settings"], "report": one.result()} for one in tried
             ],
+            "failed": failed,
         }
         write_durably(self.root / "router.json", json.dumps(record, indent=2))
         return Path(best.arguments["folder"])
+
+    def _tell_warmup(self, report: Mapping[str, Any]) -> None:
+        if report["warmup"] != self.spec.router.warmup:
+            self.tell(
+                f"router: a warm-up of {self.spec.router.warmup} steps is longer than the "
+                f"training; shortened to a tenth of it, {report['warmup']}"
+            )
 
     def _training(self, dataset: str, content: str, settings: RouterSpec) -> WorkItem:
         plain = settings.model_dump()
@@ -181,87 +179,62 @@ class Route:
     def evaluation(self, pool: Pool) -> Evaluation:
         """Every way of choosing a set, on items nobody learned from."""
         router, sets = self.train(pool), [*self.sets(pool).values(), ()]
-        shards = {task: self._shards(task, "held_out", sets) for task in self.spec.tasks}
-        finish(pool, [piece for pieces in shards.values() for piece in pieces])
-        items = [
+        shards = {task: self._shards(pool, task, "held_out", sets) for task in self.spec.tasks}
+        finish(pool, [item for items in shards.values() for item in items])
+        judged = [
             judge(record, self.spec.tasks[task].normalised)
-            for task, pieces in shards.items()
-            for piece in pieces
-            for record in piece.result()
+            for task, items in shards.items()
+            for item in items
+            for record in item.result()
         ]
-        chosen = self._one(pool, "choose", router=str(router), prompts=[i.prompt for i in items])
+        prompts = [one.prompt for one in judged]
+        chosen = self._one(pool, "choose", router=str(router), prompts=prompts)
         training = pq.read_table(self.root / "router.parquet")["likelihood"].to_pylist()
-        found = evaluate(items, chosen, training)
+        found = evaluate(judged, chosen, training)
+        if told := found.told():
+            self.tell(f"evaluation: {told}")
         write_durably(self.root / "evaluation.json", json.dumps(asdict(found), indent=2))
         return found
 
     def timing(self, pool: Pool) -> dict[str, float]:
         """Seconds and bytes; measured once, as it is never the same twice."""
         sets, router = list(self.sets(pool).values()), self.train(pool)
-        prompts = self._prompts(sets)
+        prompts = self._prompts(pool, sets)
         found: dict[str, float] = self._one(
             pool, "timing", router=str(router), sets=sets, prompts=prompts
         )
         return found
 
-    def _prompts(self, sets: Sequence[Omit]) -> list[str]:
+    def _prompts(self, pool: Pool, sets: Sequence[Omit]) -> list[str]:
         """Held-out prompts of all tasks in turn."""
-        first = [self._shards(task, "held_out", [*sets, ()])[0] for task in self.spec.tasks]
-        columns = [[record["prompt"] for record in piece.result()] for piece in first]
+        shards = [self._shards(pool, task, "held_out", [*sets, ()]) for task in self.spec.tasks]
+        columns = [[record["prompt"] for record in items[0].result()] for items in shards]
         turns = [prompt for row in zip_longest(*columns) for prompt in row if prompt is not None]
         return turns[: self.spec.evaluation.prompts]
 
     def _one(self, pool: Pool, method: str, **arguments: Any) -> Any:
         """A single piece, named after all it depends on."""
-        path = self.root / "evaluation" / f"{method}-{self.key(arguments)}.json"
-        piece = WorkItem(path, method, arguments)
-        finish(pool, [piece])
-        return piece.result()
+        path = self.root / "evaluation" / f"{method}-{self.key(pool, arguments)}.json"
+        item = WorkItem(path, method, arguments)
+        finish(pool, [item])
+        return item.result()
 
 
-def _spread(spec: RouteSpec, pool: Pool, piece: WorkItem) -> None:
+def _spread(spec: RouteSpec, pool: Pool, item: WorkItem) -> None:
     """One greedy search whose candidates are shared out over all workers."""
-    if piece.done:
+    if item.done:
         return
     [shape] = pool.call("shape", [{}])
 
     def score(sets: Sequence[Omit]) -> list[float]:
         size = -(-len(sets) // pool.workers)
         shares = [sets[i : i + size] for i in range(0, len(sets), size)]
-        found = pool.call("losses", [{**piece.arguments, "sets": share} for share in shares])
+        found = pool.call("losses", [{**item.arguments, "sets": share} for share in shares])
         return [loss for share in found for loss in share]
 
     found = greedy(shape["blocks"], spec.sets.budget, score, fixed=shape["fixed"])
     record = {"order": list(found.order), "losses": list(found.losses)}
-    write_durably(piece.path, json.dumps(record))
-
-
-def search_router(
-    spec: RouteSpec, pool: Pool, make: Callable[[RouterSpec], WorkItem]
-) -> list[WorkItem]:
-    """Train routers with the settings Optuna proposes, the study's own first.
-
-    The proposals depend on the seed and on earlier reports only, and reports are durable: after an
-    interruption the same search is repeated, and finds its trainings done.
-    """
-    if spec.search.trials <= 1:
-        piece = make(spec.router)
-        finish(pool, [piece])
-        return [piece]
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=spec.seed, n_startup_trials=4)
-    study = optuna.create_study(sampler=sampler)
-    study.enqueue_trial(start(spec.router, encoders=spec.search.encoders))
-    tried: list[WorkItem] = []
-    while len(tried) < spec.search.trials:
-        size = min(pool.workers, spec.search.trials - len(tried))
-        asked = [study.ask() for _ in range(size)]
-        pieces = [make(vary(t, spec.router, encoders=spec.search.encoders)) for t in asked]
-        finish(pool, list({piece.path: piece for piece in pieces}.values()))
-        for trial, piece in zip(asked, pieces, strict=True):
-            study.tell(trial, float(piece.result()["regret"]))
-        tried += pieces
-    return tried
+    write_durably(item.path, json.dumps(record))
 
 
 def write_dataset(root: Path, records: Sequence[dict[str, Any]]) -> Path:
@@ -279,23 +252,3 @@ def write_dataset(root: Path, records: Sequence[dict[str, Any]]) -> Path:
             number = record["item"].rpartition("/")[2]
             rows.writerow([record["prompt"], record["likelihood"], record["task"], number])
     return path
-
-
-def export_route(route: Route, pool: Pool, to: Path) -> list[str]:
-    """Save the routed model, load it again, and let it write; returns what it wrote."""
-    from trainables.routing.routed_model import RoutedModel
-    from trainables.routing.router import Router
-    from trainables.routing.worker import RouteWork
-
-    sets, folder = list(route.sets(pool).values()), route.train(pool)
-    work = RouteWork(route.spec)
-    model = RoutedModel(work.model, work.tokenizer, Router.load(folder), sets)
-    model.save(to)
-    prompts = [
-        item.prompt for task in route.spec.tasks for item in work.items(task, "held_out")[:2]
-    ]
-    before = model.generate(prompts, max_new_tokens=8)
-    after = RoutedModel.load(to, dtype=route.spec.model.dtype).generate(prompts, max_new_tokens=8)
-    if before != after:
-        raise UserError(f"{to}: the saved model writes something else than the one in memory")
-    return [f"{prompt} → {text}" for prompt, text in zip(prompts, after, strict=True)]

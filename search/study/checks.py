@@ -40,8 +40,8 @@ def problems(study: Study) -> list[UserError]:
     found = [
         *_budget(study),
         *_space(study.space.name),
-        *_source("model.id", study.model.id, "model"),
-        *_source("data.dataset", study.data.dataset, "data"),
+        *source_problems("model.id", study.model.id, "model"),
+        *source_problems("data.dataset", study.data.dataset, "data"),
         *_metrics(study),
         *_constraints(study),
         *sampler_problems(study.sampler),
@@ -93,7 +93,8 @@ def see_current_folder() -> None:
         sys.path.append(here)
 
 
-def _source(key: str, name: str, kind: str) -> Iterator[UserError]:
+def source_problems(key: str, name: str, kind: str) -> Iterator[UserError]:
+    """What is wrong with the name of a model or data set; `kind` is "model" or "data"."""
     scheme, _, rest = name.partition(":")
     if scheme == "asset":
         known = asset_names(kind)

@@ -30,20 +30,24 @@ Overrides = Mapping[str, Any]  # "budget.trials" -> 80; None leaves the file's v
 
 def load_study(path: Path | str, overrides: Overrides | None = None) -> Study:
     """Read and check a study file."""
+    return parse_study(read_text(path), str(path), overrides)
+
+
+def read_text(path: Path | str) -> str:
+    """The text of a study file."""
     file = Path(path)
     if not file.is_file():
         near = did_you_mean(file.name, [other.name for other in file.parent.glob("*.toml")])
         raise UserError("no such study file", got=str(path), do=near)
     try:
-        text = file.read_text(encoding="utf-8-sig")  # some editors begin with a mark
+        return file.read_text(encoding="utf-8-sig")  # some editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}", do="save it as UTF-8 text") from error
-    return parse_study(text, str(path), overrides)
 
 
 def parse_study(text: str, source: str, overrides: Overrides | None = None) -> Study:
     """Check the text of a study file; `source` is what messages call it."""
-    tables = _overridden(_tables(text, source), overrides or {})
+    tables = _overridden(parse_tables(text, source), overrides or {})
     try:
         study = Study.model_validate_json(json.dumps(tables, default=str), strict=True)
     except ValidationError as error:
@@ -83,7 +87,8 @@ def storage_overrides(place: str | None) -> dict[str, str]:
     return {"storage.database" if "://" in place else "storage.folder": place}
 
 
-def _tables(text: str, source: str) -> dict[str, Any]:
+def parse_tables(text: str, source: str) -> dict[str, Any]:
+    """The tables of a study file, as TOML has them."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
-from search.routing.stages import load_route
+from search.routing.load import load_route
 from tests.support.toys import bytes_tokenizer
 from trainables.routing.spec import RouteSpec
 

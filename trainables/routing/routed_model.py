@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from trainables.bench.data.prompts import Question
+from trainables.bench.data.tokenize import filler
 from trainables.bench.models.structure import blocks
 from trainables.bench.models.surgery import remove_blocks
 from trainables.core.cache import write_durably
@@ -40,6 +41,8 @@ from trainables.routing.router import Router
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+NEW_TOKENS = 64  # written for a prompt where nobody says how many
 
 README = """# {name}
 
@@ -111,19 +114,36 @@ class RoutedModel:
     def generate(
         self,
         prompts: Sequence[str],
-        max_new_tokens: int = 64,
+        max_new_tokens: int | None = None,
         config: GenerationConfig | None = None,
     ) -> list[str]:
-        """What each prompt goes on with; greedy unless `config` says otherwise."""
-        settings = copy.deepcopy(config) if config else GenerationConfig(do_sample=False)
-        settings.max_new_tokens = max_new_tokens
-        settings.pad_token_id = self._filler()
-        settings.eos_token_id = self.model.generation_config.eos_token_id
+        """What each prompt goes on with; greedy unless `config` says otherwise.
+
+        Args:
+            max_new_tokens: by default `config`'s, else 64.
+            config: what it leaves open (the end and the filler) is the model's.
+        """
+        settings = self._settings(max_new_tokens, config)
 
         def write(index: int, group: list[str]) -> list[str]:
             return self._generate(self.pruned(index), group, settings)
 
         return self._grouped(prompts, prompts, write)
+
+    def _settings(self, most: int | None, config: GenerationConfig | None) -> GenerationConfig:
+        settings = copy.deepcopy(config) if config else GenerationConfig(do_sample=False)
+        if (settings.num_return_sequences or 1) != 1:
+            got = settings.num_return_sequences
+            raise PlanError("num_return_sequences", got=got, allowed="1: a text per prompt")
+        if most is not None:
+            settings.max_new_tokens = most
+        elif settings.max_new_tokens is None and settings.max_length is None:
+            settings.max_new_tokens = NEW_TOKENS
+        if settings.pad_token_id is None:
+            settings.pad_token_id = filler(self.tokenizer)
+        if settings.eos_token_id is None:
+            settings.eos_token_id = self.model.generation_config.eos_token_id
+        return settings
 
     def log_likelihoods(
         self, questions: Sequence[Question], max_length: int = 512
@@ -166,18 +186,17 @@ class RoutedModel:
 
     def _padded(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Padded on the left, as generation goes on at the right."""
-        rows = [self.tokenizer(prompt)["input_ids"] for prompt in prompts]
-        longest = max(map(len, rows))
-        ids = [[self._filler()] * (longest - len(row)) + row for row in rows]
+        rows = [self.tokenizer(prompt)["input_ids"] or self._start() for prompt in prompts]
+        longest, fill = max(map(len, rows)), filler(self.tokenizer)
+        ids = [[fill] * (longest - len(row)) + row for row in rows]
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
         tensors = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
         return {name: value.to(self.model.device) for name, value in tensors.items()}
 
-    def _filler(self) -> int:
-        for number in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if number is not None:
-                return int(number)
-        return 0
+    def _start(self) -> list[int]:
+        """What stands for an empty prompt: a first token needs one before it."""
+        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        return [begin if begin is not None else end or 0]
 
 
 def measure(routed: RoutedModel, prompts: Sequence[str], new_tokens: int) -> dict[str, float]:
@@ -185,7 +204,7 @@ def measure(routed: RoutedModel, prompts: Sequence[str], new_tokens: int) -> dic
     and the bytes of weights: resident, and used by an average set."""
     settings = GenerationConfig(do_sample=False, min_new_tokens=new_tokens)
     settings.max_new_tokens = new_tokens
-    settings.pad_token_id = routed._filler()
+    settings.pad_token_id = filler(routed.tokenizer)
     rows = [_once(routed, prompt, settings) for prompt in [prompts[0], *prompts]]  # one to warm up
     seconds = {name: median(row[name] for row in rows[1:]) for name in rows[0]}
     pruned = [_bytes(routed.pruned(index)) for index in range(len(routed.sets))]

@@ -8,17 +8,14 @@ Source: "Prompt-based Depth Pruning of LLMs", Wee et al., ICML 2025 (arXiv 2502.
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 import torch
+import transformers
 from jaxtyping import Float
-from torch import Tensor
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -26,28 +23,20 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from trainables.bench.data.tokenize import filler
 from trainables.bench.models.load import locate
-from trainables.core.cache import digest, write_durably
+from trainables.bench.training.loop import Recipe
+from trainables.bench.training.loop import train as train_model
+from trainables.bench.training.shared import trained_once
+from trainables.core.cache import Cache, digest, write_durably
 from trainables.core.errors import PlanError
-from trainables.core.spec import ModelSpec
+from trainables.core.lineage import code, fingerprint
+from trainables.core.spec import ModelSpec, TrainSpec
+from trainables.core.types import Batch, Progress
+from trainables.routing.examples import RouterExample, usable
 from trainables.routing.spec import RouterSpec
 
-Progress = dict[str, float]
-
-
-@dataclass(frozen=True)
-class RouterExample:
-    """One item: a prompt and the right answer's mean log-likelihood under every set."""
-
-    item: str  # names it, over all tasks
-    prompt: str
-    likelihood: tuple[float, ...]
-
-
-def read_examples(path: Path) -> list[RouterExample]:
-    """The router's data set, from its Parquet file."""
-    rows = pq.read_table(path, columns=["item", "prompt", "likelihood"]).to_pylist()
-    return [RouterExample(row["item"], row["prompt"], tuple(row["likelihood"])) for row in rows]
+CLIP = 1.0  # the norm to which all gradients together are cut, as published
 
 
 @dataclass(frozen=True)
@@ -60,6 +49,9 @@ class Report:
     static_regret: float  # of always taking the set that is best on the training items
     items: int
     validated: int
+    warmup: int  # steps over which the learning rate rose
+    replaced: int  # likelihoods that were no finite numbers, and count as the worst
+    dropped: int  # items left out, as none of their likelihoods was one
 
 
 def split(
@@ -138,7 +130,8 @@ class Router:
             truncation=True,
             max_length=self.max_length,
         )
-        return {name: value.to(self.model.device) for name, value in batch.items()}
+        filled = _never_empty(dict(batch), filler(self.tokenizer))
+        return {name: value.to(self.model.device) for name, value in filled.items()}
 
     @torch.no_grad()
     def scores(self, prompts: Sequence[str], batch_size: int = 64) -> Float[Tensor, "prompts sets"]:
@@ -146,112 +139,128 @@ class Router:
         self.model.eval()
         starts = range(0, len(prompts), batch_size)
         parts = [self.model(**self.encode(prompts[i : i + batch_size])).logits for i in starts]
-        return torch.cat(parts).float().cpu()
+        found = torch.cat(parts).float().cpu()
+        if not bool(found.isfinite().all()):
+            raise PlanError("the router's scores are no numbers", do="lower router.lr")
+        return found
+
+
+def _never_empty(batch: dict[str, Tensor], token: int) -> dict[str, Tensor]:
+    """A text without tokens becomes a single one, as an encoder needs something to see."""
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    if ids.shape[1] == 0:
+        shape = (len(ids), 1)
+        zeros = {name: torch.zeros(shape, dtype=torch.long) for name in batch}
+        return zeros | {
+            "input_ids": torch.full(shape, token),
+            "attention_mask": zeros["attention_mask"] + 1,
+        }
+    nothing = mask.sum(1) == 0
+    mask[nothing, 0] = 1
+    return batch
+
+
+def warmup_steps(spec: RouterSpec, total: int) -> int:
+    """The steps of warm-up: as the settings say, but a tenth of a training that is shorter."""
+    return spec.warmup if spec.warmup < total else total // 10
+
+
+def recipe(spec: RouterSpec, router: Router, examples: Sequence[RouterExample]) -> Recipe:
+    """How a router learns, as published: AdamW, the rate up over the warm-up and down linearly,
+    gradients clipped, no weight decay on biases and norms."""
+    size, wanted = spec.batch_size, targets(examples, spec.centre)
+    steps = len(range(0, len(examples), size))
+    total = spec.epochs * steps
+    rising = warmup_steps(spec, total)
+
+    def batches(seed: int) -> Iterator[Batch]:
+        order = torch.randperm(len(examples)).tolist()
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            batch = router.encode([examples[row].prompt for row in rows])
+            yield {**batch, "labels": wanted[rows].to(router.model.device)}
+
+    def rate(step: int) -> float:
+        if step < rising:
+            return step / rising
+        return max(0.0, (total - step) / max(1, total - rising))
+
+    return Recipe(
+        TrainSpec(epochs=spec.epochs, lr=spec.lr, batch_size=size, weight_decay=spec.weight_decay),
+        batches,
+        steps,
+        loss=_loss,
+        seed=lambda epoch: spec.seed + 1000 * epoch,
+        rate=rate,
+        clip=CLIP,
+        decays=lambda parameter: parameter.dim() > 1,
+    )
+
+
+def _loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+    wanted = batch.pop("labels")
+    return nn.functional.mse_loss(model(**batch).logits, wanted)
 
 
 def train(
-    spec: RouterSpec, examples: Sequence[RouterExample], folder: Path, device: str = "cpu"
-) -> Iterator[Progress]:
-    """Train a router and save it, with its report, in `folder`; yields after every epoch.
+    spec: RouterSpec,
+    examples: Sequence[RouterExample],
+    folder: Path,
+    cache: Cache,
+    device: str = "cpu",
+) -> Generator[Progress, None, Report]:
+    """Train a router, or take over what was trained before, and save it with its report in
+    `folder`; yields after every epoch. An interrupted training goes on from its last epoch.
 
-    After each epoch everything is saved, so that an interrupted training goes on from there and
-    ends with the same weights.
+    Raises:
+        PlanError: too few examples, or the training diverged.
     """
-    if (folder / "report.json").exists():
-        return
-    taught, held = split(examples, spec.validation, spec.seed)
-    router = Router.fresh(spec, len(examples[0].likelihood))
+    found = usable(examples)
+    taught, held = split(found.examples, spec.validation, spec.seed)
+    router = Router.fresh(spec, len(found.examples[0].likelihood))
     router.model.to(device)
-    run = _Training(spec, router, taught, folder / f"epoch-{_identity(spec, examples)}.pt")
-    for epoch in range(run.restore(), spec.epochs):
-        loss = run.epoch(epoch)
-        run.save(epoch + 1)
-        yield {"epoch": epoch + 1.0, "loss": loss}
+    made, key = recipe(spec, router, taught), _identity(spec, found.examples, cache, device)
+    yield from trained_once(
+        cache, "routers", key, router.model, lambda path: train_model(router.model, made, path)
+    )
+    router.model.eval()
+    report = Report(
+        **judge(router, spec, taught, held),
+        items=len(taught),
+        validated=len(held),
+        warmup=warmup_steps(spec, spec.epochs * made.steps),
+        replaced=found.replaced,
+        dropped=found.dropped,
+    )
     router.save(folder)
-    report = judge(router, spec, taught, held)
     write_durably(folder / "report.json", json.dumps(asdict(report)))
-    run.checkpoint.unlink(missing_ok=True)
+    return report
 
 
-def _identity(spec: RouterSpec, examples: Sequence[RouterExample]) -> str:
-    return digest(spec.model_dump(), [asdict(example) for example in examples])
+def _identity(
+    spec: RouterSpec, examples: Sequence[RouterExample], cache: Cache, device: str
+) -> str:
+    """All that decides the weights; the encoder by its content, wherever it lies."""
+    settings = spec.model_dump(exclude={"encoder"})
+    encoder = fingerprint(locate(ModelSpec(id=spec.encoder)), cache)
+    rows = [asdict(example) for example in examples]
+    return digest(settings, encoder, rows, code(), transformers.__version__, device)
 
 
 def judge(
-    router: Router, spec: RouterSpec, taught: Sequence[RouterExample], held: Sequence[RouterExample]
-) -> Report:
-    """Measure a router on held items."""
+    router: Router,
+    spec: RouterSpec,
+    taught: Sequence[RouterExample],
+    held: Sequence[RouterExample],
+) -> dict[str, float]:
+    """Measure a router on held items: its errors, and what its choices lose."""
     scores = router.scores([example.prompt for example in held])
     errors = scores - targets(held, spec.centre)
     likelihood = targets(held, centre=False)
     static = targets(taught, centre=False).mean(0).expand_as(likelihood)
-    return Report(
-        rmse=float(errors.square().mean().sqrt()),
-        mae=float(errors.abs().mean()),
-        regret=float(regret(scores, likelihood).mean()),
-        static_regret=float(regret(static, likelihood).mean()),
-        items=len(taught),
-        validated=len(held),
-    )
-
-
-class _Training:
-    """The state of one training: weights, optimiser, schedule."""
-
-    def __init__(
-        self, spec: RouterSpec, router: Router, examples: Sequence[RouterExample], checkpoint: Path
-    ) -> None:
-        self.spec, self.router, self.examples = spec, router, examples
-        self.checkpoint = checkpoint
-        self.wanted = targets(examples, spec.centre)
-        self.steps = spec.epochs * len(range(0, len(examples), spec.batch_size))
-        parameters = router.model.parameters()
-        self.optimizer = AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
-        self.schedule = LambdaLR(self.optimizer, lambda step: self._rate(step))
-
-    def _rate(self, step: int) -> float:
-        """Up over the warm-up, then down to nothing, linearly."""
-        if step < self.spec.warmup:
-            return step / self.spec.warmup
-        return max(0.0, (self.steps - step) / max(1, self.steps - self.spec.warmup))
-
-    def epoch(self, epoch: int) -> float:
-        """Once through the examples, in an order of the epoch's own; returns the mean loss."""
-        torch.manual_seed(self.spec.seed + 1000 * (epoch + 1))  # dropout, wherever training resumes
-        order = torch.randperm(len(self.examples)).tolist()
-        self.router.model.train()
-        losses = [self._step(order[i : i + self.spec.batch_size]) for i in self._starts()]
-        return sum(losses) / len(losses)
-
-    def _starts(self) -> range:
-        return range(0, len(self.examples), self.spec.batch_size)
-
-    def _step(self, rows: list[int]) -> float:
-        batch = self.router.encode([self.examples[row].prompt for row in rows])
-        loss = self.router.model(
-            **batch, labels=self.wanted[rows].to(self.router.model.device)
-        ).loss
-        loss.backward()
-        self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad()
-        return float(loss.detach())
-
-    def save(self, epoch: int) -> None:
-        """Keep the state after an epoch."""
-        state: dict[str, Any] = {"epoch": epoch, "model": self.router.model.state_dict()}
-        state |= {"optimizer": self.optimizer.state_dict(), "rate": self.schedule.state_dict()}
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self.checkpoint)
-
-    def restore(self) -> int:
-        """The epochs already done."""
-        if not self.checkpoint.exists():
-            return 0
-        state = torch.load(self.checkpoint, weights_only=True)
-        self.router.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["rate"])
-        return int(state["epoch"])
+    return {
+        "rmse": float(errors.square().mean().sqrt()),
+        "mae": float(errors.abs().mean()),
+        "regret": float(regret(scores, likelihood).mean()),
+        "static_regret": float(regret(static, likelihood).mean()),
+    }

@@ -4,13 +4,14 @@ A worker loads the model once. Everything it returns is plain data that depends 
 study and what was asked for, so that any worker, at any time, returns the same.
 """
 
-import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+import transformers
 from transformers import PreTrainedModel
 
 from trainables.bench.data.fits import check_fits
@@ -20,17 +21,20 @@ from trainables.bench.data.split import Taken
 from trainables.bench.data.tokenize import choice_rows
 from trainables.bench.models.load import load_model, load_processor, locate
 from trainables.bench.models.structure import blocks, fixed_blocks
+from trainables.bench.training.loop import settle_products
 from trainables.core.cache import Cache, digest
-from trainables.core.lineage import fingerprint
-from trainables.core.spec import Role
+from trainables.core.lineage import code, fingerprint
+from trainables.core.spec import ModelSpec, Role
 from trainables.omission import losses
 from trainables.omission.evaluator import PrefixEvaluator, can_pack
 from trainables.omission.loss_log import Memo
 from trainables.omission.losses import Loss
 from trainables.omission.searches import Omit, greedy
+from trainables.routing.examples import read_examples
 from trainables.routing.routed_model import RoutedModel, measure
-from trainables.routing.router import Router, read_examples, train
+from trainables.routing.router import Router, train
 from trainables.routing.spec import RouterSpec, RouteSpec
+from trainables.stage import drain
 
 Record: TypeAlias = dict[str, Any]
 
@@ -41,6 +45,7 @@ class RouteWork:
     def __init__(self, spec: RouteSpec) -> None:
         self.spec = spec
         torch.set_num_threads(spec.resources.cpus)
+        settle_products(torch.device(self._device))
         self.cache = Cache(Path(spec.folder).absolute() / "cache")
         self._data: dict[str, Data] = {}
         self._taken: dict[str, Taken] = {}
@@ -70,7 +75,32 @@ class RouteWork:
     @cached_property
     def lineage(self) -> str:
         """Identifies the model."""
-        return digest(fingerprint(self.folder, self.cache), self.spec.model.dtype)
+        return digest(
+            fingerprint(self.folder, self.cache),
+            self.spec.model.dtype,
+            self._device,
+            code(),
+            transformers.__version__,
+        )
+
+    def identity(self) -> Record:
+        """What all results depend on besides the settings, by its content: the model and the code
+        it runs in, the encoder, each task's questions in each role."""
+        roles: tuple[Role, ...] = ("calibration", "train", "held_out")
+        asked = {
+            task: {role: self._questions(task, role) for role in roles if self._asks(task, role)}
+            for task in self.spec.tasks
+        }
+        encoder = fingerprint(locate(ModelSpec(id=self.spec.router.encoder)), self.cache)
+        return {"model": self.lineage, "encoder": encoder, "tasks": asked}
+
+    def _asks(self, task: str, role: Role) -> bool:
+        searched = not self.spec.sets.file
+        learns = self.spec.tasks[task].routed and (role == "train" or searched)
+        return role == "held_out" or learns
+
+    def _questions(self, task: str, role: Role) -> str:
+        return digest([asdict(item) for item in self.items(task, role)])
 
     def data(self, task: str) -> Data:
         """A task's items, shared out over the roles. No two tasks of one data set share a row:
@@ -162,11 +192,12 @@ class RouteWork:
 
     def train(self, settings: Record, dataset: str, folder: str) -> Record:
         """Train a router on stage 2's data set; returns its report."""
-        spec = RouterSpec.model_validate(settings)
-        for _ in train(spec, read_examples(Path(dataset)), Path(folder), self._device):
-            pass
-        report: Record = json.loads((Path(folder) / "report.json").read_text())
-        return report
+        spec, place = RouterSpec.model_validate(settings), Path(folder)
+        try:
+            running = train(spec, read_examples(Path(dataset)), place, self.cache, self._device)
+            return asdict(drain(running))
+        finally:
+            self.cache.release()
 
     @property
     def _device(self) -> str:

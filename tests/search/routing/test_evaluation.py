@@ -1,5 +1,7 @@
 """The stage-4 table on numbers made by hand."""
 
+import math
+
 import pytest
 
 from search.routing.commands import table
@@ -61,6 +63,33 @@ def test_answers_are_compared_whole_or_per_character() -> None:
     assert (whole.right, whole.dense) == ((False,), True)
     assert per_character.right == (True,)
     assert whole.likelihood == (-0.9,)
+
+
+def test_what_is_no_number_is_never_right() -> None:
+    """An answer with a number wins over one without, and none at all is wrong."""
+    nan, none = float("nan"), float("-inf")
+    record = {"task": "a", "prompt": "p", "answer": 0, "tokens": [1, 1], "characters": [1, 1]}
+    record |= {"scores": [[nan, nan], [nan, -5.0], [none, none], [-1.0, nan]]}
+    record |= {"likelihood": [nan, nan, none, -1.0]}
+    found = judge(record, normalised=False)
+    assert (found.right, found.dense) == ((False, False, False), True)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_a_broken_set_counts_as_the_worst_and_is_said(bad: float) -> None:
+    broken = [
+        Judged("a", "p", (False, False), (bad, -2.0), True),
+        Judged("a", "q", (False, True), (bad, -1.0), True),
+        Judged("b", "r", (False, False), (bad, bad), False),
+    ]
+    found = evaluate(broken, [0, 1, 1], [[bad, -9.0], [bad, -2.0], [bad, bad]])
+    assert found.rows[ROUTER]["regret"] == pytest.approx(0.0)  # the first lost nothing: both -2
+    assert found.rows[HINDSIGHT]["mean"] == 0.25
+    assert (found.replaced, found.dropped) == (2, 1)
+    assert "2 likelihoods are no finite numbers" in found.told() and "1 items" in found.told()
+    numbers = [value for row in found.rows.values() for value in row.values()]
+    assert all(map(math.isfinite, numbers))
+    assert evaluate(ITEMS, [0, 1, 1], TRAINING).told() == ""
 
 
 def test_speed_counts_the_routers_time() -> None:

@@ -3,30 +3,38 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from search.engine import pool as route_pool
 from search.engine.pool import LocalPool, WorkItem, open_pool
 from search.errors import StudyError
+from search.journal.lock import study_lock
+from search.ledger.mirror import open_client, tracking_uri
 from search.routing.commands import app
 from search.routing.evaluation import HINDSIGHT, ORACLE, RANDOM, ROUTER
-from search.routing.stages import Route, export_route, load_route, search_router
+from search.routing.export import export_route
+from search.routing.load import load_route, resources_of, store_of
+from search.routing.router_search import search_router
+from search.routing.stages import Route, make_worker
 from tests.support.routing import study, write_study
-from trainables.core.errors import UserError
+from trainables.core.errors import PlanError, UserError
 from trainables.load import load
 from trainables.omission.evaluator import alone
 from trainables.omission.searches import read_sets
+from trainables.routing.spec import RouteSpec
 from trainables.routing.worker import RouteWork
 
 
@@ -39,8 +47,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Route:
     """A study that ran without interruption."""
     route = Route(study(made, tmp_path_factory.mktemp("whole")))
-    route.evaluation(LocalPool(route.spec))
+    route.evaluation(local(route.spec))
     return route
+
+
+def local(spec: RouteSpec) -> LocalPool:
+    return LocalPool(partial(make_worker, spec))
 
 
 def outputs(root: Path) -> dict[str, Any]:
@@ -86,7 +98,7 @@ def test_the_log_is_readable_as_the_published_one(whole: Route) -> None:
 
 
 def test_the_table_keeps_to_its_bounds(whole: Route) -> None:
-    found = whole.evaluation(LocalPool(whole.spec))
+    found = whole.evaluation(local(whole.spec))
     rows = found.rows
     assert found.tasks == ["colours", "sums", "unseen"]
     assert rows[ORACLE]["regret"] == 0
@@ -100,7 +112,7 @@ def test_the_table_keeps_to_its_bounds(whole: Route) -> None:
 def test_nothing_runs_twice(whole: Route, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[WorkItem] = []
     monkeypatch.setattr(WorkItem, "run", lambda piece, work: ran.append(piece))
-    whole.evaluation(LocalPool(whole.spec))
+    whole.evaluation(local(whole.spec))
     assert not ran
 
 
@@ -119,9 +131,9 @@ def test_interrupted_after_any_piece_it_ends_the_same(
 
     monkeypatch.setattr(route_pool, "write_durably", write)
     with pytest.raises(KeyboardInterrupt):
-        route.evaluation(LocalPool(route.spec))
+        route.evaluation(local(route.spec))
     monkeypatch.setattr(route_pool, "write_durably", keep)
-    route.evaluation(LocalPool(route.spec))
+    route.evaluation(local(route.spec))
     assert outputs(route.root) == outputs(whole.root)
 
 
@@ -138,7 +150,7 @@ def test_a_failed_item_is_named_and_the_others_are_kept(
 
     monkeypatch.setattr(RouteWork, "greedy", fails)
     with pytest.raises(UserError, match=r"1 of 4 items failed(.|\n)*colours-tld.*no room"):
-        route.sets(LocalPool(route.spec))
+        route.sets(local(route.spec))
     assert len(list((route.root / "sets").glob("*.json"))) == 3
 
 
@@ -147,7 +159,7 @@ def test_candidates_spread_over_workers_give_the_same_sets(
 ) -> None:
     spec = study(made, tmp_path)
     spread = spec.model_copy(update={"sets": spec.sets.model_copy(update={"spread": True})})
-    Route(spread).sets(LocalPool(spread, workers=3))
+    Route(spread).sets(LocalPool(partial(make_worker, spread), workers=3))
     mine, wanted = tmp_path / "tiny" / "sets.csv", whole.root / "sets.csv"
     assert mine.read_text() == wanted.read_text()
 
@@ -157,7 +169,7 @@ def test_sets_from_a_file_need_no_search(made: Path, tmp_path: Path) -> None:
     file = tmp_path / "given.csv"
     file.write_text('Set,idx,\n"[1, 2]",0,one\n"[2, 1]",1,same\n"[3]",2,other\n')
     given = spec.model_copy(update={"sets": spec.sets.model_copy(update={"file": str(file)})})
-    assert Route(given).sets(LocalPool(given)) == {"one": (1, 2), "other": (3,)}
+    assert Route(given).sets(local(given)) == {"one": (1, 2), "other": (3,)}
 
 
 def test_the_routers_settings_can_be_searched(whole: Route, tmp_path: Path) -> None:
@@ -172,20 +184,154 @@ def test_the_routers_settings_can_be_searched(whole: Route, tmp_path: Path) -> N
         lr = settings.lr
         return Fake(tmp_path / f"{lr}.json", "train", {"lr": lr, "settings": settings})
 
-    first = search_router(spec, LocalPool(spec), make)
-    again = search_router(spec, LocalPool(spec), make)
+    first, _ = search_router(spec, local(spec), make, print)
+    again, _ = search_router(spec, local(spec), make, print)
     assert len(first) == 5
     assert first[0].arguments["lr"] == pytest.approx(1e-4)  # the study's own, within the range
     assert [one.path for one in first] == [one.path for one in again]
 
 
+def test_a_router_that_fails_does_not_end_the_search(whole: Route, tmp_path: Path) -> None:
+    search = whole.spec.search.model_copy(update={"trials": 4})
+    spec = whole.spec.model_copy(update={"search": search})
+    told: list[str] = []
+
+    class Fake(WorkItem):
+        def run(self, work: object) -> None:
+            if self.arguments["lr"] > self.arguments["worst"]:
+                raise PlanError("the training loss is nan")
+            self.path.write_text(json.dumps({"regret": self.arguments["lr"]}))
+
+    def make(worst: float, settings: Any) -> WorkItem:
+        what = {"lr": settings.lr, "worst": worst}
+        return Fake(tmp_path / f"{worst}-{settings.lr}.json", "train", what)
+
+    tried, failed = search_router(spec, local(spec), partial(make, 5e-5), told.append)
+    assert len(tried) + len(failed) == 4 and tried and failed
+    assert failed[0] == "the training loss is nan" and "the training loss" in told[0]
+    with pytest.raises(UserError, match="no router could be trained"):
+        search_router(spec, local(spec), partial(make, 0.0), told.append)
+
+
+@pytest.mark.parametrize("part", ["model", "data", "encoder"])
+def test_what_changes_in_its_place_starts_afresh(part: str, made: Path, tmp_path: Path) -> None:
+    """Pieces, the log of losses and routers are named after contents, not after paths."""
+    source = tmp_path / "made"
+    shutil.copytree(made, source, ignore=shutil.ignore_patterns("study-*"))
+    spec = study(source, tmp_path / "runs")
+    before = work_done(spec)
+    assert work_done(spec) == before
+    if part == "data":
+        file = source / "sums.jsonl"
+        file.write_text(file.read_text().replace("+ 1", "+ one"))
+    else:
+        weights = load_file(source / part / "model.safetensors")
+        changed = {name: value * 1.5 for name, value in weights.items()}
+        save_file(changed, source / part / "model.safetensors", metadata={"format": "pt"})
+    after = work_done(spec)
+    fresh = {
+        "model": {"sets", "dataset", "routers", "evaluation", "omission"},
+        "data": {"sets", "dataset", "routers", "evaluation", "omission"},
+        "encoder": {"routers", "evaluation"},
+    }[part]
+    assert {kind for kind in after if after[kind] - before[kind]} == fresh
+    again = Route(study(source, tmp_path / "elsewhere"))
+    again.evaluation(local(again.spec))
+    assert outputs(again.root) == outputs(Path(spec.folder) / spec.name)
+
+
+def work_done(spec: RouteSpec) -> dict[str, set[str]]:
+    """The files of all pieces after an evaluation, by kind."""
+    route = Route(spec)
+    route.evaluation(local(spec))
+    kinds = {kind: route.root / kind for kind in ("sets", "dataset", "routers", "evaluation")}
+    kinds["omission"] = route.root.parent / "cache" / "omission"
+    return {kind: {path.name for path in folder.glob("*.json*")} for kind, folder in kinds.items()}
+
+
+def test_a_warm_up_that_never_ends_is_told(made: Path, tmp_path: Path) -> None:
+    spec = study(made, tmp_path)
+    router = spec.router.model_copy(update={"warmup": 500})
+    told: list[str] = []
+    route = Route(spec.model_copy(update={"router": router}), told.append)
+    route.train(local(route.spec))
+    assert any("warm-up of 500 steps is longer than the training" in line for line in told)
+
+
+@pytest.mark.parametrize("name", ["cache", "mlartifacts", "mlflow.db"])
+def test_a_name_beside_the_studies_is_refused(name: str, made: Path, tmp_path: Path) -> None:
+    file = write_study(made, tmp_path)
+    broken = tmp_path / "broken.toml"
+    broken.write_text(file.read_text().replace('name = "tiny"', f'name = "{name}"'))
+    with pytest.raises(StudyError, match=f"name: got .{name}.*any name but"):
+        load_route(broken)
+
+
+def test_places_that_are_not_there_are_named_at_once(made: Path, tmp_path: Path) -> None:
+    file = write_study(made, tmp_path)
+    broken = tmp_path / "broken.toml"
+    broken.write_text(file.read_text().replace(str(made), str(made / "gone")))
+    with pytest.raises(StudyError) as caught:
+        load_route(broken, {"folder": "postgresql://me@host/db"})
+    for key in ("folder", "model.id", "router.encoder", "tasks.sums.dataset"):
+        assert key in str(caught.value)
+
+
+def test_a_study_of_another_kind_keeps_its_folder(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "study.toml").write_text("")
+    with pytest.raises(StudyError, match="rename one"):
+        load_route(write_study(made, tmp_path))
+
+
+def test_two_at_once_are_refused(whole: Route, made: Path, tmp_path: Path) -> None:
+    file = write_study(made, tmp_path)
+    with study_lock(store_of(whole.spec)), pytest.raises(UserError, match="tiny is running"):
+        invoke("sets", file, whole)
+
+
+def test_the_evaluation_is_one_run_in_the_ledger(whole: Route, made: Path, tmp_path: Path) -> None:
+    file = write_study(made, tmp_path)
+    for _ in range(2):
+        assert "ledger: run " in invoke("eval", file, whole)
+    client = open_client(tracking_uri(store_of(whole.spec)))
+    experiment = client.get_experiment_by_name("rayduce").experiment_id
+    [run] = client.search_runs([experiment], "tags.study = 'tiny'")
+    rows = json.loads((whole.root / "evaluation.json").read_text())["rows"]
+    found = run.data.metrics
+    assert found["router/accuracy"] == rows[ROUTER]["mean"]
+    assert found["oracle/accuracy/sums"] == rows[ORACLE]["sums"]
+    assert found["router/regret"] == rows[ROUTER]["regret"]
+    assert found["speed/prefill_speedup"] > 0
+    assert run.info.status == "FINISHED" and run.data.params["budget"] == "2"
+    kept = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert kept == {"sets.csv", "router.json", "evaluation.json"}
+
+
+def test_a_ledger_that_is_away_keeps_nobody_from_the_table(
+    whole: Route, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    told = invoke("eval", write_study(made, tmp_path), whole)
+    assert "the ledger does not answer" in told and "best static set:" in told
+
+
+def invoke(command: str, file: Path, whole: Route) -> str:
+    storage = str(whole.root.parent)
+    found = CliRunner().invoke(app, [command, str(file), "--storage", storage])
+    if found.exception is not None:
+        raise found.exception
+    return found.output
+
+
 def test_the_exported_model_loads_and_writes(whole: Route, tmp_path: Path) -> None:
-    lines = export_route(whole, LocalPool(whole.spec), tmp_path / "out")
+    lines = export_route(whole, local(whole.spec), tmp_path / "out")
     assert len(lines) == 6
     model = load(tmp_path / "out")
     assert len(model.generate(["Box 1 is", "2 + 1 ="], max_new_tokens=3)) == 2
     assert "from trainables.load import load" in (tmp_path / "out" / "README.md").read_text()
-    seconds = whole.timing(LocalPool(whole.spec))
+    seconds = whole.timing(local(whole.spec))
     assert seconds["pruned_bytes"] < seconds["dense_bytes"]
 
 
@@ -241,7 +387,12 @@ def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None
 @pytest.mark.slow
 def test_killed_in_every_stage_it_ends_the_same(whole: Route, made: Path, tmp_path: Path) -> None:
     file, root = write_study(made, tmp_path), tmp_path / "tiny"
-    for pattern in ("sets/*.json", "dataset/*.json", "routers/*/epoch-*", "evaluation/*.json"):
+    for pattern in (
+        "sets/*.json",
+        "dataset/*.json",
+        "../cache/checkpoints/*.pt",
+        "evaluation/*.json",
+    ):
         kill_when(start(file, "eval"), lambda found=pattern: any(root.glob(found)))  # type: ignore[misc]
         assert not (root / "evaluation.json").exists()
     process = start(file, "eval")
@@ -255,7 +406,7 @@ def test_killed_in_every_stage_it_ends_the_same(whole: Route, made: Path, tmp_pa
 def test_on_ray_workers_it_ends_the_same(whole: Route, made: Path, tmp_path: Path) -> None:
     spec = load_route(write_study(made, tmp_path), {"resources.workers": 2})
     route = Route(spec)
-    with open_pool(spec, lambda text: None) as pool:
+    with open_pool(partial(make_worker, spec), resources_of(spec)) as pool:
         assert pool.workers == 2
         route.evaluation(pool)
     assert outputs(route.root) == outputs(whole.root)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tests.support.routing import write_study
 from trainables.bench.data.prompts import Question
@@ -52,6 +52,33 @@ def test_each_prompt_is_written_on_by_its_own_model(routed: RoutedModel) -> None
         tail = ids[0, batch["input_ids"].shape[1] :]
         assert text == routed.tokenizer.decode(tail, skip_special_tokens=True)
     assert routed.generate([]) == []
+
+
+def test_what_the_caller_asks_for_is_done(routed: RoutedModel) -> None:
+    """Length and end are the config's where it names them, and the argument's before that."""
+    free = routed.generate(PROMPTS[:1], max_new_tokens=12)[0]
+    assert routed.generate(PROMPTS[:1], config=greedy(max_new_tokens=12)) == [free]
+    assert free.startswith(routed.generate(PROMPTS[:1], 3, greedy(max_new_tokens=12))[0])
+    asked = routed._settings(None, greedy(max_new_tokens=5, eos_token_id=7, pad_token_id=9))
+    assert (asked.max_new_tokens, asked.eos_token_id, asked.pad_token_id) == (5, 7, 9)
+    assert routed._settings(None, greedy(max_length=9)).max_new_tokens is None
+    assert routed._settings(None, None).max_new_tokens == 64
+    assert routed._settings(None, None).eos_token_id == routed.model.generation_config.eos_token_id
+    [end] = routed.tokenizer(free[0])["input_ids"]
+    cut = routed.generate(PROMPTS[:1], config=greedy(max_new_tokens=12, eos_token_id=end))[0]
+    assert len(cut) < len(free) and free.startswith(cut)
+    with pytest.raises(PlanError, match="num_return_sequences"):
+        routed.generate(PROMPTS, config=GenerationConfig(do_sample=True, num_return_sequences=2))
+
+
+def greedy(**settings: int) -> GenerationConfig:
+    return GenerationConfig(do_sample=False, **settings)
+
+
+def test_an_empty_prompt_is_written_on(routed: RoutedModel) -> None:
+    assert len(routed.tokenizer("")["input_ids"]) == 0
+    [alone] = routed.generate([""], max_new_tokens=4)
+    assert routed.generate(["", *PROMPTS], max_new_tokens=4)[0] == alone
 
 
 def test_questions_are_scored_by_their_own_model(routed: RoutedModel) -> None:

@@ -1,16 +1,30 @@
 """The router's parts: split, targets, regret, and a training that can be interrupted."""
 
 import json
+import math
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    get_linear_schedule_with_warmup,
+)
 
 from tests.support.routing import write_study
+from trainables.bench.training.loop import Training, train
+from trainables.core.cache import Cache
 from trainables.core.errors import PlanError
 from trainables.routing import router
-from trainables.routing.router import Router, RouterExample
+from trainables.routing.examples import RouterExample, finite_rows, usable
+from trainables.routing.router import Router
 from trainables.routing.spec import RouterSpec
+from trainables.stage import drain
 
 
 @pytest.fixture(scope="module")
@@ -59,35 +73,178 @@ def test_regret_is_what_a_choice_loses() -> None:
     assert router.regret(scores, likelihood).tolist() == [2, 0]
 
 
+def trained(
+    spec: RouterSpec, rows: list[RouterExample], folder: Path
+) -> tuple[list[dict[str, float]], router.Report]:
+    """What a training told, and its report; its cache lies in the folder too."""
+    told: list[dict[str, float]] = []
+    running = router.train(spec, rows, folder, Cache(folder / "cache"))
+    while True:
+        try:
+            told.append(next(running))
+        except StopIteration as end:
+            return told, end.value
+
+
 def test_training_learns_and_reports(encoder: Path, tmp_path: Path) -> None:
     spec = settings(encoder, centre=True, epochs=12)
-    steps = list(router.train(spec, examples(64), tmp_path))
-    assert steps[-1]["loss"] < steps[0]["loss"] / 4
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["regret"] == 0
-    assert report["static_regret"] > 0
-    assert (report["items"], report["validated"]) == (58, 6)
-    assert not list(tmp_path.glob("epoch-*"))
-    assert list(router.train(spec, examples(64), tmp_path)) == []
+    steps, report = trained(spec, examples(64), tmp_path)
+    assert steps[-1]["train_loss"] < steps[0]["train_loss"] / 4
+    assert json.loads((tmp_path / "report.json").read_text()) == asdict(report)
+    assert report.regret == 0
+    assert report.static_regret > 0
+    assert (report.items, report.validated) == (58, 6)
+    assert not list(tmp_path.glob("cache/checkpoints/*"))
+    assert trained(spec, examples(64), tmp_path) == (steps, report), "shared, and told again"
 
 
-def test_an_interrupted_training_ends_with_the_same_weights(encoder: Path, tmp_path: Path) -> None:
+def test_an_interrupted_training_ends_with_the_same_weights(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = settings(encoder)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert len(list(router.train(spec, examples(30), whole))) == 4
-    for _ in range(3):
-        next(router.train(spec, examples(30), parts))  # as if it were killed after an epoch
-    assert [step["epoch"] for step in router.train(spec, examples(30), parts)] == [4]
+    assert len(trained(spec, examples(30), whole)[0]) == 4
+    for _ in range(3):  # as if it were killed after an epoch
+        running = router.train(spec, examples(30), parts, Cache(parts / "cache"))
+        next(running)
+        running.close()
+    ran, epoch = [], Training.epoch
+    monkeypatch.setattr(Training, "epoch", lambda self: ran.append(1) or epoch(self))
+    assert [step["epoch"] for step in trained(spec, examples(30), parts)[0]] == [1, 2, 3, 4]
+    assert len(ran) == 3, "the first lay in the checkpoint"
     one, other = (Router.load(folder).model.state_dict() for folder in (whole, parts))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert (whole / "report.json").read_text() == (parts / "report.json").read_text()
 
 
-def test_the_learning_rate_warms_up_and_then_falls(encoder: Path, tmp_path: Path) -> None:
+def test_the_learning_rate_warms_up_and_then_falls(encoder: Path) -> None:
     spec = settings(encoder, warmup=4, epochs=4)
-    run = router._Training(spec, Router.fresh(spec, 2), examples(16), tmp_path / "epoch.pt")
-    assert run.steps == 8
-    assert [run._rate(step) for step in (0, 2, 4, 6, 8)] == [0, 0.5, 1, 0.5, 0]
+    made = router.recipe(spec, Router.fresh(spec, 2), examples(16))
+    assert made.steps == 2 and made.rate is not None
+    assert [made.rate(step) for step in (0, 2, 4, 6, 8)] == [0, 0.5, 1, 0.5, 0]
+
+
+def test_a_warm_up_longer_than_the_training_is_a_tenth_of_it(encoder: Path) -> None:
+    spec = RouterSpec(encoder=str(encoder))
+    assert spec.warmup == 500
+    found = {total: router.warmup_steps(spec, total) for total in (290, 500, 501, 9000)}
+    assert found == {290: 29, 500: 50, 501: 500, 9000: 500}
+    short = settings(encoder, warmup=500, epochs=5)
+    made = router.recipe(short, Router.fresh(short, 2), examples(16))
+    assert made.rate is not None and [made.rate(step) for step in (0, 1, 10)] == [0, 1, 0]
+
+
+def test_it_trains_as_published(encoder: Path, tmp_path: Path) -> None:
+    """AdamW without decay on biases and norms, gradients clipped at 1, a linear schedule with
+    warm-up: 24 step losses and the weights, bit by bit, against a loop of its own."""
+    spec, rows = settings(encoder, epochs=6, warmup=5, weight_decay=0.1), examples(32)
+    fresh, wanted = Router.fresh(spec, 2), reference(spec, rows)
+    made, losses = router.recipe(spec, fresh, rows), []
+
+    def loss(model: Any, batch: Any) -> Tensor:
+        losses.append(made.loss(model, batch))
+        return losses[-1]
+
+    drain(train(fresh.model, replace(made, loss=loss)))
+    assert len(losses) == 24
+    assert [one.item() for one in losses] == wanted[0]
+    assert all(map(torch.equal, fresh.model.state_dict().values(), wanted[1].values()))
+
+
+def reference(spec: RouterSpec, rows: list[RouterExample]) -> tuple[list[float], dict[str, Tensor]]:
+    """The published training, written out."""
+    model, tokenizer = Router.fresh(spec, 2).model, AutoTokenizer.from_pretrained(spec.encoder)
+    bare = {name for name, _ in model.named_parameters() if "bias" in name or "LayerNorm" in name}
+    named = dict(model.named_parameters())
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": [named[n] for n in named if n not in bare], "weight_decay": 0.1},
+            {"params": [named[n] for n in bare], "weight_decay": 0.0},
+        ],
+        lr=spec.lr,
+    )
+    steps = spec.epochs * len(rows) // spec.batch_size
+    schedule = get_linear_schedule_with_warmup(optimiser, spec.warmup, steps)
+    losses = []
+    model.train()
+    for epoch in range(spec.epochs):
+        torch.manual_seed(spec.seed + 1000 * (epoch + 1))
+        for numbers in torch.randperm(len(rows)).split(spec.batch_size):
+            chosen = [rows[int(number)] for number in numbers]
+            batch = tokenizer(
+                [row.prompt for row in chosen],
+                padding=True,
+                truncation=True,
+                max_length=spec.max_length,
+                return_tensors="pt",
+            )
+            found = model(**batch).logits
+            loss = ((found - torch.tensor([row.likelihood for row in chosen])) ** 2).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            assert torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) > 1, "clipped"
+            optimiser.step()
+            schedule.step()
+            losses.append(loss.item())
+    return losses, model.state_dict()
+
+
+NONE, NOTHING = float("-inf"), float("nan")
+
+
+@pytest.mark.parametrize("bad", [NONE, NOTHING])
+def test_numbers_that_are_not_finite_never_reach_the_router(
+    bad: float, encoder: Path, tmp_path: Path
+) -> None:
+    rows = examples(40)
+    rows[3] = replace(rows[3], likelihood=(bad, -1.0))
+    rows[4] = replace(rows[4], likelihood=(bad, bad))
+    rows += [replace(row, item=f"{row.item}b", likelihood=(-0.5, bad)) for row in examples(8)]
+    _, report = trained(settings(encoder), rows, tmp_path)
+    assert (report.replaced, report.dropped) == (9, 1)
+    assert report.items + report.validated == 47
+    assert all(math.isfinite(value) for value in asdict(report).values())
+    scores = Router.load(tmp_path).scores(["a", "b"])
+    assert scores.isfinite().all()
+
+
+def test_what_is_no_number_is_the_worst_that_was_seen() -> None:
+    rows = [(-1.0, NONE), (NOTHING, -7.0), (NOTHING, NOTHING)]
+    assert finite_rows(rows) == ([(-1.0, -7.0), (-7.0, -7.0), ()], 2, 1)
+    with pytest.raises(PlanError, match="no likelihood of 1 items is a finite number"):
+        usable([RouterExample("a", "x", (NONE, NOTHING))])
+
+
+def test_a_router_of_no_numbers_is_no_router(encoder: Path, tmp_path: Path) -> None:
+    """Its regret would be 0, and it would win every search."""
+    with pytest.raises(PlanError, match="lower"):
+        trained(settings(encoder, lr=1e30, warmup=0), examples(40), tmp_path)
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_an_empty_prompt_has_scores(encoder: Path) -> None:
+    fresh = Router.fresh(settings(encoder), 3)
+    assert len(fresh.tokenizer("")["input_ids"]) == 0
+    both = fresh.scores(["", "one"])
+    assert both.isfinite().all()
+    assert torch.allclose(both[:1], fresh.scores([""]), atol=1e-5)
+
+
+def test_another_encoder_in_the_same_place_is_another_training(
+    encoder: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "encoder"
+    shutil.copytree(encoder, place)
+    spec, found = settings(place, epochs=1), []
+    for factor in (1.0, 2.0):
+        model = AutoModelForSequenceClassification.from_pretrained(encoder)
+        model.bert.embeddings.word_embeddings.weight.data.mul_(factor)
+        model.save_pretrained(place)
+        trained(spec, examples(16), tmp_path)
+        found.append(Router.load(tmp_path).model.state_dict())
+    name = "bert.embeddings.word_embeddings.weight"
+    assert torch.allclose(2 * found[0][name], found[1][name], atol=0.05)
+    assert len(list((tmp_path / "cache" / "routers").glob("*.safetensors"))) == 2
 
 
 def test_a_saved_router_scores_the_same(encoder: Path, tmp_path: Path) -> None:
