@@ -12,6 +12,7 @@ from trainables.bench.data.images import ImageClassification
 from trainables.bench.data.sources import Splits, open_splits
 from trainables.bench.data.split import MEASURED, Drawing, Taken
 from trainables.bench.data.tasks import Classification, Generation, MultipleChoice
+from trainables.bench.data.tokenize import unknown_id
 from trainables.bench.data.windows import LanguageModelling
 from trainables.core.errors import DataError, near
 from trainables.core.spec import DataSpec, Role, Task
@@ -174,15 +175,17 @@ def _tell(
 
 
 def _must_be_known(data: Data, tokenizer: Any) -> None:
-    """Raises DataError where the tokenizer does not know most of the text."""
-    unknown = tokenizer.unk_token_id
-    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        return
-    marks = set(tokenizer.all_special_ids) - {unknown}
-    rows = [batch["input_ids"] for batch in data.batches("calibration")]
-    words = [number for ids in rows for number in ids.flatten().tolist() if number not in marks]
-    share = words.count(unknown) / max(len(words), 1)
-    if share > 0.5:
+    """Raises DataError where the tokenizer does not know most of the text, or has no words."""
+    unknown, marks = unknown_id(tokenizer), set(tokenizer.all_special_ids)
+    rows = [
+        batch["input_ids"][batch["attention_mask"].bool()] for batch in data.batches("calibration")
+    ]
+    tokens = [number for ids in rows for number in ids.tolist()]
+    known = sum(number not in marks and number != unknown for number in tokens)
+    others = marks - {unknown} | {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    missed = sum(number == unknown and number not in others for number in tokens)
+    if known == 0 or missed > known:
+        share = missed / (missed + known) if known else 1.0
         raise DataError(
             f'{share:.0%} of the tokens of "{data.spec.dataset}" are unknown to the tokenizer',
             do="give the model the tokenizer it was trained with, or data in its language",

@@ -109,6 +109,15 @@ def filler(tokenizer: Any) -> int:
     return 0
 
 
+def unknown_id(tokenizer: Any) -> int | None:
+    """The number of the token for what is not in the vocabulary, where there is one."""
+    if tokenizer.unk_token_id is not None:
+        return int(tokenizer.unk_token_id)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    unknown = getattr(getattr(backend, "model", None), "unk_token", None)
+    return None if backend is None or unknown is None else backend.token_to_id(unknown)
+
+
 def stack(rows: Sequence[Ids], fill: int) -> Tensor:
     """Rows of different lengths as one matrix, filled up on the right."""
     longest = max(map(len, rows))

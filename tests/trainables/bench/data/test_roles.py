@@ -58,7 +58,7 @@ def test_one_split_is_shared_out_and_no_text_serves_two_roles(tmp_path: Path) ->
     rows = opinions()
     repeated = [{**row, "text": f"  {row['text'].upper()} "} for row in rows[:30]]
     data = load_data(
-        spec(jsonl(tmp_path / "o.jsonl", rows + repeated), "classification"), word_tokenizer(), 0
+        spec(jsonl(tmp_path / "o.jsonl", rows + repeated), "classification"), bytes_tokenizer(), 0
     )
     assert {role: len(data.items(role)) for role in ROLES} == FEW
     assert not shared(data, lambda item: " ".join(item.text.lower().split()))
@@ -367,7 +367,9 @@ def test_rows_without_an_answer_are_left_out(tmp_path: Path) -> None:
 
 def test_rows_without_a_text_are_left_out(tmp_path: Path) -> None:
     rows = [{"text": f"x {i}" if i % 2 else None, "label": i % 4} for i in range(60)]
-    data = load_data(spec(jsonl(tmp_path / "o.jsonl", rows), "classification"), word_tokenizer(), 0)
+    data = load_data(
+        spec(jsonl(tmp_path / "o.jsonl", rows), "classification"), bytes_tokenizer(), 0
+    )
     assert all(item.text.startswith("x") for role in ROLES for item in data.items(role))
 
 
@@ -470,7 +472,7 @@ def test_a_question_is_asked_for_from_its_answer(tmp_path: Path) -> None:
         for i in range(20)
     ]
     given = spec(jsonl(tmp_path / "s.jsonl", rows), "generation")
-    form = load_data(given, word_tokenizer(), 0).adapter
+    form = load_data(given, bytes_tokenizer(), 0).adapter
     assert form.item(rows[0]) == Pair(f"answer: honey context: {context} 0", asked)
 
 

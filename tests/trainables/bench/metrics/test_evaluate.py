@@ -87,16 +87,16 @@ def test_perplexity_is_the_models_own_loss_exponentiated(text: Data) -> None:
         losses = [float(model(**batch).loss) for batch in text.batches("search")]
     sizes = [len(batch["labels"]) for batch in text.batches("search")]
     mean = sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
-    found = measure_all(bench(model, text), ["perplexity", "loss"])
+    found = measure_all(bench(model, text), ["perplexity", "loss"], "search")
     assert found["loss"] == pytest.approx(mean, rel=1e-6)
     assert found["perplexity"] == pytest.approx(math.exp(mean), rel=1e-6)
 
 
 def test_slices_do_not_change_a_loss(text: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     model = llama()
-    whole = measure_all(bench(model, text), ["loss"])
+    whole = measure_all(bench(model, text), ["loss"], "search")
     monkeypatch.setattr(passes, "_SLICE", 5)
-    assert measure_all(bench(model, text), ["loss"]) == whole
+    assert measure_all(bench(model, text), ["loss"], "search") == whole
 
 
 def test_losses_of_half_precision_models_are_taken_in_float32(text: Data) -> None:
@@ -120,7 +120,7 @@ def test_a_pass_is_made_once_for_all_metrics(
         model = bert() if data is sorted_by_topic else llama()
         calls: list[int] = []
         model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        found = measure_all(bench(model, data), names)
+        found = measure_all(bench(model, data), names, "search")
         assert list(found) == names
         assert len(calls) == len(data.batches("search"))
 
@@ -140,7 +140,7 @@ def test_accuracy_and_f1_agree_with_scikit_learn(sorted_by_topic: Data) -> None:
         for batch in sorted_by_topic.batches("search"):
             predicted += model(**batch).logits.argmax(-1).tolist()
     wanted = [item.label for item in sorted_by_topic.items("search")]
-    found = measure_all(bench(model, sorted_by_topic), ["accuracy", "macro_f1"])
+    found = measure_all(bench(model, sorted_by_topic), ["accuracy", "macro_f1"], "search")
     assert found["accuracy"] == accuracy_score(wanted, predicted)
     assert found["macro_f1"] == pytest.approx(f1_score(wanted, predicted, average="macro"))
 
@@ -162,7 +162,9 @@ def test_choices_score_as_each_of_them_alone(asked: Data) -> None:
     model.lm_head.weight.data *= 20
     items = asked.items("search")
     wanted = [[alone(model, tokenizer, x.prompt, choice) for choice in x.choices] for x in items]
-    for scores, mine in zip(passes.Evaluation(bench(model, asked)).choices, wanted, strict=True):
+    for scores, mine in zip(
+        passes.Evaluation(bench(model, asked), "search").choices, wanted, strict=True
+    ):
         assert scores.tolist() == pytest.approx(mine, rel=1e-5)
 
     best = [max(range(len(row)), key=row.__getitem__) for row in wanted]
@@ -171,7 +173,7 @@ def test_choices_score_as_each_of_them_alone(asked: Data) -> None:
         for row, x in zip(wanted, items, strict=True)
     ]
     answers = [item.answer for item in items]
-    found = measure_all(bench(model, asked), ["accuracy", "accuracy_norm"])
+    found = measure_all(bench(model, asked), ["accuracy", "accuracy_norm"], "search")
     assert found["accuracy"] == sum(a == b for a, b in zip(best, answers, strict=True)) / 5
     assert found["accuracy_norm"] == sum(a == b for a, b in zip(normed, answers, strict=True)) / 5
     assert best != normed
@@ -187,7 +189,7 @@ def test_images_are_classified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         num_channels=1, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=10
     )
     model = ResNetForImageClassification(config)
-    found = measure_all(bench(model, data), ["accuracy", "loss", "macro_f1"])
+    found = measure_all(bench(model, data), ["accuracy", "loss", "macro_f1"], "search")
     assert 0 <= found["accuracy"] <= 1 and found["loss"] > 0
     assert model.training  # as it was
 
@@ -205,9 +207,9 @@ def test_an_encoder_decoder_writes_what_it_was_taught(tmp_path: Path) -> None:
     config = T5Config(vocab_size=80, decoder_start_token_id=0, eos_token_id=2, **sizes)
     model = T5ForConditionalGeneration(config)
     names = ["exact_match", "bleu", "rouge_l", "meteor", "perplexity"]
-    before = measure_all(bench(model, data, tokenizer), names)
+    before = measure_all(bench(model, data, tokenizer), names, "search")
     _teach(model, data, steps=60)
-    after = measure_all(bench(model, data, tokenizer), names)
+    after = measure_all(bench(model, data, tokenizer), names, "search")
     assert before["exact_match"] == 0 and after["exact_match"] == 1
     assert before["bleu"] < 5 and after["bleu"] == pytest.approx(100)
     assert after["rouge_l"] == 1 and after["meteor"] > 0.95
@@ -230,7 +232,7 @@ def test_a_decoder_goes_on_from_sources_of_any_length(tmp_path: Path) -> None:
     rows = [{"source": f"{'very ' * (i % 3)}{i}:", "target": f"{i % 10}"} for i in range(40)]
     data = load(tmp_path, "generation", rows, tokenizer, encoder_decoder=False)
     model = llama()
-    texts = passes.Evaluation(bench(model, data, tokenizer)).texts
+    texts = passes.Evaluation(bench(model, data, tokenizer), "search").texts
     longest = max(len(f" {item.target}") + 2 for item in data.items("search"))
     for item, text in zip(data.items("search"), texts, strict=True):
         ids = tokenizer(item.source, return_tensors="pt")
@@ -263,18 +265,18 @@ def test_a_model_gone_wrong_is_named_and_fails(
         (asked, ["accuracy"], "log-likelihood is nan"),
     ):
         with pytest.raises(MetricError, match=says):
-            measure_all(bench(model, data), names)
+            measure_all(bench(model, data), names, "search")
     wild = bert()
     wild.classifier.bias.data.fill_(math.inf)
     with pytest.raises(MetricError, match="loss is nan"):
-        measure_all(bench(wild, sorted_by_topic), ["accuracy"])
+        measure_all(bench(wild, sorted_by_topic), ["accuracy"], "search")
 
 
 def test_a_loss_too_large_to_exponentiate_is_no_crash(text: Data) -> None:
     model = llama()
     model.lm_head.weight.data *= 1e6
     with pytest.raises(MetricError, match="perplexity is inf"):
-        measure_all(bench(model, text), ["perplexity"])
+        measure_all(bench(model, text), ["perplexity"], "search")
 
 
 @pytest.fixture
@@ -290,9 +292,9 @@ def my_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 def test_a_users_own_metric_is_given_the_bench(text: Data, my_scores: None) -> None:
     given = bench(llama(), text, depth="my_scores:depth", broken="my_scores:broken")
-    assert measure_all(given, ["depth", "loss"])["depth"] == 2.0
+    assert measure_all(given, ["depth", "loss"], "search")["depth"] == 2.0
     with pytest.raises(MetricError, match="broken is nan"):
-        measure_all(given, ["broken"])
+        measure_all(given, ["broken"], "search")
 
 
 @pytest.mark.parametrize(
@@ -313,9 +315,9 @@ def test_a_metric_must_exist_and_fit_the_task(text: Data) -> None:
     with pytest.raises(
         MetricError, match=r'no metric "perplexiti" \(did you mean "perplexity"\?\)'
     ):
-        measure_all(bench(llama(), text), ["perplexiti"])
+        measure_all(bench(llama(), text), ["perplexiti"], "search")
     with pytest.raises(MetricError, match=r"accuracy is for .* not for language-modelling"):
-        measure_all(bench(llama(), text), ["accuracy"])
+        measure_all(bench(llama(), text), ["accuracy"], "search")
 
 
 def test_the_table_of_metrics_is_the_metrics() -> None:
@@ -334,9 +336,11 @@ def test_labels_of_padding_are_ignored(tmp_path: Path) -> None:
         assert float(summed.sum() / count.sum()) == pytest.approx(float(model(**batch).loss))
 
 
-@pytest.mark.parametrize("module", ["metric_names", "asset_rows", "spec"])
+@pytest.mark.parametrize(
+    "module", ["bench.metrics.catalogue", "bench.assets.catalogue", "core.spec"]
+)
 def test_what_checks_a_study_file_needs_no_torch(module: str) -> None:
-    code = f"import sys, trainables.bench.{module}; print('torch' in sys.modules)"
+    code = f"import sys, trainables.{module}; print('torch' in sys.modules)"
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, capture_output=True, text=True).stdout.strip() == "False"
 
@@ -365,4 +369,4 @@ def test_a_real_model_on_real_data(
     model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.bfloat16)
     counts = {"calibration": 1, "search": 8 if metric == "perplexity" else 40, "held_out": 1}
     data = load_data(DataSpec.model_validate({**fields, "items": counts}), tokenizer, 0)
-    assert low < measure_all(bench(model, data), [metric])[metric] <= high
+    assert low < measure_all(bench(model, data), [metric], "search")[metric] <= high
