@@ -4,19 +4,23 @@ Launching and resuming are the same thing. Finished trials count, interrupted on
 again under their number, and the rest of the budget runs.
 """
 
+import contextlib
+import secrets
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.storages import RDBStorage
 
-from search.engine.dispatch import Ask, Nobody, Plan, Watcher
+from search.engine.dispatch import Ask, Nobody, Places, Plan, Watcher
 from search.engine.preflight import check_resources
-from search.engine.ray_session import ray_cluster, ray_environment
+from search.engine.ray_session import ray_cluster, ray_environment, refuse_lost_folder
+from search.engine.shipping import users_modules
 from search.engine.tune import run_tune
+from search.errors import blaming
 from search.journal.fence import Driver
 from search.journal.journal import Journal
 from search.journal.lock import study_lock
@@ -41,6 +45,34 @@ from trainables.core.errors import UserError
 from trainables.core.places import CHECKOUT
 from trainables.stage import Facts
 
+if TYPE_CHECKING:
+    from trainables.worker import Place
+
+NOTED = 15.0  # seconds between two notes of the time that was spent
+
+
+class Clock:
+    """The time that a study took, this launch and earlier ones, killed ones too."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.began = time.time() - float(journal.noted("seconds") or 0)  # as if in one launch
+        self.noted = time.time()
+
+    def tick(self) -> None:
+        """Note the time once in a while, as a launch may be killed."""
+        if time.time() >= self.noted + NOTED:
+            self.note()
+
+    def note(self) -> None:
+        """Note the time."""
+        self.noted = time.time()
+        self.journal.note("seconds", self.seconds())
+
+    def seconds(self) -> float:
+        """So far."""
+        return time.time() - self.began
+
 
 @dataclass
 class Launch:
@@ -49,6 +81,7 @@ class Launch:
     study: Study
     store: Store
     watcher: Watcher = field(default_factory=Nobody)
+    naive: bool = False  # every shortcut off, to check what they give
 
     def run(self) -> bool:
         """Search until the budget is spent or someone interrupts.
@@ -60,6 +93,7 @@ class Launch:
             UserError: the study cannot run: its space, its points, its model or its data are
                 wrong, another driver runs it, or it differs from what was launched before.
         """
+        refuse_lost_folder(self.store.folder)
         check_resources(self.study.resources)
         with study_lock(self.store) as driver:
             storage = open_storage(self.store, create=True)
@@ -105,35 +139,47 @@ class Launch:
         with ThreadPoolExecutor(1) as pool:  # importing all this takes as long as starting Ray
             importing = pool.submit(import_module, "trainables.worker")  # with it, Tune
             loading = pool.submit(load_space, self.study.space)
-            with ray_cluster(self.study.resources, self.watcher.phase) as workers:
+            users = users_modules(self.study)
+            with ray_cluster(self.study.resources, self.watcher.phase, users) as nodes:
                 self.watcher.phase("loading the space")
                 with blaming(f"space {self.study.space.name}"):
                     space = loading.result()
                 importing.result()
-                self._run(journal, space, workers, mirror)
+                self._run(journal, space, nodes, mirror)
 
-    def _run(self, journal: Journal, space: Space, workers: int, mirror: Mirror) -> None:
-        began, spent = time.time(), float(journal.noted("seconds") or 0)
+    def _run(self, journal: Journal, space: Space, nodes: Places, mirror: Mirror) -> None:
+        clock = Clock(journal)
         plan = Plan(
             journal=journal,
             budget=self.study.budget,
-            seconds=lambda: spent + time.time() - began,
-            workers=workers,
+            seconds=clock.seconds,
+            places=nodes,
             on_facts=lambda facts: self._ready(journal, space, facts),
             on_end=lambda number: self._ended(journal, number, mirror),
+            on_tick=clock.tick,
             watcher=self.watcher,
+            naive=self.naive,
         )
         self.watcher.begin(results_of(self.study, journal.trials()))
         facts = journal.noted("facts")
         if facts is not None and journal.baseline() is not None:
             plan.ready(Facts.read(facts))
         try:
-            run_tune(self.study, self.store, space, plan)
+            run_tune(self.study, self._place(), self.store.cache, space, plan)
         finally:
-            journal.note("seconds", plan.seconds())
             mirror.end()  # while Ray shuts down
+            with contextlib.suppress(UserError):  # of a storage that is away
+                clock.note()
         if plan.error is not None:
             raise plan.error
+
+    def _place(self) -> "Place":
+        """Where results go, with a mark by which a worker knows that folder."""
+        from trainables.worker import Place
+
+        mark = secrets.token_hex(8)
+        write_text(self.store.root / "marker", mark)
+        return Place(self.store.results, (self.store.root / "marker", mark))
 
     def _done(self, journal: Journal) -> bool:
         trials, seconds = journal.trials(), float(journal.noted("seconds") or 0)

@@ -2,28 +2,35 @@
 
 A worker opens its bench once and is then reused for trial after trial. Each `step` runs to the
 next progress report of a stage, so a scheduler can stop a long trial in between. Nothing that goes
-wrong in a trial is raised: it becomes a failed result with a reason. Only a worker that cannot
-open its bench where others could raises, so that Tune starts another one.
+wrong is raised: it becomes a record. In state `fail` the trial has failed, with its reason; in
+state `broken` the place or the process did, and the driver hands the trial out again. A worker
+that is not to be trusted any more says so in its result (`leave`), and gets no other trial.
 
 The driver imports this module too: what needs transformers is imported inside functions.
 """
 
 import contextlib
+import faulthandler
 import json
 import os
 import socket
+import sys
+import tempfile
 import time
-from collections.abc import Generator
-from dataclasses import asdict
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+import ray
 import torch
 from ray import tune
 
 from trainables.bench.survey import SpaceLike, gather
+from trainables.core.blame import blame, spoiled
 from trainables.core.cache import write_durably
+from trainables.core.errors import placed
 from trainables.core.spec import Assignment, BenchSpec
 from trainables.core.types import Progress
 from trainables.stage import Facts, Stage
@@ -31,67 +38,152 @@ from trainables.stage import Facts, Stage
 if TYPE_CHECKING:
     from trainables.bench.bench import Bench
 
+Record = dict[str, Any]
+ROW = 3  # trials in a row that failed for no reason of their own: the worker goes
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where durable results go, if this machine sees the folder that the driver means.
+
+    Attributes:
+        marker: a file that the driver wrote, and its content.
+    """
+
+    results: Path
+    marker: tuple[Path, str] | None = None
+
+    def seen(self) -> bool:
+        """Whether the driver's folder is here; a network file system may take a moment."""
+        for pause in (0.5, 1.5, 0.0):
+            if self.marker is None or _content(self.marker[0]) == self.marker[1]:
+                return True
+            time.sleep(pause)
+        return False
+
+
+class Watchdog:
+    """Ends the process when a trial takes too long, even one that hangs inside a single step."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.minutes = minutes
+        self.start()
+
+    def start(self) -> None:
+        """A trial begins."""
+        self.left = None if self.minutes is None else self.minutes * 60
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        """While open, time runs."""
+        if self.left is None:
+            yield
+            return
+        began = time.monotonic()  # C's watchdog, as Python's own would wait for what hangs
+        file = sys.__stderr__ or sys.stderr
+        faulthandler.dump_traceback_later(max(self.left, 0.01), exit=True, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            self.left -= time.monotonic() - began
+
 
 class Trial(tune.Trainable):  # type: ignore[misc]
     """A warm worker: `setup` once, then `reset_config` and `step` for every trial. A trial without
     a number asks for no more than the setup."""
 
     def setup(
-        self, config: dict[str, Any], spec: BenchSpec, space: SpaceLike, study: str, results: Path
+        self,
+        config: dict[str, Any],
+        spec: BenchSpec,
+        space: SpaceLike,
+        study: str,
+        place: Place,
+        minutes: float | None = None,
     ) -> None:
-        """Open the bench. What fails here is every trial's reason, reported by `step`."""
-        from trainables.trial import open_bench, reason
+        """Open the bench. What fails here is told by `step`.
 
-        self.space, self.study, self.results = space, study, results
-        self.broken: str | None = None
-        self.opened = time.perf_counter()
+        Args:
+            minutes: a trial that takes longer ends, with this process.
+        """
+        from trainables.trial import open_bench
+
+        self.space, self.study, self.place = space, study, place
+        self.broken: Record | None = None
+        self.shared = place.seen()
+        self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+        self.watchdog, self.failures = Watchdog(minutes), 0
+        began = time.perf_counter()
         try:
-            self.bench: Bench = open_bench(spec)
-        except Exception as error:  # any failure to load is the study's, with its own message
-            self.broken = reason(error)
-        self.opened = time.perf_counter() - self.opened
+            self.bench: Bench = open_bench(spec if self.shared else _own_cache(spec))
+        except Exception as error:  # whatever loading raises
+            self.broken = {"reason": self._reason(error), "blame": blame(error), "opening": True}
+        self.opened = time.perf_counter() - began
         self.reset_config(config)
 
     def reset_config(self, config: dict[str, Any]) -> bool:
         """Take the next trial; the bench stays."""
-        self.running: Generator[Progress, None, dict[str, Any]] | None = None
-        given: Assignment | None = config["given"]
-        facts: Facts | None = config["facts"]
-        if given is not None:
-            self.running = self._run(given, facts)
+        self.given: Assignment | None = config["given"]
+        self.running: Generator[Progress, None, Record] | None = None
+        self.watchdog.start()
+        if self.given is not None:
+            self.running = self._run(self.given, config["facts"], doubt=config.get("doubt", False))
         return True
 
     def step(self) -> dict[str, Any]:
         """Run to the next report; the last one carries the record."""
         if self.running is None:
-            self._look_ahead()
-            return {"done": True}
+            return self._look_ahead()
         try:
-            return {**next(self.running), "done": False}
+            with self.watchdog.on():
+                return {**next(self.running), "done": False}
         except StopIteration as end:
-            text = json.dumps(end.value)  # as text, since Tune flattens nested results
-            write_durably(self.results / f"{end.value['uid']}.json", text)
-            return {**end.value["metrics"], "record": text, "done": True}
+            record, leave = self._keep(end.value), self._leave(end.value)
+            text = json.dumps(record)  # as text, since Tune flattens nested results
+            return {**record["metrics"], "record": text, "done": True, "leave": leave}
 
-    def _look_ahead(self) -> None:
+    def _keep(self, record: Record) -> Record:
+        """Write a trial's end to disk, where the driver sees it; else it travels through Ray."""
+        if not self.shared:
+            return record | {"unshared": socket.gethostname()}
+        if record["state"] == "broken":
+            return record
+        try:
+            write_durably(self.place.results / f"{record['uid']}.json", json.dumps(record))
+        except OSError as error:
+            return record | {"unsaved": placed(error)}
+        return record
+
+    def _leave(self, record: Record) -> bool:
+        """Whether this process should do no more trials."""
+        failed = record["state"] == "fail" and record["blame"] == "code"
+        self.failures = self.failures + 1 if failed else 0
+        return record["state"] == "broken" or record.get("spoiled", False) or self.failures >= ROW
+
+    def _look_ahead(self) -> dict[str, Any]:
         """Measure what the baseline will want to know next: both share it through the cache."""
         if self.broken is not None:
-            return
+            text = json.dumps(self._head() | self.broken | {"state": "broken", "metrics": {}})
+            return {"record": text, "done": True, "leave": True}
         with contextlib.suppress(Exception):  # the baseline meets it too, and says so
             gather(self.bench.fork(), self.space)
         self.bench.cache.release()
+        text = json.dumps(self._head() | {"state": "warm"})
+        return {"record": text, "done": True, "leave": False}
+
+    def _head(self) -> Record:
+        where = f"{socket.gethostname()} pid {os.getpid()}"
+        return {"worker": where, "node": self.node, "began": time.time()}
 
     def _run(
-        self, given: Assignment, facts: Facts | None
-    ) -> Generator[Progress, None, dict[str, Any]]:
-        from trainables.trial import reason, run_stages
+        self, given: Assignment, facts: Facts | None, *, doubt: bool
+    ) -> Generator[Progress, None, Record]:
+        from trainables.trial import run_stages
 
-        where = f"{socket.gethostname()} pid {os.getpid()}"
-        head = asdict(given) | {"worker": where, "began": time.time()}
+        head = asdict(given) | self._head()
         if self.broken is not None:
-            if given.number > 0:  # the baseline ran elsewhere: this worker's own trouble
-                raise RuntimeError(self.broken)
-            return head | {"state": "broken", "reason": self.broken, "metrics": {}}
+            return head | self.broken | {"state": "broken", "metrics": {}}
         bench = self.bench.fork(f"{self.study}/{given.number}")
         try:
             record = yield from run_stages(bench, self._stages(given, facts))
@@ -99,11 +191,31 @@ class Trial(tune.Trainable):  # type: ignore[misc]
                 record["facts"] = asdict(gather(bench, self.space))
             return head | record | {"state": "complete", "reason": None, "opened": self.opened}
         except Exception as error:  # a failed candidate is a failed trial, never a failed study
-            return head | {"state": "fail", "reason": reason(error), "metrics": {}}
+            return head | self._failed(error, doubt)
         finally:
             bench.cache.release()
             if bench.device.type == "cuda":
-                torch.cuda.empty_cache()
+                with contextlib.suppress(RuntimeError):  # which CUDA's own trouble would raise
+                    torch.cuda.empty_cache()
+
+    def _failed(self, error: Exception, doubt: bool) -> Record:
+        """How a trial ended that raised. Where the process may be to blame, and `doubt` is asked
+        for, the trial is given back, to be tried by another one."""
+        whose = blame(error)
+        back = whose == "place" or (doubt and whose in ("code", "process"))
+        return {
+            "state": "broken" if back else "fail",
+            "reason": self._reason(error),
+            "blame": whose,
+            "spoiled": spoiled(error),
+            "metrics": {},
+        }
+
+    @staticmethod
+    def _reason(error: Exception) -> str:
+        from trainables.trial import reason
+
+        return reason(error)
 
     def _stages(self, given: Assignment, facts: Facts | None) -> list[Stage]:
         if given.number == 0 or facts is None:
@@ -115,3 +227,20 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: see `save_checkpoint`."""
+
+
+def _own_cache(spec: BenchSpec) -> BenchSpec:
+    """The spec with a cache of this machine, where the driver's folder is not."""
+    folder = Path(spec.cache)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / f"rayduce-cache-{os.getuid()}"
+    return spec.model_copy(update={"cache": str(folder)})
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return None

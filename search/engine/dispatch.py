@@ -33,6 +33,28 @@ class Watcher(Protocol):
         """The parameters of the trials that run now, by number."""
 
 
+class Places(Protocol):
+    """Where trials can run."""
+
+    def slots(self) -> int:
+        """How many at once, now."""
+
+    def works(self, node: str) -> None:
+        """Things went well on a node."""
+
+    def strike(self, node: str) -> None:
+        """A failure on a node was the node's own."""
+
+    def left(self) -> bool:
+        """Whether any node is left that can hold a trial."""
+
+    def lack(self) -> UserError:
+        """That none is."""
+
+    def waiting(self) -> int:
+        """Workers that there is no room for at the moment."""
+
+
 class Nobody:
     """A watcher who does not look."""
 
@@ -52,23 +74,18 @@ class Plan:
     journal: Journal
     budget: Budget
     seconds: Callable[[], float]  # how long the study ran, earlier launches included
-    workers: int
+    places: Places
     on_facts: Callable[[Facts], Ask]  # the baseline's facts -> how to run the space
     on_end: Callable[[int], None]  # a trial has ended
+    on_tick: Callable[[], None] = lambda: None  # several times a second
     watcher: Watcher = field(default_factory=Nobody)
+    naive: bool = False  # every shortcut off
     facts: Facts | None = None  # once there is a baseline
     ask: Ask | None = None
     live: dict[str, Assignment] = field(default_factory=dict)  # by Tune's trial id
-    warming: set[str] = field(default_factory=set)  # Tune's ids of workers that start up only
-    tries: dict[int, int] = field(default_factory=dict)  # by trial: how many workers died of it
-    deaths: int = 0  # trials in a row whose workers died
     refusals: int = 0  # points in a row that the space refused
     exhausted: bool = False  # the sampler has nothing more to propose
-    cold: int = field(init=False)  # workers still to be started beside the baseline
     error: UserError | None = None  # why the study ends here
-
-    def __post_init__(self) -> None:
-        self.cold = min(self.workers, self.budget.trials or self.workers) - 1
 
     @property
     def spent(self) -> bool:

@@ -188,8 +188,8 @@ def open_pool(
     if resources is None:
         yield LocalPool(make, tell)
         return
-    with ray_cluster(resources, tell) as fits:
-        yield RayPool(make, resources, fits, tell)
+    with ray_cluster(resources, tell) as nodes:
+        yield RayPool(make, resources, nodes.enough(), tell)
 
 
 def finish(pool: Pool, items: Sequence[WorkItem]) -> None:

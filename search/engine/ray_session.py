@@ -8,13 +8,18 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from search.engine.shipping import shipment
 from search.study.schema import Resources
 from trainables.core.errors import UserError
-from trainables.core.places import CHECKOUT
+
+if TYPE_CHECKING:
+    from search.engine.nodes import Nodes
+
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is ours
@@ -49,35 +54,70 @@ def _local() -> bool:
 
 
 @contextlib.contextmanager
-def ray_cluster(wanted: Resources, phase: Callable[[str], None]) -> Iterator[int]:
-    """Connect to Ray (RAY_ADDRESS, or start it here); yields how many trials fit at once."""
+def ray_cluster(
+    wanted: Resources, phase: Callable[[str], None], modules: Sequence[str] = ()
+) -> Iterator["Nodes"]:
+    """Connect to Ray (RAY_ADDRESS, or start it here), and shut it down in the end.
+
+    Args:
+        modules: a user's own, which the nodes need too.
+
+    Raises:
+        UserError: no Ray, or on this machine alone no room for a trial.
+    """
     ray_environment()
     local = _local()
     phase("starting Ray" if local else f"connecting to {os.environ['RAY_ADDRESS']}")
     if not local:
         _knock(os.environ["RAY_ADDRESS"])
     import ray
+    from ray.exceptions import RayError
+
+    from search.engine.nodes import Nodes
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if local:
-        options |= {"address": "local", "include_dashboard": False}
-    elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-        root = str(CHECKOUT)
-        unwanted = ["mlflow/", ".git/", ".venv/", "runs/", "tests/"]
-        options |= {"runtime_env": {"working_dir": root, "excludes": unwanted}}
-    try:
-        ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise _no_ray(error) from error
-    try:
-        yield _slots(wanted, ray.cluster_resources())
-    finally:
-        ray.shutdown()
+    with contextlib.ExitStack() as stack:
+        if local:
+            options |= {"address": "local", "include_dashboard": False}
+        elif not in_a_job():
+            folder = stack.enter_context(shipment(modules))
+            options |= {"runtime_env": {"working_dir": str(folder)}}
+        try:
+            ray.init(**options)
+        except (ConnectionError, ValueError, RuntimeError, OSError, RayError) as error:
+            raise _no_ray(error) from error
+        stack.callback(ray.shutdown)
+        nodes = Nodes(wanted)
+        if local:  # where no other node can join
+            nodes.enough()
+        yield nodes
+
+
+def in_a_job() -> bool:
+    """Whether `ray job submit` started this process: its working folder is Ray's own copy."""
+    return JOB in os.environ
+
+
+def refuse_lost_folder(folder: Path) -> None:
+    """Refuse results in the folder that Ray makes for a job and deletes after it."""
+    if in_a_job() and folder.absolute().is_relative_to(Path.cwd()):
+        raise UserError(
+            "storage: inside a Ray job, results in a relative folder are lost with the job",
+            got=str(folder),
+            do="give --storage an absolute folder that all nodes see, such as /shared/runs",
+        )
 
 
 def _knock(address: str) -> None:
     """See whether anybody listens there; Ray would try again for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise UserError(
+            "RAY_ADDRESS: Ray's client protocol cannot run a search",
+            got=address,
+            allowed='"auto" or "HOST:6379", on a machine of the cluster',
+            do="run rayduce on the head node, with `ray exec` or `ray job submit`",
+        )
+    host, _, port = address.rpartition(":")
     if host and port.isdigit():
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
@@ -95,17 +135,3 @@ def _no_ray(error: Exception) -> UserError:
         do="check that the cluster runs there, and RAY_AUTH_MODE and its token; or unset "
         "RAY_ADDRESS to search on this machine",
     )
-
-
-def _slots(wanted: Resources, have: dict[str, float]) -> int:
-    """How many trials fit at once."""
-    fits = int(have.get("CPU", 0) / wanted.cpus)
-    if wanted.gpus:
-        fits = min(fits, int(have.get("GPU", 0) / wanted.gpus + 1e-9))  # 1 // 0.1 is 9
-    if fits < 1:
-        raise UserError(
-            "resources: no node can hold a trial",
-            got={"cpus": wanted.cpus, "gpus": wanted.gpus},
-            allowed=f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs in all",
-        )
-    return min(fits, wanted.workers or fits)

@@ -5,20 +5,22 @@ Nothing is kept here that the journal does not have, so there is nothing to save
 
 import functools
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from search.engine.dispatch import Plan
+from search.engine.trouble import DEATHS, TRIES, Troubles, no_memory, node_lost, told_death
 from search.journal.journal import Record
 from search.samplers.grid import is_grid
 from trainables.core.spec import Assignment
 from trainables.stage import Facts
 
-TRIES = 3  # a trial gets, where its workers die
 REFUSALS = 20  # points in a row, by a space that may refuse some: then it refuses all
-DEATHS = 5  # trials in a row whose workers died: then it is not the trials
+WORD = 60.0  # seconds of waiting for room after which, and again and again, it is said
+GIVEN_UP = 900.0  # seconds to wait for a node that can hold a trial at all
 
 
 def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,41 +39,57 @@ def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class JournalSearcher(Searcher):  # type: ignore[misc]
-    """The baseline first, then up to `workers` trials at a time until the budget is spent.
+    """The baseline first, then as many trials at a time as there is room for, until the budget is
+    spent.
 
-    The other workers start beside the baseline: each gets a number of None, which means to open
-    its bench and be done.
+    The other workers start beside the baseline: each is given no trial, which means to open its
+    bench and be done.
     """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(metric=None, mode=None)
-        self.plan = plan
+        self.plan, self.troubles = plan, Troubles()
+        self.warming: set[str] = set()  # Tune's ids of workers that start up only
+        self.warmed = 0  # such workers so far
+        self.began: dict[str, float] = {}  # when trials got to their workers, by Tune's id
+        self.asked: dict[str, float] = {}  # when they were handed out
+        self.said: set[str] = set()  # warnings
+        self.next_word, self.roomless = WORD, 0.0
+
+    # -- handing out -------------------------------------------------------------------------
 
     @guarded
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        plan = self.plan
+        plan, slots = self.plan, self.plan.places.slots()
         if plan.error is not None:
             return str(Searcher.FINISHED)
+        if slots == 0 and not plan.live:
+            self._no_room()
+            return None
         if plan.ask is None and plan.live:
-            return self._warm_up(trial_id)
-        if len(plan.live) + len(plan.warming) >= plan.workers:
+            return self._warm_up(trial_id, slots)
+        if len(plan.live) + len(self.warming) >= slots or self.troubles.resting:
             return None
         handout = self._next()
         if handout is None:  # while trials run, one may come back: its worker can die
             return None if plan.live else str(Searcher.FINISHED)
         if plan.ask is None:
             plan.watcher.phase("measuring the untouched model")
-        plan.live[trial_id] = handout
+        plan.live[trial_id], self.asked[trial_id] = handout, time.monotonic()
         plan.show_running()
-        return {"given": handout, "facts": plan.facts}
+        return self._config(handout)
 
-    def _warm_up(self, trial_id: str) -> dict[str, Any] | None:
+    def _config(self, handout: Assignment | None) -> dict[str, Any]:
+        doubt = handout is not None and self.troubles.doubts(handout.number)
+        return {"given": handout, "facts": handout and self.plan.facts, "doubt": doubt}
+
+    def _warm_up(self, trial_id: str, slots: int) -> dict[str, Any] | None:
         """What a worker gets that has nothing to do before the baseline's end."""
-        if self.plan.cold == 0:
+        if self.warmed >= min(slots, self.plan.budget.trials or slots) - 1 or self.troubles.resting:
             return None
-        self.plan.cold -= 1
-        self.plan.warming.add(trial_id)
-        return {"given": None, "facts": None}
+        self.warmed += 1
+        self.warming.add(trial_id)
+        return self._config(None)
 
     def _next(self) -> Assignment | None:
         """The next trial the space accepts, while the budget lasts."""
@@ -91,6 +109,16 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
             why = journal.trials()[number].user_attrs["record"]["reason"]
             self.plan.broken(f"{REFUSALS} points in a row came to nothing, the last as {why}")
 
+    def _no_room(self) -> None:
+        """Say that no node can hold a trial, and after a while give up."""
+        now = time.monotonic()
+        self.roomless = self.roomless or now
+        if now > self.roomless + GIVEN_UP:
+            self.plan.failed(self.plan.places.lack())
+        self._word(now - self.roomless, f"{self.plan.places.lack()}; waiting for one that can")
+
+    # -- ends --------------------------------------------------------------------------------
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: a stage's progress is for the scheduler."""
 
@@ -98,44 +126,143 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        self.plan.warming.discard(trial_id)
-        handout = self.plan.live.pop(trial_id, None)
-        if handout is None:
+        if error:  # `died` hears why
             return
+        self.warming.discard(trial_id)
+        self.began.pop(trial_id, None)
+        handout = self._taken(trial_id)
         reported = (result or {}).get("record")
         if reported is not None:
-            self._settled(handout, json.loads(reported))
-        elif error:
-            self._died(handout)
-        elif result and result.get("done"):
+            self._reported(handout, json.loads(reported))
+        elif handout is not None and result and result.get("done"):
             self.plan.journal.stop(handout.number, _progress(result))
             self.plan.on_end(handout.number)
         self.plan.show_running()  # none of them: the driver stops, and the trial is still owed
 
+    def _taken(self, trial_id: str) -> Assignment | None:
+        self.asked.pop(trial_id, None)
+        return self.plan.live.pop(trial_id, None)
+
+    def _reported(self, handout: Assignment | None, record: Record) -> None:
+        """A worker's own word: of a trial, or of having started."""
+        self._warn(record)
+        if record["state"] == "broken":
+            self._given_back(handout, record)
+            return
+        self.plan.places.works(record.get("node", ""))
+        if handout is not None:
+            self._settled(handout, record)
+
     def _settled(self, handout: Assignment, record: Record) -> None:
-        if handout.number == 0 and record["state"] != "complete":
+        number = handout.number
+        if number == 0 and record["state"] != "complete":
             self.plan.broken(record["reason"])
             return
-        self.plan.deaths = 0
-        self.plan.journal.settle(handout.number, record)
-        self.plan.on_end(handout.number)
-        if handout.number == 0:
+        self.plan.journal.settle(number, record)
+        if record["state"] == "complete":
+            self.troubles.well(number)
+        else:
+            self.troubles.failed(number, record)
+        self.plan.on_end(number)
+        if number == 0:
             self.plan.ready(Facts.read(record["facts"]))
 
-    def _died(self, handout: Assignment) -> None:
-        number, tries = handout.number, self.plan.tries
-        tries[number] = tries.get(number, 0) + 1
+    def _given_back(self, handout: Assignment | None, record: Record) -> None:
+        """A place or a process could not do a trial, which another one will."""
+        if handout is not None:
+            self.plan.journal.owe(handout.number)
+        if handout is not None and record["blame"] in ("code", "process"):
+            self.troubles.doubted.add(handout.number)
+            return
+        self.plan.places.strike(record.get("node", ""))
+        self._outside(f"{record['reason']} [{record.get('worker', '')}]")
+
+    def _outside(self, reason: str) -> None:
+        """Something that was no trial's fault: go on elsewhere, if there is anywhere."""
+        if not self.troubles.outside(reason) or not self.plan.places.left():
+            self.plan.broken(reason)
+        else:
+            self._say(f"tried again, as it was no trial's fault: {reason}")
+
+    @guarded
+    def died(self, trial_id: str, error: BaseException | None) -> None:
+        """A worker died, or Ray lost it."""
+        self.warming.discard(trial_id)
+        handout, began = self._taken(trial_id), self.began.pop(trial_id, None)
+        if handout is None:
+            return
+        limit, said = self.plan.budget.minutes_per_trial, told_death(error)
+        if began is not None and limit and time.monotonic() >= began + limit * 60:
+            self._late(handout, limit)
+        elif began is None or node_lost(error):
+            self.plan.journal.owe(handout.number)
+            self._outside(said)
+        else:
+            self._fell(handout, said, memory=no_memory(error))
+        self.plan.show_running()
+
+    def _late(self, handout: Assignment, limit: float) -> None:
+        why = f"took longer than {limit:g} minutes (budget.minutes_per_trial)"
+        self._end(handout, why, "time")
+
+    def _fell(self, handout: Assignment, said: str, *, memory: bool) -> None:
+        number, tries = handout.number, self.troubles.tries
+        tries[number] += 1
         if tries[number] < TRIES:
             self.plan.journal.owe(number)
             return
-        if number == 0:
-            self.plan.broken("the workers died that measured the baseline (out of memory?)")
+        what = "out of memory" if memory else "its workers died (out of memory?)"
+        self._end(handout, f"{what}: {said}", "candidate" if memory else "worker")
+        self.troubles.deaths += 1
+        if self.troubles.deaths == DEATHS:
+            self.plan.broken(f"the workers of {DEATHS} trials in a row died: {said}")
+
+    def _end(self, handout: Assignment, why: str, blame: str) -> None:
+        """A trial failed without a word of its own."""
+        if handout.number == 0:
+            self.plan.broken(f"the baseline {why}")
             return
-        self.plan.journal.fail(number, "its workers died (out of memory?)")
-        self.plan.on_end(number)
-        self.plan.deaths += 1
-        if self.plan.deaths == DEATHS:
-            self.plan.broken(f"the workers of {DEATHS} trials in a row died")
+        record = {"state": "fail", "reason": why, "blame": blame, "metrics": {}}
+        self.plan.journal.settle(handout.number, record)
+        self.plan.on_end(handout.number)
+
+    # -- in between --------------------------------------------------------------------------
+
+    def started(self, trial_id: str) -> None:
+        """A trial got to its worker."""
+        self.began[trial_id] = time.monotonic()
+
+    @guarded
+    def tick(self) -> None:
+        """Several times a second."""
+        self.plan.on_tick()
+        waiting = [since for one, since in self.asked.items() if one not in self.began]
+        longest = time.monotonic() - min(waiting) if waiting else 0.0
+        if longest > self.next_word and self.plan.places.waiting():
+            self._word(longest, f"no room for a further trial since {longest:.0f} s: {_ROOM}")
+        elif not waiting:
+            self.next_word = WORD
+
+    def _word(self, waited: float, text: str) -> None:
+        """Say it, if it is time to say it again."""
+        if waited >= self.next_word or waited == 0:
+            self.next_word = waited + WORD
+            self.plan.watcher.phase(f"warning: {text}")
+
+    def _warn(self, record: Record) -> None:
+        if host := record.get("unshared"):
+            self._say(
+                f"{host} does not see the results' folder: results travel through Ray, and its "
+                "cache is its own"
+            )
+        if why := record.get("unsaved"):
+            self._say(f"results cannot be written, and travel through Ray: {why}")
+
+    def _say(self, text: str) -> None:
+        """A warning, once."""
+        if text not in self.said:
+            self.said.add(text)
+            self.plan.watcher.phase(f"warning: {text}")
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles the searcher for a restore that we never make."""
@@ -146,6 +273,9 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the journal has it all."""
+
+
+_ROOM = "others use the cluster, or its nodes are gone"
 
 
 def _progress(result: dict[str, Any]) -> dict[str, float]:

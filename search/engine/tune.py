@@ -4,35 +4,40 @@ Of itself Tune would often keep to the first worker. With reused actors it gives
 gets free to a trial that waits, and cancels the worker that was being started for that trial. Where
 starting one (imports, the model) takes longer than a trial, no second worker would ever come up.
 And it keeps only one worker that nobody waits for, so that those which are ready before the
-baseline is measured would be started twice.
+baseline is measured would be started twice. Nor does it know of workers that want no further trial.
 """
 
 import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from search.engine.dispatch import Plan
-from search.journal.store import Store
 from search.study.schema import Study
 from spaces.space import Space
+
+if TYPE_CHECKING:
+    from search.engine.searcher import JournalSearcher
+    from trainables.worker import Place
 
 PATIENCE = 300.0  # seconds for a worker to start; its node may be gone
 
 
 @contextlib.contextmanager
-def patient_reuse(workers: int) -> Iterator[None]:
-    """While open, a trial whose own worker is starting is not given another one, and as many idle
-    workers are kept as may be at work."""
+def patient_reuse(slots: Callable[[], int]) -> Iterator[None]:
+    """While open, a trial whose own worker is starting is not given another one, as many idle
+    workers are kept as may be at work, and none that wants to leave."""
     from ray.tune.execution.tune_controller import TuneController
 
-    reuse, since = TuneController._maybe_reuse_cached_actor, dict[str, float]()
+    reuse, cache = TuneController._maybe_reuse_cached_actor, TuneController._maybe_cache_trial_actor
+    since, room = dict[str, float](), Room()
 
     def patient(controller: Any, trial: Any) -> bool:
-        if not since:  # the first trial of all
-            controller._actor_cache.increase_max(trial.placement_group_factory, workers)
+        room.grow(controller, trial.placement_group_factory, slots())
         begun = since.setdefault(trial.trial_id, time.monotonic())
         starting = trial in controller._trial_to_actor and trial not in controller._resetting_trials
         more = not controller._search_alg.is_finished()
@@ -40,38 +45,60 @@ def patient_reuse(workers: int) -> Iterator[None]:
             return False
         return bool(reuse(controller, trial))
 
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers + 1)  # all start at once
+    def staying(controller: Any, trial: Any) -> bool:
+        since.pop(trial.trial_id, None)
+        return not (trial.last_result or {}).get("leave") and bool(cache(controller, trial))
+
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots() + 1)  # all start at once
     TuneController._maybe_reuse_cached_actor = patient
+    TuneController._maybe_cache_trial_actor = staying
     try:
         yield
     finally:
         TuneController._maybe_reuse_cached_actor = reuse
+        TuneController._maybe_cache_trial_actor = cache
 
 
-def run_tune(study: Study, store: Store, space: Space, plan: Plan) -> None:
+@dataclass
+class Room:
+    """For how many workers Tune was told to have room."""
+
+    workers: int = 0
+
+    def grow(self, controller: Any, request: Any, slots: int) -> None:
+        """Nodes have joined, or the first trial comes."""
+        if slots > self.workers:
+            controller._actor_cache.increase_max(request, slots - self.workers)
+            controller.update_max_pending_trials(slots + 1)
+            self.workers = slots
+
+
+def run_tune(study: Study, place: "Place", cache: Path, space: Space, plan: Plan) -> None:
     """Let Ray Tune execute what the searcher hands out, on warm workers."""
     from ray import tune
+    from ray.exceptions import RayError
+    from ray.tune.error import TuneError
 
+    from search.engine.nodes import Elsewhere, bundle
     from search.engine.schedulers import make_scheduler
     from search.engine.searcher import JournalSearcher
     from trainables.worker import Trial
 
     trainable = tune.with_parameters(
         Trial,
-        spec=study.bench_spec(store.cache),
+        spec=study.bench_spec(cache, naive=plan.naive),
         space=space,
         study=study.name,
-        results=store.results,
+        place=place,
+        minutes=plan.budget.minutes_per_trial,
     )
-    wanted: dict[str, float] = {"cpu": study.resources.cpus, "gpu": study.resources.gpus}
-    if study.resources.memory_gb:
-        wanted["memory"] = study.resources.memory_gb * 1e9
+    searcher = JournalSearcher(plan)
     scratched = tempfile.TemporaryDirectory(prefix="rayduce-")
-    with scratched as scratch, patient_reuse(plan.workers):
-        tune.Tuner(
-            tune.with_resources(trainable, wanted),
+    with scratched as scratch, patient_reuse(plan.places.slots):
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, Elsewhere([bundle(study.resources)])),
             tune_config=tune.TuneConfig(
-                search_alg=JournalSearcher(plan),
+                search_alg=searcher,
                 scheduler=make_scheduler(study.scheduler, study.objectives),
                 num_samples=-1,
                 reuse_actors=True,
@@ -81,6 +108,38 @@ def run_tune(study: Study, store: Store, space: Space, plan: Plan) -> None:
                 storage_path=scratch,
                 failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands out again
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                callbacks=[_listener(searcher)],
                 verbose=0,
             ),
-        ).fit()
+        )
+        try:
+            tuner.fit()
+        except (RayError, TuneError) as error:  # the cluster is gone
+            plan.failed(type(error)(str(error).strip().splitlines()[-1]))
+
+
+def _listener(searcher: "JournalSearcher") -> Any:
+    """Tells the searcher what Tune does not tell searchers."""
+    from ray import cloudpickle, tune
+
+    class Listener(tune.Callback):  # type: ignore[misc]
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+            searcher.started(trial.trial_id)
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+            searcher.died(trial.trial_id, self._why(trial))
+
+        def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
+            searcher.tick()
+
+        @staticmethod
+        def _why(trial: Any) -> BaseException | None:
+            """What Tune wrote down of the error."""
+            try:
+                with open(trial.pickled_error_file, "rb") as file:
+                    found: BaseException = cloudpickle.load(file)
+            except (OSError, TypeError, ValueError):
+                return None
+            return found
+
+    return Listener()

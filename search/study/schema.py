@@ -125,6 +125,7 @@ class Budget(Spec):
 
     trials: Count | None = None
     hours: Positive | None = None
+    minutes_per_trial: Positive | None = None  # one that takes longer is stopped, and has failed
 
     def spent(self, trials: int, seconds: float, *, exhausted: object = False) -> bool:
         """Whether no new trial may start.

@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 
-def pause(bench: object) -> float:
+def pause(made: object) -> float:
     """Half a second; a line (lineage, process) in the file that RAYDUCE_TEST_LOG names."""
     time.sleep(0.5)
     with Path(os.environ["RAYDUCE_TEST_LOG"]).open("a") as file:
-        file.write(f"{bench.lineage.key} {os.getpid()}\n")  # type: ignore[attr-defined]
+        file.write(f"{made.bench.subject.lineage.key} {os.getpid()}\n")  # type: ignore[attr-defined]
     return 0.5

@@ -122,12 +122,16 @@ def own_version(thing: Any) -> str:
     neither Python nor a package. Empty for our own code, which `code` covers."""
     bases = inspect.getmro(thing) if inspect.isclass(thing) else (thing,)
     names = {str(getattr(one, "__module__", "")) for one in bases}
-    files = sorted({path for name in names for path in _own_files(name)})
+    files = sorted({path for name in names for path in own_files(name)})
     return digest(*[path.read_text() for path in files]) if files else ""
 
 
-def _own_files(name: str) -> frozenset[Path]:
-    """The files of a module and of all that it imports, the user's own ones only."""
+PACKAGES = frozenset({"site-packages", "dist-packages"})  # where anybody's packages are installed
+
+
+def own_files(name: str) -> frozenset[Path]:
+    """The files of a module and of all that it imports, as far as they are a user's own: installed
+    with neither Python nor a package, and not under trainables/."""
     found: dict[Path, None] = {}
     waiting = [name]
     while waiting:
@@ -144,13 +148,14 @@ def _own_file(name: str) -> Path | None:
     if module is None:
         try:
             spec = importlib.util.find_spec(name)
-        except (ImportError, AttributeError, ValueError):  # an optional import that is not there
+        except Exception:  # an optional import that is not there, or a package that raises
             return None
         origin = None if spec is None else spec.origin
     if origin is None or not str(origin).endswith(".py"):
         return None
     path = Path(origin).resolve()
-    return None if any(path.is_relative_to(place) for place in _not_own()) else path
+    installed = not PACKAGES.isdisjoint(path.parts)
+    return None if installed or any(path.is_relative_to(one) for one in _not_own()) else path
 
 
 @cache

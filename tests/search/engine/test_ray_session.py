@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search.engine.ray_session import ray_cluster, ray_environment
+from search.engine.ray_session import ray_cluster, ray_environment, refuse_lost_folder
 from search.study.schema import Resources
 from trainables.core.errors import UserError
 
@@ -47,7 +47,7 @@ def test_what_the_user_says_of_authentication_stands(tmp_path: Path) -> None:
     assert os.environ["RAY_AUTH_MODE"] == "disabled"
 
 
-@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "ray://[127.0.0.1]:{}"])
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "[127.0.0.1]:{}"])
 def test_where_nobody_listens_there_is_one_message(
     form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,6 +62,31 @@ def test_where_nobody_listens_there_is_one_message(
             pass
     for part in ("no answer from Ray", address, "RAY_AUTH_MODE", "unset RAY_ADDRESS"):
         assert part in str(said.value)
+
+
+def test_rays_client_protocol_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with (
+        pytest.raises(UserError) as said,
+        ray_cluster(Resources(), lambda text: None),
+    ):
+        pass
+    for part in ("client protocol", "ray://head:10001", "HOST:6379", "ray job submit"):
+        assert part in str(said.value)
+
+
+def test_results_inside_a_jobs_own_folder_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    monkeypatch.chdir(package)
+    refuse_lost_folder(Path("runs"))  # no job
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    for lost in (Path("runs"), package / "runs"):
+        with pytest.raises(UserError, match="absolute folder that all nodes see"):
+            refuse_lost_folder(lost)
+    refuse_lost_folder(tmp_path / "runs")
 
 
 def test_an_address_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,20 @@
 
 import json
 import math
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError
 
-from search.engine.dispatch import Plan
-from search.engine.searcher import DEATHS, REFUSALS, TRIES, JournalSearcher
+from search.engine.dispatch import Nobody, Plan
+from search.engine.searcher import GIVEN_UP, REFUSALS, JournalSearcher
+from search.engine.trouble import AGREED, DEATHS, TRIES, TROUBLES
 from search.journal.journal import Journal
 from search.journal.store import Store, open_storage
 from search.samplers.grid import GridSampler, grid_points
@@ -47,8 +51,70 @@ def plan(folder: Path, **changes: Any) -> Plan:
         journal.begin(RandomSampler(seed=0), [])
         return ask
 
-    given = {"budget": Budget(trials=3), "workers": 2, "on_facts": on_facts}
-    return Plan(journal, seconds=lambda: 0.0, on_end=lambda number: None, **given | changes)
+    given = {"budget": Budget(trials=3), "places": Nodes(2), "on_facts": on_facts}
+    given |= {"seconds": lambda: 0.0, "on_end": lambda number: None, "watcher": Heard()}
+    return Plan(journal, **given | changes)
+
+
+@dataclass
+class Nodes:
+    """Some room, on nodes `a` and `b`."""
+
+    room: int
+    struck: list[str] = field(default_factory=list)
+    worked: list[str] = field(default_factory=list)
+    full: int = 0
+
+    def slots(self) -> int:
+        return self.room if self.left() else 0
+
+    def works(self, node: str) -> None:
+        self.worked.append(node)
+
+    def strike(self, node: str) -> None:
+        self.struck.append(node)
+
+    def left(self) -> bool:
+        return not {"a", "b"} <= set(self.struck)
+
+    def lack(self) -> UserError:
+        return UserError("resources: no node can hold a trial")
+
+    def waiting(self) -> int:
+        return self.full
+
+
+class Heard(Nobody):
+    """A watcher who remembers."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def phase(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """Time passes by hand."""
+    now = SimpleNamespace(seconds=1000.0)
+    monkeypatch.setattr("time.monotonic", lambda: now.seconds)
+    yield now
+
+
+DIED = RayActorError(error_msg="The actor is dead. Worker exit detail: Killed by somebody.")
+
+
+def dies(searcher: JournalSearcher, trial_id: str, error: Exception = DIED) -> None:
+    searcher.on_trial_complete(trial_id, None, error=True)
+    searcher.died(trial_id, error)
+
+
+def gives_back(
+    searcher: JournalSearcher, trial_id: str, config: dict[str, Any], blame: str, **more: Any
+) -> None:
+    changes = {"state": "broken", "blame": blame, "metrics": {}, "worker": "host pid 7"} | more
+    searcher.on_trial_complete(trial_id, ended(searcher, config, **changes))
 
 
 def ended(searcher: JournalSearcher, config: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -61,7 +127,7 @@ def ended(searcher: JournalSearcher, config: dict[str, Any], **changes: Any) -> 
 
 def handed(searcher: JournalSearcher, trial_id: str) -> dict[str, Any]:
     config = searcher.suggest(trial_id)
-    assert isinstance(config, dict)
+    assert isinstance(config, dict), searcher.plan.error
     return config
 
 
@@ -93,7 +159,61 @@ def test_beside_the_baseline_the_other_workers_start_and_nothing_else(
 def test_no_more_workers_start_than_trials_will_run(
     searcher: JournalSearcher, trials: int | None, cold: int
 ) -> None:
-    assert replace(searcher.plan, budget=Budget(trials=trials)).cold == cold
+    searcher.plan.budget = Budget(trials=trials)
+    handed(searcher, "base")
+    warming = [searcher.suggest(f"warming {number}") for number in range(3)]
+    assert sum(one is not None for one in warming) == cold
+
+
+def test_nodes_that_join_later_are_used(searcher: JournalSearcher) -> None:
+    searcher.plan.budget = Budget(hours=1)
+    after_baseline(searcher)
+    handed(searcher, "one"), handed(searcher, "two")
+    assert searcher.suggest("three") is None
+    searcher.plan.places.room = 4  # type: ignore[attr-defined]
+    assert handed(searcher, "three")["given"].number == 3
+
+
+def test_without_a_node_that_can_hold_a_trial_it_waits_with_a_word_and_not_for_ever(
+    searcher: JournalSearcher, clock: SimpleNamespace
+) -> None:
+    searcher.plan.places.room = 0  # type: ignore[attr-defined]
+    for _ in range(130):
+        assert searcher.suggest("base") is None
+        clock.seconds += 1.0
+    words = [text for text in searcher.plan.watcher.said if "no node can hold" in text]  # type: ignore[attr-defined]
+    assert len(words) == 3  # at once, and every minute
+    searcher.plan.places.room = 1  # type: ignore[attr-defined]
+    assert handed(searcher, "base")["given"].number == 0
+
+
+def test_a_node_that_never_comes_ends_the_study(
+    searcher: JournalSearcher, clock: SimpleNamespace
+) -> None:
+    searcher.plan.places.room = 0  # type: ignore[attr-defined]
+    searcher.suggest("base")
+    clock.seconds += GIVEN_UP + 1
+    searcher.suggest("base")
+    assert "no node can hold a trial" in str(searcher.plan.error)
+    assert states(searcher) == []
+
+
+def test_a_trial_that_waits_for_room_is_said_every_minute(
+    searcher: JournalSearcher, clock: SimpleNamespace
+) -> None:
+    after_baseline(searcher)
+    handed(searcher, "one")
+    for full, words in ((0, 0), (1, 3)):  # room, but the worker is slow to start; no room
+        searcher.plan.places.full = full  # type: ignore[attr-defined]
+        for _ in range(130):
+            searcher.tick()
+            clock.seconds += 1.0
+        said = searcher.plan.watcher.said  # type: ignore[attr-defined]
+        assert sum("no room for a further trial" in text for text in said) == words
+    searcher.started("one")
+    clock.seconds += 100.0
+    searcher.tick()
+    assert sum("no room" in text for text in said) == 3
 
 
 def test_no_more_than_the_workers_at_a_time_and_the_budget_in_all(
@@ -114,7 +234,8 @@ def test_no_more_than_the_workers_at_a_time_and_the_budget_in_all(
 def test_a_trial_whose_worker_died_is_handed_out_again(searcher: JournalSearcher) -> None:
     after_baseline(searcher)
     config = handed(searcher, "one")
-    searcher.on_trial_complete("one", None, error=True)
+    searcher.started("one")
+    dies(searcher, "one")
     assert handed(searcher, "again") == config
     searcher.on_trial_complete("again", ended(searcher, config))
     assert states(searcher)[1:] == [TrialState.COMPLETE]
@@ -228,8 +349,9 @@ def test_when_workers_keep_dying_it_is_not_the_trials(searcher: JournalSearcher)
     for number in range(DEATHS):
         for _ in range(TRIES):
             assert handed(searcher, "tried")["given"].number == number + 1
-            searcher.on_trial_complete("tried", None, error=True)
-    assert "died" in str(searcher.plan.error)
+            searcher.started("tried")
+            dies(searcher, "tried")
+    assert "Killed by somebody" in str(searcher.plan.error)
     assert searcher.suggest("next") == searcher.FINISHED
     assert states(searcher)[1:] == [TrialState.FAIL] * DEATHS
 
@@ -303,3 +425,147 @@ def test_a_sampler_that_raises_is_told_as_the_samplers_trouble(method: str, tmp_
     searcher.suggest("one")
     assert "sampler Broken raised IndexError: empty population" in str(searcher.plan.error)
     assert states(searcher) == [TrialState.COMPLETE], "no trial fails of it"
+
+
+# -- what is no trial's fault ----------------------------------------------------------------------
+
+
+def test_a_node_without_the_model_costs_no_trial_a_try(
+    searcher: JournalSearcher, clock: SimpleNamespace
+) -> None:
+    after_baseline(searcher)
+    for _ in range(TRIES + 1):
+        config = handed(searcher, "one")
+        gives_back(searcher, "one", config, "candidate", reason="no such model", node="a")
+        assert searcher.suggest("at once") is None  # a pause first
+        clock.seconds += 60.0
+    assert searcher.plan.places.struck == ["a"] * (TRIES + 1)  # type: ignore[attr-defined]
+    config = handed(searcher, "one")
+    searcher.on_trial_complete("one", ended(searcher, config, node="b"))
+    assert states(searcher)[1:] == [TrialState.COMPLETE]
+    said = [text for text in searcher.plan.watcher.said if "no such model" in text]  # type: ignore[attr-defined]
+    assert said == ["warning: tried again, as it was no trial's fault: no such model [host pid 7]"]
+
+
+def test_where_no_node_is_left_the_study_ends_with_the_true_reason(
+    searcher: JournalSearcher, clock: SimpleNamespace
+) -> None:
+    for node in "ab":
+        clock.seconds += 60.0
+        config = handed(searcher, "base")
+        gives_back(searcher, "base", config, "place", reason="OSError: no such model", node=node)
+    assert "no trial can run: OSError: no such model" in str(searcher.plan.error)
+    assert states(searcher) == [TrialState.RUNNING]
+
+
+def test_troubles_in_a_row_are_bounded_over_all_workers(
+    searcher: JournalSearcher, clock: SimpleNamespace
+) -> None:
+    after_baseline(searcher)
+    for number in range(TROUBLES):
+        assert searcher.plan.error is None
+        config = handed(searcher, f"{number}")
+        gives_back(searcher, f"{number}", config, "place", reason="disk full", node="a")
+        clock.seconds += 60.0
+    assert "disk full" in str(searcher.plan.error)
+    assert states(searcher)[1:] == [TrialState.RUNNING]
+
+
+@pytest.mark.parametrize("began", [True, False])
+def test_a_lost_node_costs_no_trial_a_try(
+    searcher: JournalSearcher, clock: SimpleNamespace, began: bool
+) -> None:
+    lost = ActorUnavailableError("The actor is temporarily unavailable", actor_id=None)
+    after_baseline(searcher)
+    for _ in range(TRIES + 1):
+        config = handed(searcher, "one")
+        if began:
+            searcher.started("one")
+        dies(searcher, "one", lost if began else DIED)
+        clock.seconds += 60.0
+    assert handed(searcher, "one") == config
+    assert states(searcher)[1:] == [TrialState.RUNNING]
+
+
+def test_memory_that_ran_out_is_the_candidates(searcher: JournalSearcher) -> None:
+    after_baseline(searcher)
+    for _ in range(TRIES):
+        handed(searcher, "one")
+        searcher.started("one")
+        dies(searcher, "one", OutOfMemoryError("the node is running low on memory"))
+    found = searcher.plan.journal.trials()[1].user_attrs["record"]
+    assert found["reason"].startswith("out of memory")
+    assert found["blame"] == "candidate"
+
+
+def test_a_second_process_decides_where_the_first_may_be_at_fault(
+    searcher: JournalSearcher,
+) -> None:
+    after_baseline(searcher)
+    config = handed(searcher, "one")
+    assert config["doubt"]
+    gives_back(searcher, "one", config, "code", reason="RuntimeError: odd", node="a")
+    again = handed(searcher, "again")
+    assert again["given"] == config["given"] and not again["doubt"]
+    searcher.on_trial_complete("again", ended(searcher, again))
+    assert states(searcher)[1:] == [TrialState.COMPLETE]
+    assert searcher.plan.places.struck == []  # type: ignore[attr-defined]
+
+
+def test_second_opinions_that_agree_are_no_longer_asked_for(searcher: JournalSearcher) -> None:
+    searcher.plan.budget = Budget(trials=20)
+    after_baseline(searcher)
+    for _ in range(AGREED):
+        config = handed(searcher, "one")
+        gives_back(searcher, "one", config, "code", reason="TypeError", node="a")
+        config = handed(searcher, "one")
+        failed = ended(searcher, config, state="fail", reason="TypeError", blame="code")
+        searcher.on_trial_complete("one", failed)
+    assert not handed(searcher, "next")["doubt"]
+    assert states(searcher)[1:] == [TrialState.FAIL] * AGREED + [TrialState.RUNNING]
+
+
+def test_the_baseline_needs_no_second_opinion(searcher: JournalSearcher) -> None:
+    assert not handed(searcher, "base")["doubt"]
+
+
+def test_a_trial_that_takes_too_long_has_failed_with_that_reason(
+    searcher: JournalSearcher, clock: SimpleNamespace
+) -> None:
+    searcher.plan.budget = Budget(trials=3, minutes_per_trial=2.0)
+    after_baseline(searcher)
+    handed(searcher, "one")
+    clock.seconds += 500.0  # its worker was slow to start
+    searcher.started("one")
+    clock.seconds += 119.0
+    dies(searcher, "one")  # not that late
+    assert states(searcher)[1:] == [TrialState.RUNNING]
+    handed(searcher, "one")
+    searcher.started("one")
+    clock.seconds += 121.0
+    dies(searcher, "one")
+    found = searcher.plan.journal.trials()[1].user_attrs["record"]
+    assert found["reason"] == "took longer than 2 minutes (budget.minutes_per_trial)"
+    assert states(searcher)[1:] == [TrialState.FAIL]
+
+
+def test_a_baseline_that_takes_too_long_ends_the_study(
+    searcher: JournalSearcher, clock: SimpleNamespace
+) -> None:
+    searcher.plan.budget = Budget(trials=3, minutes_per_trial=1.0)
+    handed(searcher, "base")
+    searcher.started("base")
+    clock.seconds += 61.0
+    dies(searcher, "base")
+    assert "the baseline took longer than 1 minutes" in str(searcher.plan.error)
+    assert states(searcher) == [TrialState.RUNNING]
+
+
+def test_a_folder_that_a_node_does_not_see_is_said_once(searcher: JournalSearcher) -> None:
+    after_baseline(searcher)
+    for trial_id in ("one", "two"):
+        config = handed(searcher, trial_id)
+        searcher.on_trial_complete(trial_id, ended(searcher, config, unshared="box7"))
+    said = [text for text in searcher.plan.watcher.said if "box7" in text]  # type: ignore[attr-defined]
+    assert len(said) == 1 and "its cache is its own" in said[0]
+    assert states(searcher) == [TrialState.COMPLETE] * 3

@@ -19,6 +19,7 @@ def controller(*, starting: bool = True, resetting: bool = False, finished: bool
         _resetting_trials=[TRIAL] if resetting else [],
         _search_alg=SimpleNamespace(is_finished=lambda: finished),
         _actor_cache=_ObjectCache(may_keep_one=True),
+        update_max_pending_trials=lambda number: None,
     )
 
 
@@ -41,13 +42,13 @@ def _given_away(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_trial_waits_for_the_worker_that_is_started_for_it(
     state: dict[str, bool], given: bool
 ) -> None:
-    with patient_reuse(2):
+    with patient_reuse(lambda: 2):
         assert TuneController._maybe_reuse_cached_actor(controller(**state), TRIAL) is given
 
 
 def test_as_many_idle_workers_are_kept_as_may_be_at_work() -> None:
     tuning = controller()
-    with patient_reuse(2):
+    with patient_reuse(lambda: 2):
         for _ in range(3):
             TuneController._maybe_reuse_cached_actor(tuning, TRIAL)
     kept = [tuning._actor_cache.cache_object("one CPU", number) for number in range(3)]
@@ -55,15 +56,41 @@ def test_as_many_idle_workers_are_kept_as_may_be_at_work() -> None:
     assert list(tuning._actor_cache.flush_cached_objects()) == []
 
 
+def test_room_grows_with_the_cluster() -> None:
+    tuning, slots, pending = controller(), [2], []
+    tuning.update_max_pending_trials = pending.append
+    with patient_reuse(lambda: slots[0]):
+        TuneController._maybe_reuse_cached_actor(tuning, TRIAL)
+        slots[0] = 3
+        TuneController._maybe_reuse_cached_actor(tuning, TRIAL)
+        slots[0] = 1
+        TuneController._maybe_reuse_cached_actor(tuning, TRIAL)
+    kept = [tuning._actor_cache.cache_object("one CPU", number) for number in range(4)]
+    assert kept == [True, True, True, False]
+    assert pending == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("result", "kept"), [({"leave": True}, False), ({"leave": False}, True), (None, True)]
+)
+def test_a_worker_that_wants_to_leave_is_not_kept(
+    result: Any, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TuneController, "_maybe_cache_trial_actor", lambda self, trial: True)
+    trial = SimpleNamespace(trial_id="a", last_result=result)
+    with patient_reuse(lambda: 2):
+        assert TuneController._maybe_cache_trial_actor(controller(), trial) is kept
+
+
 def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    with patient_reuse(2):
+    with patient_reuse(lambda: 2):
         assert not TuneController._maybe_reuse_cached_actor(controller(), TRIAL)
         monkeypatch.setattr(reuse, "PATIENCE", 0.0)
         assert TuneController._maybe_reuse_cached_actor(controller(), TRIAL)
 
 
 def test_tune_is_left_as_it_was() -> None:
-    before = TuneController._maybe_reuse_cached_actor
-    with patient_reuse(2):
-        assert TuneController._maybe_reuse_cached_actor is not before
-    assert TuneController._maybe_reuse_cached_actor is before
+    before = vars(TuneController).copy()
+    with patient_reuse(lambda: 2):
+        assert vars(TuneController) != before
+    assert vars(TuneController) == before
