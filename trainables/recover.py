@@ -33,6 +33,7 @@ from trainables.core.types import IGNORED, Batch, PreTrainedModel, Progress
 from trainables.stage import Bench, Stage, Summary, Trained
 
 Freeze: TypeAlias = Literal["none", "part"]
+USUAL = TrainSpec()
 
 
 @dataclass(frozen=True, init=False)
@@ -46,14 +47,14 @@ class Recover(Stage):
         watch: a metric to measure and report after every epoch, for a scheduler.
     """
 
-    training: TrainSpec
-    freeze: Freeze
-    patience: int
-    watch: str
+    training: TrainSpec = USUAL
+    freeze: Freeze = "none"
+    patience: int = 0
+    watch: str = ""
 
     def __init__(
         self,
-        training: TrainSpec | Mapping[str, Any] = TrainSpec(),  # noqa: B008 - frozen
+        training: TrainSpec | Mapping[str, Any] = USUAL,
         *,
         freeze: Freeze = "none",
         patience: int = 0,

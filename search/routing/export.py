@@ -30,9 +30,7 @@ def export_route(route: Route, pool: Pool, to: Path) -> list[str]:
     router.model.to(device)
     model = RoutedModel(work.model, work.tokenizer, router, sets)
     model.save(to)
-    prompts = [
-        item.prompt for task in route.spec.tasks for item in work.items(task, "held_out")[:2]
-    ]
+    prompts = [item.asked for task in route.spec.tasks for item in work.items(task, "held_out")[:2]]
     again = RoutedModel.load(to, dtype=dtype, device=device)
     before, after = (one.generate(prompts, max_new_tokens=WRITTEN) for one in (model, again))
     if before != after:

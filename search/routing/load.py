@@ -63,8 +63,11 @@ def _problems(spec: RouteSpec) -> Iterator[UserError]:
     elif (store_of(spec).journal).exists() or store_of(spec).toml.exists():
         do = "another study, which `launch` made, has this name there: rename one"
         yield UserError(f"name: {store_of(spec).root} is taken", got=spec.name, do=do)
+    others = [name for name in spec.search.encoders if name != spec.router.encoder]
     yield from source_problems("model.id", spec.model.id, "model")
-    yield from source_problems("router.encoder", spec.router.encoder, "model")
+    for key, names in (("router.encoder", [spec.router.encoder]), ("search.encoders", others)):
+        for name in names:
+            yield from source_problems(key, name, "model")
     for name, task in spec.tasks.items():
         yield from source_problems(f"tasks.{name}.dataset", task.dataset, "data")
     if spec.sets.file and not Path(spec.sets.file).expanduser().is_file():
@@ -75,13 +78,14 @@ def _problems(spec: RouteSpec) -> Iterator[UserError]:
 
 def _absolute(spec: RouteSpec) -> RouteSpec:
     """Local paths made absolute, as workers run in other folders."""
-    sets, router = spec.sets, spec.router
+    sets, router, search = spec.sets, spec.router, spec.search
     file = str(Path(sets.file).expanduser().absolute()) if sets.file else None
     return spec.model_copy(
         update={
             "folder": str(Path(spec.folder).expanduser().absolute()),
             "model": spec.model.model_copy(update={"id": resolved(spec.model.id)}),
             "router": router.model_copy(update={"encoder": resolved(router.encoder)}),
+            "search": search.model_copy(update={"encoders": tuple(map(resolved, search.encoders))}),
             "sets": sets.model_copy(update={"file": file}),
             "tasks": {
                 name: task.model_copy(update={"dataset": resolved(task.dataset)})

@@ -65,7 +65,7 @@ class Route:
         return store_of(self.spec).root
 
     def identity(self, pool: Pool) -> dict[str, Any]:
-        """What the model, the code, the encoder and the tasks' questions are; asked once."""
+        """What the model, the code, the encoders and the tasks' questions are; asked once."""
         if not self._known:
             [self._known] = pool.call("identity", [{}])
         return self._known
@@ -144,8 +144,9 @@ class Route:
     def train(self, pool: Pool) -> Path:
         """The router: trained as the study says, or the best of a search over its settings."""
         dataset = self.dataset(pool)
-        content = digest(pq.read_table(dataset).to_pydict(), self.identity(pool)["encoder"])
-        make = partial(self._training, str(dataset), digest(content, self.key(pool)))
+        content = self.key(pool, pq.read_table(dataset).to_pydict())
+        encoders = self.identity(pool)["encoders"]
+        make = partial(self._training, str(dataset), content, encoders)
         tried, failed = search_router(self.spec, pool, make, self.tell)
         best = min(tried, key=lambda one: float(one.result()["regret"]))
         self._tell_warmup(best.result())
@@ -168,9 +169,12 @@ class Route:
                 f"training; shortened to a tenth of it, {report['warmup']}"
             )
 
-    def _training(self, dataset: str, content: str, settings: RouterSpec) -> WorkItem:
+    def _training(
+        self, dataset: str, content: str, encoders: Mapping[str, str], settings: RouterSpec
+    ) -> WorkItem:
         plain = settings.model_dump()
-        folder = self.root / "routers" / digest(plain, content)
+        key = digest({**plain, "encoder": encoders[settings.encoder]}, content)
+        folder = self.root / "routers" / key
         what = {"settings": plain, "dataset": dataset, "folder": str(folder)}
         return WorkItem(folder.with_suffix(".json"), "train", what)
 

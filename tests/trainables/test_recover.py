@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tests.support import families
 from tests.support.benches import do, tiny_bench
 from tests.support.planted import FAMILIES, plant, tiny
 from trainables.bench.bench import Bench
-from trainables.bench.models.structure import blocks, family, linears
+from trainables.bench.models.structure import blocks, family, linears, reach
 from trainables.bench.models.surgery import silence
 from trainables.bench.training.examples import examples, joined, shuffled, steps
 from trainables.bench.training.freeze import cut_neighbours, frozen, neighbours, train_mode
@@ -25,7 +26,7 @@ from trainables.core.errors import FieldError, UserError
 from trainables.core.fork import put, same_tensors
 from trainables.core.spec import TrainSpec
 from trainables.omission.method import Omission
-from trainables.recover import Recover
+from trainables.recover import Recover, zeros
 from trainables.similarity.method import Similarity
 from trainables.stage import Removed, Stage, Summary, Trained
 from trainables.wanda import Wanda
@@ -298,6 +299,20 @@ def test_the_biases_of_what_was_silenced_stay_zero(tmp_path: Path) -> None:
         assert torch.equal(layer.weight == 0, before[name])
         assert not layer.bias[before[name].all(1)].any()
     assert torch.equal(half.bias == 0, before["vit.layers.1.mlp.fc1"].all(1)), "others learn"
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_what_was_silenced_is_found_in_every_family(name: str) -> None:
+    model = families.build(name)
+    first, row = blocks(model)[0], family(model)
+    path = row.contract or "layer.0.convolution"
+    before = {id(parameter) for parameter, _ in zeros(model)}
+    assert not before & {id(layer.weight) for layer in linears(model).values()}
+    silence(first, path)
+    found = {id(parameter): mask for parameter, mask in zeros(model)}
+    for parameter in reach(first, path).parameters():
+        assert found[id(parameter)].all()
+    assert len(found) - len(before) == len(list(reach(first, path).parameters()))
 
 
 @pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])

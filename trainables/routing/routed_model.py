@@ -155,7 +155,7 @@ class RoutedModel:
             [means] = PrefixEvaluator(self.model, loss).means([self.sets[index]])
             return list(torch.split(means, [len(question.choices) for question in group]))
 
-        return self._grouped(questions, [question.prompt for question in questions], score)
+        return self._grouped(questions, [question.asked for question in questions], score)
 
     def _grouped(
         self,

@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from trainables.bench.data.fits import positions
 from trainables.bench.data.tokenize import filler
 from trainables.bench.models.load import locate
 from trainables.bench.training.loop import Recipe
@@ -93,7 +94,7 @@ class Router:
 
     @classmethod
     def fresh(cls, spec: RouterSpec, sets: int) -> "Router":
-        """An untrained router on a pretrained encoder."""
+        """An untrained router on a pretrained encoder. PlanError if prompts are longer than it."""
         folder = locate(ModelSpec(id=spec.encoder))
         torch.manual_seed(spec.seed)
         model = AutoModelForSequenceClassification.from_pretrained(
@@ -103,6 +104,10 @@ class Router:
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # an encoder may bring a head of another size
         )
+        most = positions(model)
+        if most is not None and spec.max_length > most:
+            allowed = f"up to the {most} positions of {spec.encoder}"
+            raise PlanError("router.max_length", got=spec.max_length, allowed=allowed)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id

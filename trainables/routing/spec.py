@@ -9,7 +9,7 @@ from trainables.core.spec import Count, DataSpec, ModelSpec, Spec, Task
 TaskLoss = Literal["tl", "tld"]
 TextLoss = Literal["ppl", "kl"]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class RouteTask(DataSpec):
@@ -47,8 +47,8 @@ class RouterSpec(Spec):
     lr: Positive = 1e-5
     epochs: Count = 10
     batch_size: Count = 32
-    warmup: Annotated[int, Field(ge=0)] = 500  # steps
-    weight_decay: float = 0.01
+    warmup: Annotated[int, Field(ge=0)] = 500  # steps; a shorter training takes a tenth of its own
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01  # not of biases, norms
     centre: bool = False  # subtract each prompt's mean: how hard it is says nothing about sets
     max_length: Count = 256
     validation: Share = 0.1  # of the items; no item is on both sides
@@ -92,6 +92,10 @@ class RouteSpec(Spec):
     evaluation: EvaluationSpec = EvaluationSpec()
     resources: RouteResources = RouteResources()
     folder: str = "runs"
+
+    def encoders(self) -> list[str]:
+        """Every encoder that a router may start from."""
+        return list(dict.fromkeys([self.router.encoder, *self.search.encoders]))
 
     def routed(self) -> list[str]:
         """The tasks that sets and router may learn from."""

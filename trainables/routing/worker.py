@@ -91,8 +91,13 @@ class RouteWork:
             task: {role: self._questions(task, role) for role in roles if self._asks(task, role)}
             for task in self.spec.tasks
         }
-        encoder = fingerprint(locate(ModelSpec(id=self.spec.router.encoder)), self.cache)
-        return {"model": self.lineage, "encoder": encoder, "tasks": asked}
+        encoders = {name: self._encoder(name) for name in self.spec.encoders()}
+        return {"model": self.lineage, "encoders": encoders, "tasks": asked}
+
+    def _encoder(self, name: str) -> str:
+        """Its content, after a try whether it can be a router."""
+        Router.fresh(self.spec.router.model_copy(update={"encoder": name}), sets=2)
+        return fingerprint(locate(ModelSpec(id=name)), self.cache)
 
     def _asks(self, task: str, role: Role) -> bool:
         searched = not self.spec.sets.file

@@ -249,6 +249,17 @@ def work_done(spec: RouteSpec) -> dict[str, set[str]]:
     return {kind: {path.name for path in folder.glob("*.json*")} for kind, folder in kinds.items()}
 
 
+def test_an_encoder_that_cannot_be_one_is_told_before_any_search(
+    made: Path, tmp_path: Path
+) -> None:
+    spec = study(made, tmp_path)
+    long = spec.router.model_copy(update={"max_length": 65})
+    route = Route(spec.model_copy(update={"router": long}))
+    with pytest.raises(UserError, match=r"max_length.*64 positions"):
+        route.sets(local(route.spec))
+    assert not list(tmp_path.glob("tiny/sets/*"))
+
+
 def test_a_warm_up_that_never_ends_is_told(made: Path, tmp_path: Path) -> None:
     spec = study(made, tmp_path)
     router = spec.router.model_copy(update={"warmup": 500})

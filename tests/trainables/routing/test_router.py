@@ -230,6 +230,11 @@ def test_an_empty_prompt_has_scores(encoder: Path) -> None:
     assert torch.allclose(both[:1], fresh.scores([""]), atol=1e-5)
 
 
+def test_prompts_longer_than_the_encoder_are_refused(encoder: Path) -> None:
+    with pytest.raises(PlanError, match=r"router.max_length: got 256; allowed: up to the 64"):
+        Router.fresh(RouterSpec(encoder=str(encoder)), 2)
+
+
 def test_another_encoder_in_the_same_place_is_another_training(
     encoder: Path, tmp_path: Path
 ) -> None:
