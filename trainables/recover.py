@@ -18,6 +18,7 @@ from torch import Tensor
 
 from trainables.bench.data.tokenize import filler
 from trainables.bench.metrics.catalogue import METRIC_FACTS
+from trainables.bench.metrics.cost import count_parameters
 from trainables.bench.metrics.evaluate import measure_all
 from trainables.bench.models.structure import blocks, linears, rows
 from trainables.bench.training.examples import examples, joined, shuffled, steps
@@ -94,7 +95,10 @@ class Recover(Stage):
             trained = cut_neighbours(bench.base.model, bench.model, bench.subject.history)
         how = self._identity(bench, trained)
         with frozen(bench.model, trained) as still:
-            counts = {"frozen": len(still), "trained_parameters": _learnable(bench.model)}
+            counts = {
+                "frozen": len(still),
+                "trained_parameters": count_parameters(bench.model, learning=True),
+            }
         if bench.spec.naive:
             progress, ran = (yield from self._train(bench, trained, None)), True
         else:
@@ -214,7 +218,3 @@ def _one_class_each(model: PreTrainedModel, bench: Bench) -> Iterator[None]:
         yield
     finally:
         model.config.problem_type = before
-
-
-def _learnable(model: PreTrainedModel) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

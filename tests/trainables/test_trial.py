@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from trainables.core.types import Progress
 from trainables.omission.method import Omission
 from trainables.stage import Facts, Stage, Summary
 from trainables.trial import open_bench, reason, run_stages
-from trainables.wanda import Wanda
+from trainables.wanda import Wanda, WandaSequential
 from trainables.worker import Trial
 
 METRICS = ("perplexity", "nonzero_parameters")
@@ -37,7 +38,7 @@ class Slow(Stage):
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         for step in range(3):
             yield {"loss": 3.0 - step}
-        return Summary(None, {"steps": 3})
+        return Summary((), {"steps": 3})
 
 
 @pytest.fixture(scope="session")
@@ -82,8 +83,8 @@ def bench(folder: Path, tmp_path: Path) -> Bench:
 
 def run(bench: Bench, *stages: Stage, by: str = "study/1") -> Record:
     """A trial on a fork of the bench, to its end."""
-    own = bench.fork()
-    running = run_stages(own, list(stages), by)
+    own = bench.fork(by)
+    running = run_stages(own, list(stages))
     while True:
         try:
             next(running)
@@ -114,7 +115,7 @@ def test_the_untouched_model_is_measured(bench: Bench) -> None:
     assert record["metrics"].keys() == set(METRICS)
     assert record["stages"] == record["progress"] == []
     assert record["same_as"] is None
-    assert record["lineage"] == bench.lineage.key
+    assert record["lineage"] == bench.base.lineage.key
     total = record["seconds"]["stages"] + record["seconds"]["evaluate"]
     assert record["seconds"]["total"] == pytest.approx(total)
 
@@ -138,7 +139,30 @@ def test_settings_that_change_nothing_are_the_baseline(bench: Bench) -> None:
     run(bench, by="study/0")
     record = run(bench, Omission(), Wanda(0.0), by="study/1")
     assert record["same_as"] == "study/0"
-    assert [stage["effect"] for stage in record["stages"]] == [None, None]
+    assert [stage["effects"] for stage in record["stages"]] == [[], []]
+
+
+def test_times_and_memory_are_taken_by_each_trial_itself(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    for name in ("latency_ms", "perplexity"):
+        monkeypatch.setitem(METRICS_OF, name, lambda _, name=name: taken.append(name) or 1.0)
+    one, other = bench.fork("study/1"), bench.fork("study/2")
+    names = ("perplexity", "latency_ms")
+    assert one.measure(names).same_as is None
+    assert other.measure(names).same_as == "study/1"
+    assert sorted(taken) == ["latency_ms", "latency_ms", "perplexity"]
+    assert other.measure(["latency_ms"]).same_as is None
+
+
+def test_the_first_time_is_warm_as_the_later_ones(bench: Bench) -> None:
+    calls: list[float] = []
+    bench.model.register_forward_pre_hook(lambda *_: calls.append(time.perf_counter()))
+    seconds = bench.measure(["evaluation_seconds"]).values["evaluation_seconds"]
+    warm, *passes = calls
+    assert len(passes) == len(bench.data.batches("search"))
+    assert 0 < seconds < time.perf_counter() - warm
 
 
 def test_another_worker_shares_what_was_measured(bench: Bench, folder: Path) -> None:
@@ -171,7 +195,7 @@ STAGES: list[list[Stage]] = [
     [Wanda(0.5)],
     [Omission(skip=(1,)), Wanda(0.3)],
     [Wanda(0.3), Omission(skip=(1,))],
-    [Omission(skip=(1,)), Wanda(0.5, sequential=True)],
+    [Omission(skip=(1,)), WandaSequential(0.5)],
     [Omission(skip=(1,)), Wanda(0.3)],
     [Omission(skip=(1,)), Wanda(0.5)],
     [Wanda(0.3), Wanda(0.5)],
@@ -284,6 +308,7 @@ def test_progress_is_reported_step_by_step_and_kept(worker: Trial) -> None:
     steps = [worker.step() for _ in range(3)]
     assert steps == [{"loss": 3.0 - step, "done": False} for step in range(3)]
     record = finish(worker)
+    assert record["state"] == "complete", record["reason"]
     assert record["progress"] == [{"loss": 3.0}, {"loss": 2.0}, {"loss": 1.0}]
     assert record["stages"][0]["counts"] == {"steps": 3}
 
@@ -296,7 +321,7 @@ def test_a_trial_that_is_stopped_leaves_the_worker_ready(worker: Trial) -> None:
     worker.reset_config(config(0))
     record = finish(worker)
     assert record["state"] == "complete"
-    assert record["lineage"] == worker.bench.lineage.key
+    assert record["lineage"] == worker.bench.base.lineage.key
 
 
 def test_a_model_that_cannot_be_opened_is_said_by_the_baseline(

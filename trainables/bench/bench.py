@@ -6,9 +6,12 @@ lineage of the model they belong to. With `spec.naive` nothing is shared.
 """
 
 import dataclasses
+import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from trainables.bench.data.roles import Data
+from trainables.bench.metrics.catalogue import is_timed
 from trainables.bench.metrics.evaluate import load_metric, measure_all
 from trainables.core.cache import Cache, digest
 from trainables.core.lineage import code, source_version
@@ -77,20 +81,26 @@ class Bench:
     def measure(self, names: Sequence[str], role: Role = "search") -> Measured:
         """The named metrics of the model as it is now, on a role.
 
-        A model that was measured before is not measured again.
+        A model that was measured before is not measured again, except for metrics that are times or
+        memory: those belong to this process at this hour, and each trial takes its own.
         """
         if self.spec.naive:
             return Measured(measure_all(self, names, role), None)
-        keys = {name: self._key(name, role) for name in names}
-        known = {name: self.cache.find("metrics", key) for name, key in keys.items()}
-        missing = [name for name in names if known[name] is None]
-        for name, value in measure_all(self, missing, role).items():
-            known[name] = {"value": value, "by": self.by}
-            self.cache.store("metrics", keys[name], known[name])
-        entries = [entry for entry in known.values() if entry is not None]
-        values = {name: float(entry["value"]) for name, entry in zip(names, entries, strict=True)}
-        first = str(entries[0]["by"]) if entries else ""
-        return Measured(values, None if missing or first in ("", self.by) else first)
+        shared = [name for name in names if not is_timed(name)]
+        keys = {name: self._key(name, role) for name in shared}
+        found = {name: self.cache.find("metrics", key) for name, key in keys.items()}
+        known = {name: entry for name, entry in found.items() if entry is not None}
+        values = {name: float(entry["value"]) for name, entry in known.items()}
+        missing = [name for name in names if name not in known]
+        for name, value in (measure_all(self, missing, role) if missing else {}).items():
+            values[name] = value
+            if name in keys:
+                self.cache.store("metrics", keys[name], {"value": value, "by": self.by})
+        everything = known and len(known) == len(shared)
+        first = str(next(iter(known.values()))["by"]) if everything else ""
+        return Measured(
+            {name: values[name] for name in names}, None if first in ("", self.by) else first
+        )
 
     def _key(self, name: str, role: Role) -> str:
         return digest(
@@ -103,7 +113,7 @@ class Bench:
 
 def hardware(bench: Bench) -> dict[str, Any]:
     """Where numbers come from."""
-    name = torch.cuda.get_device_name() if bench.device.type == "cuda" else "cpu"
+    name = torch.cuda.get_device_name() if bench.device.type == "cuda" else _processor()
     return {
         "device": name,
         "threads": torch.get_num_threads(),
@@ -111,6 +121,17 @@ def hardware(bench: Bench) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "python": sys.version.split()[0],
     }
+
+
+@cache
+def _processor() -> str:
+    """`cpu`, and what it is called."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # no Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"cpu ({(names or [platform.processor() or platform.machine()])[0]})"
 
 
 def metric_version(name: str, custom: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ class SpaceLike(Protocol):
 
 def gather(bench: Bench, space: SpaceLike) -> Facts:
     """Look at the bench's model; families without blocks have none to tell of."""
+    from trainables.bench.metrics.cost import count_parameters
     from trainables.bench.models.structure import fixed_blocks, stacks
 
     model = bench.model
@@ -23,6 +24,6 @@ def gather(bench: Bench, space: SpaceLike) -> Facts:
         blocks=sum(len(stack.blocks) for stack in found),
         stacks=tuple(len(stack.blocks) for stack in found),
         fixed=tuple(sorted(fixed_blocks(model))),
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=count_parameters(model),
         survey=space.survey(bench),
     )

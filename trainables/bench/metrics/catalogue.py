@@ -69,7 +69,7 @@ METRIC_FACTS: dict[str, MetricFacts] = {
     "nonzero_parameters": MetricFacts("min", "", _EVERY, "parameters that are not zero"),
     "bytes": MetricFacts("min", "B", _EVERY, "size of the safetensors file that saving writes"),
     "latency_ms": MetricFacts(
-        "min", "ms", _EVERY, "median time of a forward pass on one search batch", timed=True
+        "min", "ms", _EVERY, "median time of a forward pass on one batch", timed=True
     ),
     "tokens_per_second": MetricFacts(
         "max", "1/s", _EVERY - {"image-classification"}, "that batch's tokens by time", timed=True
@@ -86,3 +86,8 @@ METRIC_FACTS: dict[str, MetricFacts] = {
 def known_metrics() -> tuple[str, ...]:
     """The names of all built-in metrics."""
     return tuple(METRIC_FACTS)
+
+
+def is_timed(name: str) -> bool:
+    """Whether a metric differs between two runs of one model; a user's own is taken not to."""
+    return name in METRIC_FACTS and METRIC_FACTS[name].timed

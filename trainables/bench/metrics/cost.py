@@ -1,19 +1,18 @@
 """What a model costs: parameters, bytes on disk, time and memory of a forward pass."""
 
-import contextlib
-import ctypes
 import json
-import resource
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 from trainables.bench.models.batches import ready
 from trainables.core.types import Batch
@@ -39,9 +38,14 @@ _DTYPES = {
 }
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Weights and biases; a tied tensor counts once."""
-    return sum(parameter.numel() for parameter in _distinct(model.parameters()))
+def count_parameters(model: nn.Module, *, learning: bool = False) -> int:
+    """Weights and biases; a tied tensor counts once.
+
+    Args:
+        learning: only those that training changes.
+    """
+    counted = (p for p in model.parameters() if p.requires_grad or not learning)
+    return sum(parameter.numel() for parameter in _distinct(counted))
 
 
 def count_nonzero(model: nn.Module) -> int:
@@ -139,43 +143,66 @@ def _waiter(device: torch.device) -> Callable[[], None]:
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
+def own_bytes(model: nn.Module) -> int:
+    """Memory of a model's weights and buffers; a tied tensor counts once."""
+    tensors = _distinct([*model.parameters(), *model.buffers()])
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
 @torch.no_grad()
 def peak_memory(model: Any, batch: Batch) -> int:
-    """Bytes that a forward pass takes at its highest.
+    """Bytes that a forward pass takes at its highest, whatever else is loaded.
 
-    On CUDA: all that torch has allocated at that moment, the weights among it. On the CPU: by how
-    much the process grows during the pass; weights are not among it, for workers of one machine
-    share their pages. So compare only numbers from one kind of device.
+    On CUDA: this model's own tensors and all that the allocator adds to it. On the CPU: the tensors
+    that the pass makes; weights are not among them, for workers of one machine share their pages,
+    nor what a kernel needs inside. So compare only numbers from one kind of device.
     """
     inputs = ready(model, batch)
-    model(**inputs)
+    model(**inputs)  # what is made once stays out of it
     if model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(model.device)
+        return own_bytes(model) + _added(model, inputs)
+    alive = _Alive([*model.parameters(), *model.buffers(), *inputs.values()])
+    with alive:
         model(**inputs)
-        return int(torch.cuda.max_memory_allocated(model.device))
-    with _growth() as grown:
-        model(**inputs)
-    return grown[0]
+    return alive.most
 
 
-@contextlib.contextmanager
-def _growth() -> Iterator[list[int]]:
-    """Notes by how many bytes the process grew at most."""
-    grown: list[int] = []
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # else the pass would reuse what malloc holds back
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
-    before = _resident("VmRSS")
-    yield grown
-    grown.append(max(_resident("VmHWM") - before, 0))
+def _added(model: Any, inputs: Batch) -> int:
+    """By how many bytes CUDA's allocator grows during a pass."""
+    torch.cuda.synchronize(model.device)
+    before = torch.cuda.memory_allocated(model.device)
+    torch.cuda.reset_peak_memory_stats(model.device)
+    model(**inputs)
+    torch.cuda.synchronize(model.device)
+    return int(torch.cuda.max_memory_allocated(model.device)) - before
 
 
-def _resident(field: str) -> int:
-    """Bytes of memory the process has (VmRSS) or had at most (VmHWM)."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+class _Alive(TorchDispatchMode):
+    """While open, follows how many bytes of new tensors there are; `most` is the highest."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        for tensor in known:
+            self._known[tensor.untyped_storage()] = True
+        self.now = self.most = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor):
+                self._see(value.untyped_storage())
+        return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:  # a view, or in place
+            return
+        self._known[storage] = True
+        self.now += storage.nbytes()
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._gone, storage.nbytes())
+
+    def _gone(self, size: int) -> None:
+        self.now -= size

@@ -104,14 +104,27 @@ class Evaluation:
     def pace(self) -> cost.Pace:
         return cost.pace(self.model, self.data.batches(self.role)[0])
 
+    @torch.no_grad()
+    def warm_up(self) -> None:
+        """Run a batch before anything is timed: a first pass takes longer."""
+        with self._evaluating():
+            self.model(**ready(self.model, self.data.batches(self.role)[0]))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(training)
+
     @contextmanager
     def _passing(self) -> Iterator[list[Batch]]:
         batches = self.data.batches(self.role)
-        started, training = time.perf_counter(), self.model.training
-        self.model.eval()
-        with torch.no_grad():
+        started = time.perf_counter()
+        with self._evaluating(), torch.no_grad():
             yield batches
-        self.model.train(training)
         self.seconds += time.perf_counter() - started
 
 

@@ -115,7 +115,7 @@ def _check_cut(model: PreTrainedModel, batch: Batch, gone: Sequence[int]) -> Non
         raise _error(model, f"{text}the others do not go on as before: they depend on their number")
     if found := differences(less):
         raise _error(model, f"{text}its config builds another model: {found[0]}")
-    if sum(p.numel() for p in model.parameters()) <= _SMALL:
+    if model.num_parameters() <= _SMALL:
         _check_reload(less, batch, text)
 
 

@@ -25,7 +25,7 @@ from transformers import (
 
 from trainables.bench.metrics import cost as measure
 from trainables.bench.models.surgery import remove_blocks
-from trainables.core.fork import fork
+from trainables.core.fork import fork, own
 from trainables.core.types import Batch
 
 _SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
@@ -153,16 +153,50 @@ def test_peak_memory_grows_with_the_batch() -> None:
     assert large > small + logits // 2
 
 
-def test_inputs_take_the_models_dtype() -> None:
-    model = MODELS["resnet"]().bfloat16()
-    batch = {"pixel_values": torch.ones(2, 3, 8, 8), "labels": torch.tensor([0, 1])}
-    inputs = measure.forward_inputs(model, batch)
-    assert inputs["pixel_values"].dtype == torch.bfloat16 and "labels" not in inputs
+def test_peak_memory_is_the_same_however_often_it_is_taken() -> None:
+    model, batch = llama(vocab_size=500).eval(), text(32, 4)
+    assert len({measure.peak_memory(model, batch) for _ in range(4)}) == 1
+
+
+def test_peak_memory_counts_what_lives_at_one_time() -> None:
+    class Chain(nn.Module):
+        device, dtype, config = torch.device("cpu"), torch.float32, BertConfig()
+        main_input_name = "x"
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(5):
+                x = x + 1  # the one before goes
+            return x.view(-1).mul_(2)
+
+    assert measure.peak_memory(Chain(), {"x": torch.zeros(1000)}) == 2 * 4000
+
+
+def test_what_else_is_loaded_is_no_part_of_a_models_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, resident = llama(tied=True).eval(), 7_000_000  # as a base model beside its fork
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: resident)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: resident + 500)
+    assert measure._added(model, measure.ready(model, text())) == 500
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    assert measure.own_bytes(model) == 4 * measure.count_parameters(model) + buffers
+
+
+def test_what_does_not_learn_can_be_left_out() -> None:
+    model = llama()
+    model.model.layers[0].requires_grad_(False)
+    frozen = sum(p.numel() for p in model.model.layers[0].parameters())
+    whole = measure.count_parameters(model)
+    assert measure.count_parameters(model, learning=True) == whole - frozen
 
 
 @pytest.mark.gpu
 def test_peak_memory_on_a_gpu_holds_weights_and_activations() -> None:
     model = llama(vocab_size=5000).cuda().eval()
-    weights = sum(p.numel() * 4 for p in model.parameters())
+    weights = measure.own_bytes(model)
+    alone = measure.peak_memory(model, text(64, 8))
+    beside = fork(model)
+    own(beside)
+    assert measure.peak_memory(model, text(64, 8)) == alone
     assert measure.peak_memory(model, text(64, 8)) > weights + 8 * 64 * 5000 * 4
     assert measure.pace(model, text(64, 8)).seconds > 0
