@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from search.journal.results import Result, Step
 from search.journal.view import View
 from search.report.format import story
+from search.report.provenance import read_as
 from search.report.rows import cells
 from trainables.bench.assets.catalogue import ASSETS
 
@@ -100,7 +101,8 @@ def card(view: View, made: Export) -> str:
         rows=_table(view, made),
         items=study.data.items.held_out,
         dataset=_name(study.data.dataset),
-        warning=_warning(made),
+        warning=_warning(made)
+        + (f"\nRead as {form}.\n" if (form := read_as(result.record)) else ""),
         load=made.saved.load.format(folder=repr(place)),
         forms=_forms(made, place),
         steps=_steps(result),

@@ -18,6 +18,7 @@ from search.report.best import Best, best
 from search.report.format import story
 from search.report.pictures import picture_svg, pictures
 from search.report.plots import front_figure, growth_figure
+from search.report.provenance import read_as
 from search.report.rows import Cell, Row, best_rows, row, rows
 from search.study.load import study_toml
 from trainables.bench.metrics.catalogue import METRIC_FACTS
@@ -198,6 +199,8 @@ def _measured(view: View) -> Iterator[str]:
     )
     prints = {(k, v) for one in records for k, v in (one.get("data") or {}).items()}
     yield _entry("fingerprints", ", ".join(f"{k} {v}" for k, v in sorted(prints)) or "unknown")
+    for form in sorted({said for one in records if (said := read_as(one))}):
+        yield _entry("read as", form)
     machines = Counter(_machine(one.get("hardware") or {}) for one in records)
     told = "; ".join(f"{name}: {count} trials" for name, count in machines.most_common())
     yield _entry("hardware", told or "unknown")

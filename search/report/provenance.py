@@ -1,6 +1,6 @@
 """The files that tell what a trial was: trial.toml for people, compression.json for programs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tomli_w
@@ -36,6 +36,7 @@ def trial_toml(view: View, result: Result) -> str:
         "model": view.study.model.model_dump(),
         "data": view.study.data.model_dump(mode="json"),
         "fingerprints": record.get("data"),
+        "read_as": record.get("data_form"),
         "hardware": record.get("hardware"),
         "stages": [
             {"changed": step.changed, "seconds": stage.get("seconds"), **stage.get("spec", {})}
@@ -43,6 +44,13 @@ def trial_toml(view: View, result: Result) -> str:
         ],
     }
     return tomli_w.dumps(without_nones(tables))
+
+
+def read_as(record: Mapping[str, Any]) -> str:
+    """In which form a trial read its data: two forms of one data set give other numbers."""
+    form = record.get("data_form") or {}
+    told = {"windows": "text", "prompts": "questions", "images": "images"}
+    return "; ".join(f"{word}: {form[name]}" for name, word in told.items() if form.get(name))
 
 
 def compression(view: View, result: Result) -> dict[str, Any]:
@@ -57,7 +65,8 @@ def compression(view: View, result: Result) -> dict[str, Any]:
         "lineage": result.lineage,
         "same_as": result.same_as,
         "seed": study.seed,
-        "data": {"dataset": study.data.dataset, "fingerprints": record.get("data", {})},
+        "data": {"dataset": study.data.dataset, "fingerprints": record.get("data", {})}
+        | {"read_as": record.get("data_form", {})},
         "metrics": {
             "search": dict(result.metrics),
             "baseline": dict(view.base),

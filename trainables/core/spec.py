@@ -120,6 +120,14 @@ class DataSpec(Spec):
         except LookupError:
             raise ValueError('an encoding that Python knows, such as "cp1252"') from None
 
+    @model_validator(mode="after")
+    def _forms_fit(self) -> Self:
+        if self.windows != "documents" and self.task != "language-modelling":
+            raise ValueError(f'windows = "{self.windows}" is for task = "language-modelling"')
+        if self.prompts != "rayduce" and self.task != "multiple-choice":
+            raise ValueError(f'prompts = "{self.prompts}" is for task = "multiple-choice"')
+        return self
+
     def seed_or(self, studys: int) -> int:
         """The split's seed: searches with several seeds may share their held-out rows."""
         return studys if self.seed is None else self.seed

@@ -1,6 +1,7 @@
 """Opening a data set: a hub id, a local file or folder, or an asset, as tables by split."""
 
 import random
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ Splits: TypeAlias = dict[str, datasets.Dataset]
 
 _ROWS_READ = 50_000  # of a stream, to draw from: data sorted by class is to give more than one
 _IMAGES_READ = 5_000
+_BROKEN = (datasets.exceptions.DatasetsError, OSError, ValueError, EOFError, zlib.error)
 _IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
@@ -51,7 +53,7 @@ def _open(spec: DataSpec) -> Splits:
     try:
         with _quiet():
             return _local(path, spec) if path.exists() else _hub(spec)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+    except _BROKEN as error:
         raise DataError(
             f'data set "{spec.dataset}" could not be opened: {error}. Allowed: a hub id, a local '
             f"file ({', '.join(DATA_FILES)}), a folder, or asset:NAME"

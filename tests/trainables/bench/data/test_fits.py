@@ -111,7 +111,9 @@ def test_what_a_decoder_writes_needs_positions_too(tmp_path: Path) -> None:
     most = max(int((b["labels"] != IGNORED).sum(1).max()) for b in short.batches("search"))
     assert most <= 11
     made = model("gpt2", AutoModelForCausalLM, **GPT2, n_positions=11)
-    with pytest.raises(DataError, match=r"targets of up to \d+ tokens to be written: .* 11 pos"):
+    with pytest.raises(
+        DataError, match=r"targets of up to \d+ tokens to be written: the model has 11 pos"
+    ):
         check_fits(short, made)
 
 
@@ -158,3 +160,18 @@ def test_batches_made_later_are_held_to_the_embedding_too(tmp_path: Path) -> Non
     check_fits(found, smaller)
     with pytest.raises(DataError, match="and the model has 3"):
         found.batches("train")
+
+
+def test_a_decoder_apart_needs_positions_for_targets(tmp_path: Path) -> None:
+    fields = {"vocab_size": 300, **BART, "encoder_layers": 1, "attention_window": 4}
+    config = AutoConfig.for_model(
+        "led", **fields, max_encoder_position_embeddings=64, max_decoder_position_embeddings=8
+    )
+    made = AutoModelForSeq2SeqLM.from_config(config)
+    found = data(tmp_path, "generation", bytes_tokenizer(), apart=True, max_length=40)
+    with pytest.raises(
+        DataError, match=r"targets of up to \d+ tokens .*: the model has 8 positions"
+    ):
+        check_fits(found, made)
+    with pytest.raises(DataError, match=r"max_length = 65: the model has 64 positions"):
+        check_fits(data(tmp_path, "generation", bytes_tokenizer(), True, max_length=65), made)

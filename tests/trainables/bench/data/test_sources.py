@@ -1,5 +1,6 @@
 """Opening data sets: which rows are read, from files, folders and streams."""
 
+import gzip
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from tests.support.toys import jsonl
 from trainables.bench.data.sources import open_splits
+from trainables.core.errors import DataError
 from trainables.core.spec import DataSpec
 
 
@@ -79,3 +81,16 @@ def test_a_folders_files_are_read_as_single_ones_are(tmp_path: Path) -> None:
     found = open_splits(spec(tmp_path))
     assert set(found) == {"train", "test"}
     assert found["test"][:] == {"text": ["a, b", "c, d", "e"], "label": ["NA", "None", "1"]}
+
+
+def test_a_torn_file_is_told_in_one_message(tmp_path: Path) -> None:
+    packed = gzip.compress(b"text,label\n" + b"a,b\n" * 500)
+    (tmp_path / "o.csv.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(DataError, match=r"o\.csv\.gz\" could not be opened"):
+        open_splits(spec(tmp_path / "o.csv.gz"))
+
+
+@pytest.mark.parametrize("form", [{"windows": "joined"}, {"prompts": "lm-eval"}])
+def test_a_form_of_another_task_is_refused(form: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="is for task = "):
+        spec("x", **form)
