@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from spaces.sets import suggest_set
+from spaces import sets
 from spaces.space import Point, Space, Trial
 from trainables.omission.importance import BlockInfluence
 from trainables.omission.method import Omission
@@ -40,7 +40,7 @@ class OmissionSpace(Space):
 
     def stages(self, trial: Trial, facts: Facts) -> list[Stage]:
         price = dict(enumerate(facts.survey["influence"]))
-        chosen = suggest_set(trial, self._name, self._free(facts), price, self.max_skip)
+        chosen = sets.suggest(trial, self._name, self._free(facts), price, self.max_skip)
         return [Omission(**{FIELDS[self.unit]: chosen})]
 
     @property

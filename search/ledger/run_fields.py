@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from search.journal.results import Result
 from search.journal.view import View
 from search.report.best import best
-from search.report.format import compact, settings, story
+from search.report.format import settings, story
 from search.report.pictures import pictures_svg
 from search.report.provenance import best_toml, compression, trial_toml
 from search.report.rows import row
 from search.study.load import study_toml
 from search.study.schema import Study
+from spaces import sets
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, RunTag
@@ -72,7 +73,7 @@ def metrics_of(result: Result) -> list["Metric"]:
         for name, value in values.items()
         if isinstance(value, int | float) and math.isfinite(value)
     ]
-    numbers = {f"hp/{name}": _number(value) for name, value in compact(result.params).items()}
+    numbers = {f"hp/{name}": _number(value) for name, value in params_of(result).items()}
     last = {**result.metrics, **numbers, "seconds": result.seconds}
     return found + [
         as_metric(name, value, when, len(steps))
@@ -83,14 +84,27 @@ def metrics_of(result: Result) -> list["Metric"]:
 
 def _number(value: Any) -> float | None:
     """A parameter as something to sort by: a set by its size."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return float(len(value))
     return float(value) if isinstance(value, int | float) else None
 
 
 def params_of(result: Result) -> dict[str, Any]:
-    """What was proposed, and what the stages made of it."""
-    return {**compact(result.params), **settings(result)}
+    """What was proposed, and what the stages made of it; what has one name is there once.
+
+    Of a proposed set only its cheapest candidates may have been taken: where a stage says which,
+    that counts.
+    """
+    proposed, done = sets.read(result.params), settings(result)
+    by_name = {name.lower(): name for name in proposed}
+    for step in result.stages:
+        for name, value in step.settings.items():
+            same = by_name.get(f"{step.stage}.{name}".lower())
+            if same is not None:
+                proposed.pop(same, None)
+                proposed.pop(f"{same}.count", None)
+                done.setdefault(f"{step.stage}.{name}", value)
+    return {**proposed, **done}
 
 
 def trial_files(view: View, result: Result) -> dict[str, str]:
@@ -147,7 +161,7 @@ def shared_view(view: View) -> str:
     """MLflow's own record of a table: this study's trials, its columns, the best first."""
     first, direction = next(iter(view.study.objectives.items()))
     done = dict.fromkeys(name for one in view.trials for name in settings(one))
-    proposed = dict.fromkeys(name for one in view.trials for name in compact(one.params))
+    proposed = dict.fromkeys(name for one in view.trials for name in params_of(one))
     chosen = [
         *(f"metrics.`{name}`" for name in view.study.metrics_measured),
         *(f"tags.`{name}`" for name in ("front", "feasible", "state", "same_as", "lineage")),

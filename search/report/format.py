@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from search.journal.results import Result, Step
 from search.study.schema import Study
+from spaces import sets
 from trainables.bench.metrics.catalogue import METRIC_FACTS
 
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -55,21 +56,9 @@ def better(study: Study, metric: str, value: float, baseline: float | None) -> S
     return "better" if (value < baseline) == (direction == "min") else "worse"
 
 
-def compact(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters with sets of 0/1 given by their members, as a study's `[[first]]` takes them."""
-    shown: dict[str, Any] = {}
-    for name, value in params.items():
-        parent, _, member = name.rpartition(".")
-        if not member.isdigit() or value not in (0, 1):
-            shown[name] = value
-        else:
-            shown.setdefault(parent, []).extend([int(member)] if value else [])
-    return shown
-
-
 def brief(params: Mapping[str, Any]) -> str:
     """Parameters in a line: `omission.skip=20,21  wanda.percent=30`."""
-    return "  ".join(f"{name}={_word(value)}" for name, value in compact(params).items())
+    return "  ".join(f"{name}={_word(value)}" for name, value in sets.read(params).items())
 
 
 def story(result: Result) -> str:

@@ -8,7 +8,7 @@ import tomli_w
 from search.journal.results import Result
 from search.journal.view import View
 from search.report.best import Best
-from search.report.format import compact
+from spaces import sets
 
 FORMAT = 1  # of compression.json
 
@@ -97,7 +97,7 @@ def _table(result: Result) -> dict[str, Any]:
         "front": result.on_front,
         "lineage": result.lineage,
         "metrics": dict(result.metrics),
-        "point": compact(result.params),
+        "point": sets.read(result.params),
         "stages": [
             {"stage": stage["stage"], **stage["settings"]}
             for stage in result.record.get("stages", [])

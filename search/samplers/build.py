@@ -8,7 +8,14 @@ from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSa
 from pydantic import BaseModel
 
 from search.samplers.grid import Ask, GridSampler, grid_points
-from search.study.schema import SAMPLERS, GeneticOptions, SamplerSpec, TpeOptions
+from search.samplers.level_switch import LevelSwitchSampler
+from search.study.schema import (
+    SAMPLERS,
+    GeneticOptions,
+    LevelSwitchOptions,
+    SamplerSpec,
+    TpeOptions,
+)
 from search.study.space import find, ranges_of
 from trainables.core.errors import UserError
 
@@ -28,6 +35,8 @@ def make_sampler(
     if ":" in name:
         return _users_own(spec, fresh)
     options: BaseModel = SAMPLERS[name].model_validate(spec.options)
+    if isinstance(options, LevelSwitchOptions):  # which keeps nothing that a resumption would lose
+        return LevelSwitchSampler(seed, drop=options.drop, offspring=options.offspring)
     if isinstance(options, TpeOptions):
         return _tpe(options, fresh)
     if isinstance(options, GeneticOptions):

@@ -1,17 +1,16 @@
 """Level-switch evolution as an Optuna sampler (EvoPress): some omitted units come back, as many
 others go.
 
-A unit is a 0/1 parameter named `<group>.<number>`, such as `omission.skip.07`; a group's size may
-also be a parameter, `<group>.count` (see spaces/sets.py). Each offspring of the best trial so far
-switches one to three pairs of every group, so that as many units are omitted as before. In a study
-file:
+Each offspring of the best trial so far switches one to three pairs of units, each pair within a
+set that is drawn, so that every set keeps its size. In a study file:
 
     [sampler]
-    name = "search.samplers.level_switch:make"
-    drop = 6        # how many units to omit
+    name = "level-switch"
+    drop = 6        # how many units of each set to omit
     offspring = 16
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from random import Random
 from typing import Any, TypeAlias
@@ -22,15 +21,11 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from spaces import sets
 from trainables.omission.searches import switch, switches
 
-Groups: TypeAlias = dict[str, list[str]]  # group -> its parameters, in order
+Groups: TypeAlias = dict[str, list[str]]  # set -> parameters of its units, in order
 TRIES = 50  # to find an offspring that was not tried before
-
-
-def make(*, seed: int, drop: int | None = None, offspring: int = 16) -> "LevelSwitchSampler":
-    """The sampler, for a study file."""
-    return LevelSwitchSampler(seed, drop=drop, offspring=offspring)
 
 
 class LevelSwitchSampler(BaseSampler):
@@ -49,19 +44,17 @@ class LevelSwitchSampler(BaseSampler):
         if offspring < 1 or (drop is not None and drop < 1):
             raise ValueError(f"drop = {drop}, offspring = {offspring}: allowed is 1 or more")
         self.seed, self.drop, self.offspring = seed, drop, offspring
-        self._random = RandomSampler(seed=seed)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """The units and their counts, by the names of any earlier trial."""
         for earlier in reversed(study.get_trials(deepcopy=False)):
-            units = {name: d for name, d in earlier.distributions.items() if _is_unit(name, d)}
+            known = earlier.distributions
+            units = [name for name in known if _is_unit(name, known[name])]
             if units:
-                counts = [f"{group}.count" for group in _groups(units)]
-                known = earlier.distributions
-                units |= {name: known[name] for name in counts if name in known}
-                return dict(sorted(units.items()))
+                counts = [f"{group}.count" for group in sets.groups(units)]
+                return {name: known[name] for name in sorted([*units, *counts]) if name in known}
         return {}
 
     def sample_relative(
@@ -70,23 +63,31 @@ class LevelSwitchSampler(BaseSampler):
         if not search_space:
             return {}
         rng = Random(f"{self.seed}/{trial.number}")
-        groups = _groups(search_space)
+        groups = {name: list(units.values()) for name, units in sets.groups(search_space).items()}
         tried = {_chosen(other.params) for other in study.get_trials(deepcopy=False)}
         parent = self._parent(study, trial, groups)
         for _ in range(TRIES):
-            child = {g: self._child(names, parent, rng) for g, names in groups.items()}
+            child = self._child(groups, parent, rng)
             if frozenset(name for names in child.values() for name in names) not in tried:
                 break
         values = {name: int(name in child[g]) for g, names in groups.items() for name in names}
         counts = {f"{group}.count": len(names) for group, names in child.items()}
         return values | {name: n for name, n in counts.items() if name in search_space}
 
-    def _child(self, names: list[str], parent: FrozenTrial | None, rng: Random) -> list[str]:
-        """The units of one group to omit."""
+    def _child(self, groups: Groups, parent: FrozenTrial | None, rng: Random) -> Groups:
+        """The units of each set to omit."""
         if parent is None:
-            return rng.sample(names, min(self.drop or len(names) // 5, len(names)))
-        gone = [index for index, name in enumerate(names) if parent.params.get(name)]
-        return [names[i] for i in switch(gone, range(len(names)), rng, switches(rng))]
+            return {group: self._drawn(names, rng) for group, names in groups.items()}
+        pairs = Counter(rng.choice(list(groups)) for _ in range(switches(rng)))
+        child = {}
+        for group, names in groups.items():
+            gone = [index for index, name in enumerate(names) if parent.params.get(name)]
+            left = switch(gone, range(len(names)), rng, pairs[group])
+            child[group] = [names[index] for index in left]
+        return child
+
+    def _drawn(self, names: list[str], rng: Random) -> list[str]:
+        return rng.sample(names, min(self.drop or len(names) // 5, len(names)))
 
     def _parent(
         self, study: optuna.Study, trial: FrozenTrial, groups: Groups
@@ -115,29 +116,19 @@ class LevelSwitchSampler(BaseSampler):
         """The first trial's units, whose number is not known yet, and all other parameters."""
         if _is_unit(param_name, param_distribution):
             return int(Random(f"{self.seed}/{trial.number}/{param_name}").random() < 0.2)
-        return self._random.sample_independent(study, trial, param_name, param_distribution)
-
-    def reseed_rng(self) -> None:
-        self._random.reseed_rng()
+        seed = Random(f"{self.seed}/{trial.number}/{param_name}").getrandbits(32)
+        drawn = RandomSampler(seed=seed)
+        return drawn.sample_independent(study, trial, param_name, param_distribution)
 
 
 def _is_unit(name: str, distribution: BaseDistribution) -> bool:
-    if not isinstance(distribution, IntDistribution) or not name.rpartition(".")[2].isdigit():
+    if not isinstance(distribution, IntDistribution) or not sets.groups([name]):
         return False
     return (distribution.low, distribution.high) == (0, 1)
 
 
-def _groups(space: Mapping[str, BaseDistribution]) -> Groups:
-    groups: Groups = {}
-    for name in space:
-        group, _, number = name.rpartition(".")
-        if number.isdigit():
-            groups.setdefault(group, []).append(name)
-    return groups
-
-
 def _chosen(params: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(n for n, value in params.items() if value == 1 and n[-1:].isdigit())
+    return frozenset(name for name, value in params.items() if value == 1 and sets.groups([name]))
 
 
 def _feasible(trial: FrozenTrial) -> bool:

@@ -43,6 +43,12 @@ def _function(name: str) -> str:
     return name
 
 
+def _sampler_name(name: str) -> str:
+    """Ours that stood under another name in the files of earlier versions."""
+    old = ("search.levelswitch:make", "search.samplers.level_switch:make")
+    return "level-switch" if name in old else name
+
+
 def _whole_gpus(gpus: float) -> float:
     if gpus > 1 and gpus != int(gpus):
         raise ValueError("a share of one GPU, such as 0.5, or a whole number of GPUs")
@@ -109,7 +115,7 @@ class SpaceSpec(Named):
 class SamplerSpec(Named):
     """Who proposes the points; the other keys are the sampler's own settings."""
 
-    name: str = "auto"
+    name: Annotated[str, AfterValidator(_sampler_name)] = "auto"
 
 
 class SchedulerSpec(Named):
@@ -224,6 +230,13 @@ class GeneticOptions(Spec):
     swapping_prob: float = Field(0.5, ge=0, le=1)
 
 
+class LevelSwitchOptions(Spec):
+    """How many units of each set to omit, and how many trials one parent gets."""
+
+    drop: Count | None = None  # as many as the parent does
+    offspring: Count = 16
+
+
 class AshaOptions(Spec):
     """Steps count a trial's reports of progress."""
 
@@ -250,6 +263,7 @@ SAMPLERS: Mapping[str, type[Spec]] = {
     "nsga3": GeneticOptions,
     "random": NoOptions,
     "grid": NoOptions,
+    "level-switch": LevelSwitchOptions,
 }
 SCHEDULERS: Mapping[str, type[Spec]] = {
     "none": NoOptions,

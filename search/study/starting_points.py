@@ -7,6 +7,7 @@ A point names parameters (`"wanda.percent" = 30`), and sets by their members
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from spaces import sets
 from trainables.core.errors import UserError, did_you_mean
 
 Point = Mapping[str, Any]
@@ -51,12 +52,12 @@ class _Reader:
         if name in self.point:
             self.used.add(name)
             return True, self.point[name]
-        parent, _, member = name.rpartition(".")
-        members = self.point.get(parent)
-        if isinstance(members, list | tuple) and (member.isdigit() or member == "count"):
-            self.used.add(parent)
-            return True, int(int(member) in members) if member.isdigit() else len(members)
-        return False, None
+        group = sets.group_of(name)
+        members = self.point.get(group) if group else None
+        if not isinstance(members, list | tuple):
+            return False, None
+        self.used.add(str(group))
+        return True, sets.spell(members, name)
 
 
 def read_point(point: Point, ask: Callable[[Any], object], what: str) -> dict[str, Any]:
@@ -82,13 +83,13 @@ def read_point(point: Point, ask: Callable[[Any], object], what: str) -> dict[st
 
 
 def _check_members(name: str, value: Any, asked: list[str], what: str) -> None:
-    tails = [one.removeprefix(f"{name}.") for one in asked if one.startswith(f"{name}.")]
-    members = [int(tail) for tail in tails if tail.isdigit()]
+    members = sets.groups(asked).get(name)
+    if members is None:
+        return
     if unknown := [v for v in value if v not in members]:
         allowed = f"members from {min(members)} to {max(members)}"
         raise UserError(f"{what}: {name}", got=unknown, allowed=allowed)
 
 
 def _short(name: str) -> str:
-    parent, _, member = name.rpartition(".")
-    return parent if member.isdigit() or member == "count" else name
+    return sets.group_of(name) or name

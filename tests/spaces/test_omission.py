@@ -10,9 +10,9 @@ from search.errors import StudyError
 from search.study.schema import SpaceSpec
 from search.study.space import load_space
 from search.study.starting_points import read_point
+from spaces import sets
 from spaces.omission import OmissionSpace
 from spaces.omission_wanda import OmissionWandaSpace
-from spaces.sets import suggest_set
 from spaces.wanda import WandaSpace
 from trainables.omission.method import Omission
 from trainables.stage import Facts
@@ -56,7 +56,7 @@ def test_a_set_is_the_cheapest_of_the_candidates(
 
 def test_of_equally_cheap_members_the_first_are_taken() -> None:
     params = {"s.count": 2, "s.01": 1, "s.02": 1, "s.03": 1}
-    assert suggest_set(FixedTrial(params), "s", [1, 2, 3], dict.fromkeys(range(4), 0.5), 3) == (
+    assert sets.suggest(FixedTrial(params), "s", [1, 2, 3], dict.fromkeys(range(4), 0.5), 3) == (
         1,
         2,
     )

@@ -6,6 +6,7 @@ import shutil
 import threading
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from search.journal.view import read
 from search.ledger import mirror as ledger
 from search.ledger import writer as projection
 from search.ledger.mirror import Mirror, embedded, open_client, open_ledger, sync, tracking_uri
+from search.ledger.run_fields import metrics_of, params_of
 from search.ledger.run_ids import FILE, load_links, run_ids
 from search.ledger.writer import Ledger
 from search.report.best import best
@@ -113,7 +115,6 @@ def test_a_trials_run_says_what_it_is(sample: Sample) -> None:
     run = runs.trials[5]
     assert run.info.run_name == "005 Omission skip=20,21 > Wanda sparsity=0.4"
     assert run.data.params == {
-        "omission.skip": "20,21",
         "wanda.percent": "40",
         "Omission.skip": "20,21",
         "Wanda.sparsity": "0.4",
@@ -121,8 +122,9 @@ def test_a_trials_run_says_what_it_is(sample: Sample) -> None:
     assert run.data.metrics == {
         "perplexity": 90.0,
         "parameters": 127e6,
-        "hp/omission.skip": 2.0,
+        "hp/Omission.skip": 2.0,
         "hp/wanda.percent": 40.0,
+        "hp/Wanda.sparsity": 0.4,
         "seconds": 1.5,
     }
     tags = run.data.tags
@@ -133,6 +135,23 @@ def test_a_trials_run_says_what_it_is(sample: Sample) -> None:
         0: "yes",
         1: "yes",
         2: "yes",
+    }
+
+
+def test_a_set_is_shown_once_as_it_was_chosen(sample: Sample) -> None:
+    candidates = {"omission.skip.count": 1, "omission.skip.20": 1, "omission.skip.21": 1}
+    tried = replace(read(sample.store).trial(1), params={**candidates, "wanda.percent": 0})
+    taken = {"stage": "Omission", "settings": {"skip": [20], "ffn": []}, "counts": {}}
+    for effects in ([{"effect": "Removed"}], []):
+        record = {**tried.record, "stages": [taken | {"effects": effects}]}
+        result = replace(tried, record=record)
+        assert params_of(result) == {"Omission.skip": [20], "wanda.percent": 0}
+        assert {m.key: m.value for m in metrics_of(result)}["hp/Omission.skip"] == 1.0
+    failed = replace(tried, record={"reason": "out of memory"})
+    assert params_of(failed) == {
+        "omission.skip": [20, 21],
+        "omission.skip.count": 1,
+        "wanda.percent": 0,
     }
 
 

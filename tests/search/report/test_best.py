@@ -13,7 +13,7 @@ from rich.console import Console
 from search.journal.view import read
 from search.ledger.run_ids import run_ids, save_links
 from search.report.best import best, best_json, status_json, where_of
-from search.report.format import better, brief, cell, compact, delta, scaled, settings, story
+from search.report.format import better, brief, cell, delta, scaled, settings, story
 from search.report.provenance import best_toml
 from search.report.tables import best_table, status_lines
 from tests.support.journals import Sample
@@ -104,7 +104,6 @@ def test_better_or_worse(sample: Sample) -> None:
 
 def test_sets_by_their_members() -> None:
     params = {"omission.skip.03": 1, "omission.skip.04": 0, "wanda.percent": 30, "top.2": 0.5}
-    assert compact(params) == {"omission.skip": [3], "wanda.percent": 30, "top.2": 0.5}
     assert brief(params) == "omission.skip=3  wanda.percent=30  top.2=0.5"
     assert brief({"omission.skip.03": 0}) == "omission.skip=none"
 

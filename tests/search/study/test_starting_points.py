@@ -6,12 +6,12 @@ import optuna
 import pytest
 
 from search.study.starting_points import read_point
-from spaces.sets import suggest_set
+from spaces import sets
 from trainables.core.errors import UserError
 
 
 def ask(trial: Any) -> None:
-    suggest_set(trial, "omission.skip", range(1, 5), dict.fromkeys(range(5), 0.0), 3)
+    sets.suggest(trial, "omission.skip", range(1, 5), dict.fromkeys(range(5), 0.0), 3)
     trial.suggest_int("wanda.percent", 0, 50, step=10)
     trial.suggest_float("recover.rate", 1e-5, 1e-3, log=True)
     trial.suggest_categorical("recover.kind", ["full", "lora"])
