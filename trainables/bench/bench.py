@@ -22,7 +22,7 @@ from trainables.bench.data.roles import Data
 from trainables.bench.metrics.catalogue import is_timed
 from trainables.bench.metrics.evaluate import load_metric, measure_all
 from trainables.core.cache import Cache, digest
-from trainables.core.lineage import code, source_version
+from trainables.core.lineage import Lineage, code, source_version
 from trainables.core.spec import BenchSpec, Role
 from trainables.core.types import Batch, Stats
 from trainables.stage import Calibrates, Measured, Method, Subject
@@ -48,6 +48,11 @@ class Bench:
     def model(self) -> PreTrainedModel:
         """The trial's own model, as it is now."""
         return self.subject.model
+
+    @property
+    def lineage(self) -> Lineage:
+        """That model's identity."""
+        return self.subject.lineage
 
     @property
     def seed(self) -> int:

@@ -12,7 +12,6 @@ import hashlib
 import importlib.util
 import inspect
 import json
-import site
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -116,17 +115,18 @@ def source_version(thing: Any) -> str:
     return digest(code(), importable_name(thing), own_version(thing))
 
 
+@cache
 def own_version(thing: Any) -> str:
-    """A digest of the user's own code that a class or function runs: the module that defines it,
-    those of its base classes, and the modules these import, as far as they are installed with
-    neither Python nor a package. Empty for our own code, which `code` covers."""
+    """A digest of the user's own code that a class or function runs: its name, the module that
+    defines it, those of its base classes, and the modules these import, as far as they came with
+    neither Python nor a package. Empty for our own code, which `code` covers.
+
+    Read once per process, which goes on with the code that it has loaded.
+    """
     bases = inspect.getmro(thing) if inspect.isclass(thing) else (thing,)
     names = {str(getattr(one, "__module__", "")) for one in bases}
     files = sorted({path for name in names for path in own_files(name)})
-    return digest(*[path.read_text() for path in files]) if files else ""
-
-
-PACKAGES = frozenset({"site-packages", "dist-packages"})  # where anybody's packages are installed
+    return digest(importable_name(thing), *[p.read_text() for p in files]) if files else ""
 
 
 def own_files(name: str) -> frozenset[Path]:
@@ -143,28 +143,42 @@ def own_files(name: str) -> frozenset[Path]:
 
 
 def _own_file(name: str) -> Path | None:
-    module = sys.modules.get(name)
-    origin = getattr(module, "__file__", None)
-    if module is None:
-        try:
-            spec = importlib.util.find_spec(name)
-        except Exception:  # an optional import that is not there, or a package that raises
-            return None
-        origin = None if spec is None else spec.origin
-    if origin is None or not str(origin).endswith(".py"):
-        return None
-    path = Path(origin).resolve()
-    installed = not PACKAGES.isdisjoint(path.parts)
-    return None if installed or any(path.is_relative_to(one) for one in _not_own()) else path
+    """Where a module lies, found without importing anything; None where it is not the user's."""
+    top, *rest = name.split(".")
+    loaded = getattr(sys.modules.get(name), "__file__", None)
+    for path in [Path(loaded)] if loaded else _places(top, rest):
+        if path.is_file() and path.suffix == ".py":
+            path = path.resolve()
+            return None if _installed(path) else path
+    return None
+
+
+def _installed(path: Path) -> bool:
+    """Whether a file came with Python, with a package, or with us."""
+    packages = {"site-packages", "dist-packages"} & set(path.parts)
+    return bool(packages) or any(path.is_relative_to(place) for place in _not_own())
+
+
+def _places(top: str, rest: list[str]) -> Iterator[Path]:
+    """Where `top.rest` may lie: as a module, or as a package."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # an optional import that is not there
+        return
+    if spec is None:
+        return
+    if not rest and spec.origin:
+        yield Path(spec.origin)
+    for folder in spec.submodule_search_locations or ():
+        place = Path(folder, *rest)
+        yield from (place.with_name(f"{place.name}.py"), place / "__init__.py")
 
 
 @cache
 def _not_own() -> tuple[Path, ...]:
-    """Where Python, the installed packages and our own code lie."""
-    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
-    folders = [sysconfig.get_path(kind) for kind in kinds]
-    folders += [*site.getsitepackages(), site.getusersitepackages()]
-    return (CHECKOUT / "trainables", *(Path(folder).resolve() for folder in folders))
+    """Where Python and our own code lie."""
+    folders = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")]
+    return (CHECKOUT / "trainables", *folders)
 
 
 def _imported(path: Path) -> Iterator[str]:

@@ -1,21 +1,38 @@
 """The identity of a model: equal effects on equal models, and nothing else."""
 
+import importlib
 import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from trainables.core.cache import Cache
-from trainables.core.lineage import Lineage, code_version, fingerprint
+from trainables.core.lineage import (
+    Effect,
+    Lineage,
+    code_version,
+    fingerprint,
+    importable_name,
+    own_version,
+    source_version,
+)
+from trainables.omission import Omission
+from trainables.stage import Removed, Stage, Subject
+from trainables.wanda import Zeroed
 
-SKIP: dict[str, Any] = {"remove": [1, 2]}
-ZERO: dict[str, Any] = {"wanda": {"sparsity": 0.5, "stats": "ab"}}
+SKIP = Removed((1, 2))
+ZERO = Zeroed(0.5, None, "ab")
 
 
 def test_the_same_effects_in_the_same_order_are_the_same_model() -> None:
-    one = Lineage("base").then(SKIP).then(ZERO)
-    other = Lineage("base").then({"remove": (1, 2)}).then(dict(reversed(ZERO.items())))
+    one = Lineage("base").then([SKIP]).then([ZERO])
+    other = Lineage("base").then([Removed((1, 2)), Zeroed(0.5, None, "ab")])
     assert one == other
     assert one.key == other.key
     assert len(one.key) == 16
@@ -26,23 +43,114 @@ def test_base_effects_and_order_all_count() -> None:
     found = [
         base,
         Lineage("other"),
-        base.then(SKIP),
-        base.then(ZERO),
-        base.then(SKIP).then(ZERO),
-        base.then(ZERO).then(SKIP),
-        base.then({"remove": [1, 3]}),
-        base.then({"wanda": {"sparsity": 0.5, "stats": "cd"}}),
+        base.then([SKIP]),
+        base.then([ZERO]),
+        base.then([SKIP, ZERO]),
+        base.then([ZERO, SKIP]),
+        base.then([Removed((1, 3))]),
+        base.then([Zeroed(0.5, None, "cd")]),
+        base.then([SKIP], source="a user's own stage"),
     ]
     assert len({one.key for one in found}) == len(found)
 
 
 def test_a_stage_that_changes_nothing_leaves_the_identity() -> None:
-    assert Lineage("base").then(None).then(SKIP).then(None) == Lineage("base").then(SKIP)
+    assert Lineage("base").then([]).then([SKIP]).then([]) == Lineage("base").then([SKIP])
 
 
-@pytest.mark.parametrize("chain", [[SKIP, ZERO], [SKIP, None, {"chain": [ZERO]}]])
-def test_a_stage_made_of_stages_is_those_stages(chain: list[Any]) -> None:
-    assert Lineage("base").then({"chain": chain}) == Lineage("base").then(SKIP).then(ZERO)
+def test_effects_of_two_classes_are_two_models_whatever_they_say() -> None:
+    @dataclass(frozen=True)
+    class Removed(Effect):
+        blocks: tuple[int, ...]
+
+    assert Lineage("base").then([Removed((1, 2))]) != Lineage("base").then([SKIP])
+
+
+# -- a user's own code ---------------------------------------------------------------------------
+
+METHOD = """
+from dataclasses import dataclass
+from trainables.stage import Method, Removed, Summary
+import {helper}
+
+@dataclass(frozen=True)
+class Mine(Method):
+    share: float = 0.5
+
+    def apply(self, model, stats):
+        return Summary((Removed((1,)),), {{"removed": {helper}.COUNT}})
+
+@dataclass(frozen=True)
+class Other(Method):
+    def apply(self, model, stats):
+        return Summary((Removed((1,)),))
+
+def five(made):
+    return 5.0
+
+def six(made):
+    return 6.0
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
+    """Writes a user's modules, and imports them as a new process would."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = ("users_method", "users_helper", "users_deeper")
+
+    def forget() -> None:
+        importlib.invalidate_caches()
+        for name in names:
+            sys.modules.pop(name, None)
+
+    def write(method: str = METHOD, helper: int = 1, deeper: int = 1) -> ModuleType:
+        forget()
+        Path(tmp_path, "users_deeper.py").write_text(f"DEEP = {deeper}  # {deeper * 'x'}\n")
+        text = f"from users_deeper import DEEP\nCOUNT = {helper}  # {helper * 'y'}\n"
+        Path(tmp_path, "users_helper.py").write_text(text)
+        Path(tmp_path, "users_method.py").write_text(method.format(helper="users_helper"))
+        return importlib.import_module("users_method")
+
+    yield write
+    forget()
+
+
+def steps_of(stage: Stage) -> Lineage:
+    model: Any = torch.nn.Identity()
+    return Subject(model, Lineage("base")).after(stage, stage.apply(model, {})).lineage  # type: ignore[attr-defined]
+
+
+def test_a_corrected_method_is_another_lineage(own: Callable[..., ModuleType]) -> None:
+    before = steps_of(own().Mine())
+    assert steps_of(own().Mine()) == before
+    assert steps_of(own(METHOD.replace("0.5", "0.25")).Mine(0.5)) != before
+
+
+@pytest.mark.parametrize("changed", ["helper", "deeper"])
+def test_so_is_one_whose_helper_modules_changed(
+    own: Callable[..., ModuleType], changed: str
+) -> None:
+    before = own()
+    stage, metric = steps_of(before.Mine()), source_version(before.five)
+    after = own(**{changed: 2})
+    assert steps_of(after.Mine()) != stage
+    assert source_version(after.five) != metric
+
+
+def test_two_methods_with_equal_effects_are_two_lineages(own: Callable[..., ModuleType]) -> None:
+    mine = own()
+    assert steps_of(mine.Mine()) != steps_of(mine.Other())
+
+
+def test_two_functions_of_one_file_are_two_versions(own: Callable[..., ModuleType]) -> None:
+    mine = own()
+    assert source_version(mine.five) != source_version(mine.six)
+
+
+def test_our_own_code_is_no_users_code() -> None:
+    assert own_version(Omission) == own_version(Removed) == ""
+    assert importable_name(Omission) == "trainables.omission:Omission"
 
 
 @pytest.fixture

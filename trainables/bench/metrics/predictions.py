@@ -44,6 +44,7 @@ class Evaluation:
         self.bench, self.role = bench, role
         self.model, self.data, self.processor = bench.model, bench.data, bench.processor
         self.spec, self.device = bench.spec, bench.device
+        self.lineage = bench.subject.lineage
         self.seconds = 0.0  # spent in passes so far
 
     def batches(self, role: Role | None = None) -> Iterator[Batch]:
