@@ -161,7 +161,7 @@ def step(score: Scorer) -> tuple[object, Losses]:
     """The offspring of one parent."""
     rng = Random(0)
     parent = (7, 11, 13, 18, 20, 22, 25)
-    children = [switch(parent, range(1, 29), rng, switches(rng)) for _ in range(32)]
+    children = [switch(parent, [range(1, 29)], rng, switches(rng)) for _ in range(32)]
     found = list(score(children))
     return children[found.index(min(found))], found
 

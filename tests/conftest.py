@@ -23,7 +23,6 @@ CHECKED = [
     "trainables.routing.routed_model",
     "trainables.routing.router",
     "trainables.similarity.cka",
-    "trainables.similarity.method",
 ]
 install_import_hook(CHECKED, "beartype.beartype")
 

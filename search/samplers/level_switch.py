@@ -82,7 +82,7 @@ class LevelSwitchSampler(BaseSampler):
         child = {}
         for group, names in groups.items():
             gone = [index for index, name in enumerate(names) if parent.params.get(name)]
-            left = switch(gone, range(len(names)), rng, pairs[group])
+            left = switch(gone, [range(len(names))], rng, pairs[group])
             child[group] = [names[index] for index in left]
         return child
 

@@ -21,12 +21,20 @@ from trainables.core.types import Batch, PreTrainedModel, Stats
 
 
 @torch.no_grad()
-def states(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
-    """The residual stream before block 0 and after each block, real tokens only, in float32."""
+def states(
+    model: PreTrainedModel, batch: Batch, *, last: bool = False
+) -> list[Float[Tensor, "tokens width"]]:
+    """The residual stream before block 0 and after each block, in float32: of all real tokens, or
+    of the last one of each text."""
     walk = Walk(model)
-    entry = walk.enter({name: value.to(model.device) for name, value in batch.items()})
-    real = batch.get("attention_mask", torch.ones(entry.hidden.shape[:2])).bool()
+    entry = walk.enter(batch)
     hidden = entry.hidden
+    real = real_positions(batch, 0)
+    real = torch.ones(hidden.shape[:2], dtype=torch.bool) if real is None else real
+    real = real.to(hidden.device)
+    if last:
+        count = real.cumsum(1)
+        real = real & (count == count[:, -1:])
     found = [hidden[real].float()]
     for index in range(len(walk.blocks)):
         hidden = walk.step(entry, index, hidden)
@@ -34,13 +42,21 @@ def states(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
     return found
 
 
-def windows(model: PreTrainedModel, batches: Iterable[Batch], size: int) -> list[float]:
-    """The angle, as a share of half a turn, between the streams before and after every run of
-    `size` neighbouring blocks, a mean over tokens; entry i is the window that starts at block i."""
+def windows(
+    model: PreTrainedModel, batches: Iterable[Batch], size: int, *, last: bool = True
+) -> list[float]:
+    """The angle between the streams before and after every run of `size` neighbouring blocks.
+
+    Args:
+        last: at the last token of each text, as published; else a mean over all its tokens.
+
+    Returns:
+        Shares of half a turn; entry i is the window that starts at block i.
+    """
     rows: list[list[float]] = []
     tokens = 0
     for batch in batches:
-        seen = states(model, batch)
+        seen = states(model, batch, last=last)
         if not 0 < size < len(seen):
             raise PlanError(f"a window of {size} blocks in a model of {len(seen) - 1}")
         tokens += len(seen[0])

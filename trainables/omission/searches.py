@@ -1,22 +1,25 @@
 """Searches over omission sets: which blocks (or parts of blocks) can go.
 
 Plain functions of a `score`, which takes omission sets and gives their losses, all measured on
-the same batches (`bench.prefix.PrefixEvaluator`). A unit is a number; a set is a tuple of them.
+the same batches (`evaluator.PrefixEvaluator`). A unit is a number; a set is a tuple of them.
 """
 
 import ast
 import csv
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import TypeAlias
 
 from trainables.core.errors import PlanError
+from trainables.core.types import Progress
+from trainables.stage import drain
 
 Omit: TypeAlias = tuple[int, ...]
 Score: TypeAlias = Callable[[Sequence[Omit]], Sequence[float]]
+TRIES = 50  # for each offspring, to find one that is new
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,13 @@ def greedy(units: int, budget: int, score: Score, *, fixed: Collection[int] = ()
 
     The first and the last of the units still there always stay; of equal losses, the first wins.
     """
+    return drain(greedy_steps(units, budget, score, fixed=fixed))
+
+
+def greedy_steps(
+    units: int, budget: int, score: Score, *, fixed: Collection[int] = ()
+) -> Generator[Progress, None, Found]:
+    """The same, telling of every removal."""
     order: list[int] = []
     losses: list[float] = []
     for _ in range(budget):
@@ -46,6 +56,7 @@ def greedy(units: int, budget: int, score: Score, *, fixed: Collection[int] = ()
         best = argmin(found)
         order.append(candidates[best])
         losses.append(found[best])
+        yield {"removed": float(len(order)), "loss": losses[-1]}
     return Found(tuple(order), tuple(losses))
 
 
@@ -71,19 +82,31 @@ def lowest(importance: Sequence[float], budget: int, *, fixed: Collection[int] =
     return tuple(sorted(free, key=lambda unit: importance[unit])[:budget])
 
 
-def window(angles: Sequence[float], size: int) -> Omit:
-    """The flattest window's blocks."""
-    start = argmin(angles)
-    return tuple(range(start, start + size))
+def window(angles: Sequence[float], size: int, *, fixed: Collection[int] = ()) -> Omit:
+    """The flattest window's blocks, of those windows that hold no fixed one."""
+    runs = [range(start, start + size) for start in range(len(angles))]
+    free = [run for run in runs if not set(run) & set(fixed)]
+    if not free:
+        raise PlanError(f"no window of {size} blocks is free of {sorted(fixed)}, which must stay")
+    return tuple(free[argmin([angles[run.start] for run in free])])
 
 
-def switch(parent: Collection[int], units: Sequence[int], rng: Random, switches: int) -> Omit:
-    """An offspring: `switches` omitted units come back, as many others go (EvoPress)."""
-    gone = sorted(parent)
-    alive = sorted(set(units) - set(gone))
-    count = min(switches, len(gone), len(alive))
-    back, out = set(rng.sample(gone, count)), rng.sample(alive, count)
-    return tuple(sorted(set(gone) - back | set(out)))
+def switch(
+    parent: Collection[int], groups: Sequence[Sequence[int]], rng: Random, switches: int
+) -> Omit:
+    """An offspring: `switches` omitted units come back, as many others of their group go, so that
+    every group keeps its count (EvoPress, whose groups are attention and FFN)."""
+    gone, alive = set(parent), {unit for group in groups for unit in group} - set(parent)
+    child = set(parent)
+    for _ in range(switches):
+        pairs = [(gone & set(group), alive & set(group)) for group in groups]
+        usable = [pair for pair in pairs if all(pair)]
+        if not usable:
+            break
+        returning, leaving = (rng.choice(sorted(side)) for side in rng.choice(usable))
+        gone, alive = gone - {returning}, alive - {leaving}
+        child = child - {returning} | {leaving}
+    return tuple(sorted(child))
 
 
 def switches(rng: Random) -> int:
@@ -91,9 +114,21 @@ def switches(rng: Random) -> int:
     return min(rng.randint(1, 3), rng.randint(1, 3))
 
 
+def brood(parent: Omit, groups: Sequence[Sequence[int]], rng: Random, offspring: int) -> list[Omit]:
+    """As many offspring, no two alike and none like the parent; fewer where there are no more."""
+    children: dict[Omit, None] = {}
+    for _ in range(TRIES * offspring):
+        if len(children) == offspring:
+            break
+        child = switch(parent, groups, rng, switches(rng))
+        if child != parent:
+            children[child] = None
+    return list(children)
+
+
 def evolve(
     start: Omit,
-    units: Sequence[int],
+    groups: Sequence[Sequence[int]],
     score: Score,
     *,
     generations: int,
@@ -104,6 +139,7 @@ def evolve(
     """Level-switch search, (1 + offspring): yields the best so far after each generation.
 
     Args:
+        groups: the units that may go, by kind; a set keeps its count of every kind.
         until: asked before each generation; ends the search early.
     """
     rng = Random(seed)
@@ -111,9 +147,9 @@ def evolve(
     best = score([parent])[0]
     yield parent, best
     for _ in range(generations):
-        if until():
+        children = brood(parent, groups, rng, offspring)
+        if until() or not children:
             return
-        children = [switch(parent, units, rng, switches(rng)) for _ in range(offspring)]
         losses = score(children)
         chosen = argmin([*losses, best])
         if chosen < len(children):

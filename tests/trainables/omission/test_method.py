@@ -8,7 +8,9 @@ from tests.support.families import DECODERS, batches, build
 from trainables.bench.models.structure import blocks
 from trainables.core.errors import PlanError
 from trainables.core.fork import fork
+from trainables.omission.importance import BlockInfluence
 from trainables.omission.method import Omission
+from trainables.stage import Removed
 
 
 def rebuilt_without(model: PreTrainedModel, skip: set[int]) -> PreTrainedModel:
@@ -74,7 +76,7 @@ def test_a_unit_is_skipped_exactly() -> None:
 def test_influence_is_zero_for_a_block_that_does_nothing() -> None:
     model = build("llama")
     Omission(attention=(2,), ffn=(2,)).apply(model, {})
-    influence = Omission.calibrate(model, batches("llama"))["influence"]
+    influence = BlockInfluence.calibrate(model, batches("llama"))["influence"]
     assert influence.shape == (4,)
     assert influence[2].abs() < 1e-6
     assert (influence[[0, 1, 3]] > 1e-3).all()
@@ -83,11 +85,11 @@ def test_influence_is_zero_for_a_block_that_does_nothing() -> None:
 def test_the_order_of_a_set_does_not_matter() -> None:
     one = Omission(skip=(2, 1)).apply(build("llama"), {})
     other = Omission(skip=(1, 2)).apply(build("llama"), {})
-    assert one.effect == other.effect == {"remove": [1, 2]}
+    assert one.effects == other.effects == (Removed((1, 2)),)
 
 
 def test_the_empty_set_changes_nothing() -> None:
-    assert Omission().apply(build("llama"), {}).effect is None
+    assert Omission().apply(build("llama"), {}).effects == ()
 
 
 @pytest.mark.parametrize(

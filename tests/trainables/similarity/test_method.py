@@ -18,9 +18,10 @@ from trainables.similarity.method import (
     Similarity,
     SimilarityPerSample,
     modules,
+    outputs,
     plan,
-    watch,
 )
+from trainables.stage import Removed
 
 MATRIX = torch.tensor(
     [
@@ -89,12 +90,12 @@ def test_planted_modules_are_found(name: str, method: type[Similarity]) -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     trial = fork(model)
     summary = method(threshold=99.9).apply(trial, stats)
-    assert summary.effect == {"remove": [2, 5] if name == "resnet" else [2, 3, 5]}
+    assert summary.effects == (Removed((2, 5) if name == "resnet" else (2, 3, 5)),)
     left = len(blocks(model)) - summary.counts["removed"]
     assert summary.counts["blocks"] == len(blocks(trial)) == left
     after = sum(parameter.numel() for parameter in trial.parameters())
-    assert summary.counts["parameters"]["after"] == after
-    assert len(summary.counts["matrix"]) == len(towers(model))
+    assert summary.counts["parameters"] == after
+    assert len(summary.pictures) == len(towers(model))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -126,8 +127,8 @@ def test_t5_generates_the_same_with_and_without_a_cache(tmp_path: Path) -> None:
     model = plant(tiny("t5"), {2, 3, 7, 8, 10})
     batch = batch_for(model)
     summary = Similarity(threshold=99.9).apply(model, Similarity.calibrate(model, [batch]))
-    assert summary.effect == {"remove": [2, 3, 7, 8, 10]}
-    assert summary.counts["kept_per_stack"] == [4, 3]
+    assert summary.effects == (Removed((2, 3, 7, 8, 10)),)
+    assert summary.details["kept_per_stack"] == [4, 3]
     model.save_pretrained(tmp_path)
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
     inputs = {name: value for name, value in batch.items() if name != "labels"}
@@ -155,15 +156,15 @@ def test_encoder_and_decoder_are_clustered_apart() -> None:
     summary = Similarity(threshold=99.9).apply(
         model, Similarity.calibrate(model, [batch_for(model)])
     )
-    assert summary.counts["modules"] == [[0, 1, 2], [3, 4, 5]]
-    assert summary.counts["kept_per_stack"] == [1, 1], "the owners of the relative bias stay"
+    assert summary.details["modules"] == [[0, 1, 2], [3, 4, 5]]
+    assert summary.details["kept_per_stack"] == [1, 1], "the owners of the relative bias stay"
 
 
 def test_a_stage_of_a_resnet_keeps_its_opening() -> None:
     model = plant(tiny("resnet"), {1, 2, 4, 5})
     stats = Similarity.calibrate(model, [batch_for(model, seed=s) for s in range(3)])
     summary = Similarity(threshold=0.0).apply(model, stats)
-    assert summary.counts["kept_per_stack"] == [1, 1]
+    assert summary.details["kept_per_stack"] == [1, 1]
 
 
 def test_all_different_means_the_original() -> None:
@@ -171,7 +172,7 @@ def test_all_different_means_the_original() -> None:
     summary = Similarity(threshold=99.9).apply(
         model, Similarity.calibrate(model, [batch_for(model)])
     )
-    assert summary.effect is None
+    assert summary.effects == ()
     assert summary.counts["removed"] == 0
 
 
@@ -213,8 +214,8 @@ def test_a_block_that_never_runs_is_an_error() -> None:
     model = tiny("bert", depth=2)
     encoder = model.base_model.encoder
     encoder.forward = lambda hidden, *args, **kwargs: _only_first(encoder, hidden)
-    with pytest.raises(PlanError, match=r"blocks \[1\] .* never ran"):
-        watch(model, batch_for(model), lambda _, out: out)
+    with pytest.raises(PlanError, match=r"blocks \[1\] never ran"):
+        outputs(model, batch_for(model), lambda _, out: out)
     assert not any(block._forward_hooks for block in blocks(model))
 
 
