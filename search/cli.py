@@ -175,12 +175,21 @@ def report(
 
 
 @app.command()
-def table(name: Name, storage: Storage = None) -> None:
+def table(
+    name: Name,
+    csv: Annotated[Path | None, typer.Option(help="Write all trials to this file instead.")] = None,
+    storage: Storage = None,
+) -> None:
     """The study as the papers on pruning print it: blocks, parameters, non-zeros, scores."""
     from search.journal.view import read
+    from search.report.frame import write_csv
     from search.report.paper_table import chain_table
 
-    _console().print(chain_table(read(_store(name, storage))))
+    view = read(_store(name, storage))
+    if csv is not None:
+        _out(str(write_csv(view, csv)))
+    else:
+        _console().print(chain_table(view))
 
 
 @app.command()

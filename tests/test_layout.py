@@ -105,6 +105,104 @@ def test_the_driver_searches_without_transformers() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0
 
 
+# -- rooms ---------------------------------------------------------------------------------------
+
+# An entry (a file or a folder) may import only itself and those before it; TYPE_CHECKING counts.
+ORDER = {
+    "search": "errors study samplers journal report ledger engine routing export launch progress "
+    "cli __main__",
+    "trainables": "core stage bench recover wanda omission similarity routing load routed trial "
+    "worker testing",
+    "trainables/bench": "assets data models metrics training survey uneven bench",
+}
+LISTS = {"trainables"}  # rooms whose entries are a list that grows: the methods
+MOST = 14  # files in any other room
+
+
+def named(path: Path) -> str:
+    """A file's module, a package by its own name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def graph() -> dict[str, set[str]]:
+    """Every module of ours, and those it imports."""
+    files = {named(path): path for package in FLOORS for path in modules(package)}
+    return {name: set(_targets(path, files)) - {name} for name, path in files.items()}
+
+
+def _targets(path: Path, known: dict[str, Path]) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield from [name for name in (inner, node.module) if name in known][:1]
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_arrows_between_rooms_point_down(room: str) -> None:
+    order, base = ORDER[room].split(), room.replace("/", ".") + "."
+
+    def entry(name: str) -> str | None:
+        return name.removeprefix(base).split(".")[0] if name.startswith(base) else None
+
+    there = {entry(name) for name in graph()} - {None}
+    assert there == set(order), "an entry of a room stands in its order"
+    for name, targets in graph().items():
+        here = entry(name)
+        for target in targets if here else ():
+            below = entry(target)
+            if below is not None and here is not None:
+                assert order.index(below) <= order.index(here), f"{name} imports {target}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    imported, done = graph(), set[str]()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join([*trail[trail.index(name) :], name])
+        if name not in done:
+            for target in sorted(imported[name]):
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in imported:
+        visit(name, ())
+
+
+def test_no_room_is_crowded_and_each_says_what_it_is_for() -> None:
+    for package in FLOORS:
+        for init in (ROOT / package).rglob("__init__.py"):
+            room = init.parent
+            found = ast.get_docstring(ast.parse(init.read_text())) or ""
+            assert found and len(found.splitlines()[0]) > 20, room
+            files = [path for path in room.glob("*.py") if path.name != "__init__.py"]
+            if str(room.relative_to(ROOT)) not in LISTS:
+                assert len(files) <= MOST, f"{room}: {len(files)} files"
+
+
+def test_every_folder_with_code_is_a_room() -> None:
+    for package in FLOORS:
+        for folder in {path.parent for path in modules(package)}:
+            assert (folder / "__init__.py").is_file(), folder
+
+
+def test_tests_mirror_the_rooms() -> None:
+    for folder in {path.parent for path in (ROOT / "tests").rglob("test_*.py")}:
+        place = folder.relative_to(ROOT / "tests")
+        assert (ROOT / place).is_dir(), f"tests/{place} mirrors no room"
+
+
+def test_the_modules_whose_shapes_are_checked_exist() -> None:
+    text = (ROOT / "tests" / "conftest.py").read_text()
+    names = re.findall(r'"(trainables\.[\w.]+)"', text)
+    assert len(names) > 5
+    for name in names:
+        assert (ROOT / f"{name.replace('.', '/')}.py").is_file(), name
+
+
 # -- the ledger's folder -------------------------------------------------------------------------
 
 
@@ -141,7 +239,7 @@ def test_our_packages_are_packages(package: str) -> None:
 # -- dependencies --------------------------------------------------------------------------------
 
 
-def test_every_dependency_says_what_needs_it() -> None:
+def test_every_dependency_says_which_files_need_it() -> None:
     project = tomllib.loads(PYPROJECT)["project"]
     extras = project["optional-dependencies"].values()
     wanted = [*project["dependencies"], *(one for extra in extras for one in extra)]
@@ -151,7 +249,25 @@ def test_every_dependency_says_what_needs_it() -> None:
             line for line in PYPROJECT.splitlines() if line.strip().startswith(f'"{dependency}"')
         ]
         assert lines, dependency
-        assert all(re.search(r'",\s*# \S+', line) for line in lines), dependency
+        comments = [re.search(r'",\s*# (\S.*)', line) for line in lines]
+        assert all(comments), dependency
+        for comment in comments:
+            for place in re.findall(
+                r"(?:search|trainables|spaces|tests)/[\w/.]*\.py", str(comment)
+            ):
+                assert (ROOT / place).is_file(), f"{dependency}: there is no {place}"
+
+
+def test_files_named_for_a_dependency_import_it() -> None:
+    modules_of = {"scikit-learn": "sklearn", "pillow": "PIL", "psycopg": "postgresql+psycopg"}
+    for line in PYPROJECT.splitlines():
+        found = re.match(r'\s*"([A-Za-z0-9-]+)[^"]*",\s*# (.*)', line)
+        for place in re.findall(r"[\w/]+\.py", found[2]) if found else ():
+            assert found is not None
+            module = modules_of.get(found[1], found[1].replace("-", "_"))
+            text = (ROOT / place).read_text()
+            used = {top(name) for name, _ in imports(ROOT / place)}
+            assert module in used or f'"{module}' in text, f"{place} does not use {module}"
 
 
 def test_constraints_are_names_and_versions() -> None:

@@ -96,8 +96,8 @@ class LevelSwitchSampler(BaseSampler):
         before = trial.number - trial.number % self.offspring
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         right = [one for one in finished if self._right_size(one, groups) and _feasible(one)]
-        old = [one for one in right if one.number < before] or right
-        return min(old, key=lambda one: _order(study, one), default=None)
+        old = [one for one in right if one.number < before]  # none in the first generation
+        return min(old or right[:1], key=lambda one: _order(study, one), default=None)
 
     def _right_size(self, trial: FrozenTrial, groups: Groups) -> bool:
         for group, names in groups.items():

@@ -1,94 +1,90 @@
-"""What every method owes: calibration leaves the model alone, the same twice is the same, what is
-claimed to be removed is removed, saved and reloaded is the same, bad fields say so."""
+"""Every method of ours is held to the contract that `trainables.testing` ships for users' own."""
 
-import dataclasses
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from tests.methods import METHODS
-from tests.support.families import batches, build
-from trainables.bench.models.structure import blocks, linears, rows
-from trainables.core.errors import FieldError
-from trainables.core.fork import fork, same_tensors
-from trainables.stage import Method
+from tests.support.families import FAMILIES, batches, build
+from trainables import testing
+from trainables.core.fork import put
+from trainables.core.types import Batch
+from trainables.stage import Method, Removed, Summary
+from trainables.wanda import Wanda
 
 CASES = [
     pytest.param(method, name, id=f"{type(method).__name__}-{index}-{name}")
     for index, (method, names, _) in enumerate(METHODS)
     for name in names
 ]
+OWED: list[Callable[[Method, PreTrainedModel, list[Batch]], None]] = [
+    testing.check_calibration,
+    testing.check_fork,
+    testing.check_deterministic,
+    testing.check_counts,
+    testing.check_reload,
+]
 
 
-@torch.no_grad()
-def logits(model: PreTrainedModel, name: str) -> Tensor:
-    found: Tensor = model(**batches(name)[0]).logits
-    return found
-
-
-def hooks(model: PreTrainedModel) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-
-
-def done(method: Method, model: PreTrainedModel, name: str) -> PreTrainedModel:
-    own = fork(model)
-    method.apply(own, type(method).calibrate(model, batches(name)))
-    return own
-
-
+@pytest.mark.parametrize("check", OWED, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(("method", "name"), CASES)
-def test_calibration_leaves_weights_and_hooks_untouched(method: Method, name: str) -> None:
-    model, same = build(name), build(name)
-    type(method).calibrate(model, batches(name))
-    assert same_tensors(model, same)
-    assert hooks(model) == 0
+def test_every_method_keeps_the_contract(method: Method, name: str, check: Any) -> None:
+    check(method, build(name), batches(name))
 
 
-@pytest.mark.parametrize(("method", "name"), CASES)
-def test_a_fork_never_changes_its_base(method: Method, name: str) -> None:
-    model, same = build(name), build(name)
-    done(method, model, name)
-    assert same_tensors(model, same)
-    assert torch.equal(logits(model, name), logits(same, name))
-
-
-@pytest.mark.parametrize(("method", "name"), CASES)
-def test_twice_the_same_and_not_the_base(method: Method, name: str) -> None:
-    model = build(name)
-    once, again = done(method, model, name), done(method, model, name)
-    assert torch.equal(logits(once, name), logits(again, name))
-    assert not torch.equal(logits(once, name), logits(model, name))
-
-
-@pytest.mark.parametrize(("method", "name"), CASES)
-def test_counts_match_the_model(method: Method, name: str) -> None:
-    model = build(name)
-    own = fork(model)
-    counts = method.apply(own, type(method).calibrate(model, batches(name))).counts
-    if "removed" in counts:
-        assert len(blocks(own)) == len(blocks(model)) - counts["removed"] == counts["blocks"]
-    if "zeros" in counts:
-        found = sum(int((rows(layer) == 0).sum()) for layer in linears(own).values())
-        assert found == counts["zeros"] > 0
-
-
-@pytest.mark.parametrize(("method", "name"), CASES)
-def test_saved_and_reloaded_is_the_same(method: Method, name: str, tmp_path: Path) -> None:
-    own = done(method, build(name), name)
-    own.save_pretrained(tmp_path)
-    reloaded = type(own).from_pretrained(tmp_path).eval()
-    assert torch.equal(logits(own, name), logits(reloaded, name))
+@pytest.mark.parametrize("name", FAMILIES)
+def test_another_model_is_another_effect_whoever_made_it(name: str) -> None:
+    here = [method for method, names, _ in METHODS if name in names]
+    testing.check_effects([*here, Wanda(0.25), Wanda(0.0)], build(name), batches(name))
 
 
 @pytest.mark.parametrize(("method", "_names", "wrong"), METHODS)
-def test_a_bad_field_says_field_value_and_range(
-    method: Method, _names: list[str], wrong: dict[str, object]
+def test_fields_are_plain_data_and_bad_ones_are_refused(
+    method: Method, _names: list[str], wrong: dict[str, Any]
 ) -> None:
-    name, value = next(iter(wrong.items()))
-    with pytest.raises(FieldError) as error:
-        dataclasses.replace(method, **wrong)  # type: ignore[type-var]
-    for part in (type(method).__name__, name, repr(value), "allowed"):
-        assert part in str(error.value)
+    testing.check_data(method)
+    testing.check_refused(method, wrong)
+
+
+@dataclass(frozen=True)
+class _Wrong(Method):
+    """What each of these does wrong, the contract says."""
+
+    def apply(self, model: PreTrainedModel, stats: Any) -> Summary:
+        return Summary((Removed((1,)),))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"stage": "trainables.wanda:Wanda", "version": 1, "fields": {}}
+
+
+class _Writes(_Wrong):
+    def apply(self, model: PreTrainedModel, stats: Any) -> Summary:
+        next(model.parameters()).data.add_(1)
+        return super().apply(model, stats)
+
+
+class _SaysNothing(_Wrong):
+    def apply(self, model: PreTrainedModel, stats: Any) -> Summary:
+        head = model.lm_head
+        put(head, "weight", head.weight * 2)
+        return Summary()
+
+
+@pytest.mark.parametrize(
+    ("method", "check", "said"),
+    [
+        (_Wrong(), testing.check_fork, "changed nothing"),
+        (_Writes(), testing.check_fork, "use put"),
+        (_Wrong(), testing.check_data, "Wanda"),
+        (_SaysNothing(), lambda m, *a: testing.check_effects([m], *a), "one effect, two models"),
+    ],
+)
+def test_the_contract_says_what_is_wrong(method: Method, check: Any, said: str) -> None:
+    arguments = (
+        [method] if check is testing.check_data else [method, build("llama"), batches("llama")]
+    )
+    with pytest.raises(AssertionError, match=said):
+        check(*arguments)

@@ -115,7 +115,6 @@ def source_version(thing: Any) -> str:
     return digest(code(), importable_name(thing), own_version(thing))
 
 
-@cache
 def own_version(thing: Any) -> str:
     """A digest of the user's own code that a class or function runs: its name, the module that
     defines it, those of its base classes, and the modules these import, as far as they came with
@@ -123,6 +122,12 @@ def own_version(thing: Any) -> str:
 
     Read once per process, which goes on with the code that it has loaded.
     """
+    version: str = _own_version(thing)
+    return version
+
+
+@cache
+def _own_version(thing: Any) -> str:
     bases = inspect.getmro(thing) if inspect.isclass(thing) else (thing,)
     names = {str(getattr(one, "__module__", "")) for one in bases}
     files = sorted({path for name in names for path in own_files(name)})

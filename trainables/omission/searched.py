@@ -14,8 +14,6 @@ from collections.abc import Collection, Generator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-import transformers
-
 from trainables.bench.models.structure import blocks, fixed_blocks
 from trainables.core.cache import digest
 from trainables.core.errors import PlanError
@@ -116,6 +114,8 @@ class SearchedOmission(Stage):
 
     def _key(self, bench: Bench, loss: Loss) -> str:
         """What a loss depends on, the omitted units aside."""
+        import transformers  # the driver imports this file, and does without
+
         where = (bench.device.type, str(bench.model.dtype), transformers.__version__)
         return digest(bench.subject.lineage.key, loss.fingerprint(), self.unit, code(), where)
 
