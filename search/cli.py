@@ -50,6 +50,9 @@ def launch(
     cpus: Annotated[int | None, typer.Option(help="CPUs per trial.")] = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs per trial, or a share of one.")] = None,
     workers: Annotated[int | None, typer.Option(help="Trials at a time, at most.")] = None,
+    naive: Annotated[
+        bool, typer.Option("--naive", help="Every shortcut off, to check what they give.")
+    ] = False,
     storage: Storage = None,
 ) -> None:
     """Run a study; launched again, it goes on where it was interrupted."""
@@ -63,13 +66,21 @@ def launch(
         "resources.workers": workers,
         **storage_overrides(storage),
     }
-    _run(load_study(study, overrides))
+    _run(load_study(study, overrides), naive=naive)
 
 
 @app.command()
 def resume(
     name: Name,
     trials: Annotated[int | None, typer.Option(help="Trials in all, to search on.")] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Run again what failed for reasons outside the candidate: workers that died, time "
+            "limits, mistakes in code. Lack of memory is the candidate's own.",
+        ),
+    ] = False,
     storage: Storage = None,
 ) -> None:
     """Go on with an interrupted study, as it was launched."""
@@ -79,7 +90,7 @@ def resume(
     store = _store(name, storage)
     text = saved_toml(store)
     here = {"budget.trials": trials, "storage.folder": str(store.folder)}  # it may have moved
-    _run(parse_study(text, str(store.toml), here))
+    _run(parse_study(text, str(store.toml), here), retry=retry_failed)
 
 
 @app.command()
@@ -230,7 +241,7 @@ def command() -> None:
         os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
 
 
-def _run(study: "Study") -> None:
+def _run(study: "Study", *, naive: bool = False, retry: bool = False) -> None:
     """Search, then say what was found and what to do next."""
     from search.journal.store import Store
     from search.journal.view import read
@@ -240,7 +251,7 @@ def _run(study: "Study") -> None:
     console = _console()
     store = Store.of(study)
     with _quiet_libraries():
-        stopped = _search(study, store, console)
+        stopped = _search(study, store, console, naive=naive, retry=retry)
     view = read(store)
     found = choose(view)
     console.print(best_table(view, found))
@@ -257,7 +268,9 @@ def _run(study: "Study") -> None:
         console.print(f"export:  rayduce export {study.name} --best {first} --to DIR{where}")
 
 
-def _search(study: "Study", store: "Store", console: "Console") -> bool:
+def _search(
+    study: "Study", store: "Store", console: "Console", *, naive: bool, retry: bool
+) -> bool:
     """Whether someone stopped it."""
     from search.launch import Launch, fetch_assets
     from search.progress import Lines, Screen
@@ -266,7 +279,7 @@ def _search(study: "Study", store: "Store", console: "Console") -> bool:
     screen = Screen(study, console) if console.is_terminal else Lines(study, console)
     try:
         with screen:
-            return Launch(study, store, screen).run()
+            return Launch(study, store, screen, naive=naive, retry=retry).run()
     except KeyboardInterrupt:
         return True
 

@@ -5,6 +5,7 @@ again under their number, and the rest of the budget runs.
 """
 
 import contextlib
+import os
 import secrets
 import subprocess
 import time
@@ -82,6 +83,7 @@ class Launch:
     store: Store
     watcher: Watcher = field(default_factory=Nobody)
     naive: bool = False  # every shortcut off, to check what they give
+    retry: bool = False  # run again what failed for reasons outside the candidates
 
     def run(self) -> bool:
         """Search until the budget is spent or someone interrupts.
@@ -100,10 +102,15 @@ class Launch:
             self._warn()
             self._continue(storage)
             journal = open_journal(self.study, storage, driver)
+            if self.retry:
+                again = journal.retry(self.store.results)
+                self.watcher.phase(f"{again} failed trials run again")
             journal.reclaim(self.store.results)
             write_text(self.store.toml, study_toml(self.study))
             journal.note("toml", study_toml(self.study))
             journal.note("git_commit", git_commit())
+            self.naive = self.naive or bool(journal.noted("naive"))
+            journal.note("naive", self.naive)
             try:
                 with Mirror(self.study, self.store) as mirror:
                     self._search(journal, mirror)
@@ -240,10 +247,13 @@ def open_journal(study: Study, storage: RDBStorage, driver: Driver) -> Journal:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with a mark where files differ from it."""
+    """The commit of the code that runs, with a mark where files differ from it.
+
+    Where the code came without its history (a cluster, a job), what RAYDUCE_COMMIT says.
+    """
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("RAYDUCE_COMMIT") or None
     return found.stdout.strip()

@@ -23,3 +23,14 @@ def test_every_start_names_its_authentication() -> None:
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
     assert all("RAY_AUTH_MODE=token" in line for line in starts if "ray start" in line)
+
+
+def test_the_commit_travels_to_the_cluster() -> None:
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    assert ".git" not in config["rsync_exclude"]
+
+
+def test_the_example_runs_on_gpus_and_no_sqlite_on_the_shared_folder() -> None:
+    lines = (ROOT / "cluster.yaml").read_text().splitlines()
+    example = " ".join(line.strip("# ") for line in lines if line.startswith("#     RAY_AUTH"))
+    assert "--gpus 1" in example and "/shared" not in example

@@ -89,11 +89,21 @@ class Journal:
             if row.state == TrialState.RUNNING:
                 self._reclaim(row, read_record(results / f"{self.uid(row.number)}.json"))
 
+    def retry(self, results: Path) -> int:
+        """Let those failed trials run again that nothing says to have failed by their own fault;
+        returns how many. Comes before `reclaim`."""
+        again = [row.number for row in self.trials() if _is_blameless(row)]
+        for number in again:
+            (results / f"{self.uid(number)}.json").unlink(missing_ok=True)
+            self.rows.reopen(number)
+        return len(again)
+
     def _reclaim(self, row: FrozenTrial, record: Record | None) -> None:
         if record is not None and self._tellable(row.number, record):
             self._settle(row.number, record)
         elif row.user_attrs.get("attempts", 1) >= ATTEMPTS and row.number > 0:
-            self._fail(row.number, f"interrupted {ATTEMPTS} times, as the driver or node died")
+            why = f"interrupted {ATTEMPTS} times, as the driver or node died"
+            self._fail(row.number, why, {"blame": "worker"})
         else:
             self.owed.append(row)
 
@@ -263,6 +273,12 @@ class Journal:
             for key, value in row.constraints.items():
                 trial.set_constraint(key, value)
             self.copy.tell(trial, row.values, state=row.state)
+
+
+def _is_blameless(row: FrozenTrial) -> bool:
+    """Whether a trial failed of its place, its workers, its time or some code's mistake."""
+    blame = row.user_attrs.get("record", {}).get("blame", "candidate")
+    return row.state == TrialState.FAIL and blame != "candidate"
 
 
 def _is_try(row: FrozenTrial, point: Params) -> bool:

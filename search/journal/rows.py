@@ -129,6 +129,15 @@ class Rows:
         self._write(lambda connection: self.tables.end(connection, row))
         self.all[number] = row
 
+    def reopen(self, number: int) -> None:
+        """Let a trial that had failed run again, as if it had never been handed out."""
+        row = copy.copy(self.all[number])
+        gone = ("record", "attempts")
+        row.user_attrs = {key: one for key, one in row.user_attrs.items() if key not in gone}
+        row.state, row.datetime_complete = TrialState.RUNNING, None
+        self._write(lambda connection: self.tables.reopen(connection, row))
+        self.all[number] = row
+
     def _running(self, number: int) -> FrozenTrial:
         """A copy to be changed: others may be reading the row."""
         row = copy.copy(self.all[number])

@@ -119,6 +119,15 @@ class Tables:
         ended = {"state": row.state, "datetime_complete": _utc(row.datetime_complete)}
         connection.execute(sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(ended))
 
+    def reopen(self, connection: sa.Connection, row: FrozenTrial) -> None:
+        """Write that a trial which had failed runs again, and forget how it ended."""
+        ours = USER.c.trial_id == row._trial_id
+        connection.execute(sa.delete(USER).where(ours))
+        self._attributes(connection, USER, row._trial_id, row.user_attrs)
+        state = {"state": TrialState.RUNNING, "datetime_complete": None}
+        same = TRIALS.c.trial_id == row._trial_id
+        connection.execute(sa.update(TRIALS).where(same).values(state))
+
     def _attributes(
         self, connection: sa.Connection, table: sa.Table, trial_id: int, found: Mapping[str, Any]
     ) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,13 +81,25 @@ class Ledger:
 
         with FileLock(self.store.root / "ledger.lock"):
             self._catch_up(view)
-            new = [one for one in view.results if one.ended and str(one.number) not in self.known]
+            ended = [one for one in view.results if one.ended]
+            self._forget_retried(ended)
+            new = [one for one in ended if str(one.number) not in self.known]
             for result in new:
                 self._add(view, result)
             self._mark_front(view)
             self._study(view, ending)
             save_links(self.store, self._links())
         return len(new)
+
+    def _forget_retried(self, ended: Sequence[Result]) -> None:
+        """Trials that had failed, and came to a result when they ran again: in the same runs."""
+        for result in ended:
+            number, state = str(result.number), self.known.get(str(result.number), {}).get("state")
+            if state == "fail" and result.state != "fail":
+                run_id = self.known.pop(number)["run_id"]
+                self.client.delete_tag(run_id, "reason")
+                self.client.update_run(run_id, name=run_name(result))
+                self.torn[number] = run_id
 
     def _links(self) -> dict[str, Any]:
         return {
@@ -115,7 +127,11 @@ class Ledger:
             elif run.info.status == "RUNNING":
                 self.torn[number] = run_id
             else:
-                self.known[number] = {"run_id": run_id, "front": tags.get("front", "no")}
+                self.known[number] = {
+                    "run_id": run_id,
+                    "front": tags.get("front", "no"),
+                    "state": tags.get("state", ""),
+                }
         self.parent = self.parent or self._open_parent(view)
 
     def find_experiment(self) -> str:
@@ -163,7 +179,7 @@ class Ledger:
             self.client.log_batch(run_id, metrics=metrics)
         self.log_files(run_id, trial_files(view, result))
         self.client.set_terminated(run_id, STATES[result.state], millis(result.stopped))
-        self.known[number] = {"run_id": run_id, "front": front}
+        self.known[number] = {"run_id": run_id, "front": front, "state": result.state}
 
     def _open(self, view: View, result: Result) -> str:
         token = view.notes["token"]

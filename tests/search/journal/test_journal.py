@@ -467,3 +467,33 @@ def test_a_record_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
     assert read_record(path) is None
     path.write_text('{"state": "fail"}')
     assert read_record(path) == {"state": "fail"}
+
+
+# -- what failed, tried again ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("blame", "again"),
+    [("code", True), ("worker", True), ("time", True), ("candidate", False), (None, False)],
+)
+def test_what_failed_by_no_fault_of_its_own_can_be_retried(
+    driver: Driver, storage: Any, blame: str | None, again: bool
+) -> None:
+    given = driver.hand_out()
+    failed = {"state": "fail", "reason": "TypeError: odd", "metrics": {}}
+    failed |= {"blame": blame} if blame else {}
+    driver.journal.settle(1, failed)
+    write_durably(driver.results / f"{given.uid}.json", json.dumps(failed))
+    journal = Journal(storage, "depth", OBJECTIVES, {"perplexity": LIMIT})
+    assert journal.retry(driver.results) == again
+    journal.reclaim(driver.results)
+    assert [row.number for row in journal.owed] == [1] * again
+    if again:
+        journal.begin(RandomSampler(seed=0), [])
+        assert journal.hand_out(ask) == given
+        journal.settle(1, record(21.0))
+    reread = Journal(storage, "depth", OBJECTIVES, {"perplexity": LIMIT})
+    assert [row.state for row in reread.trials()] == [
+        TrialState.COMPLETE,
+        TrialState.COMPLETE if again else TrialState.FAIL,
+    ]

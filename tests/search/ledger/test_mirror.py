@@ -163,6 +163,19 @@ def test_a_failed_trial_keeps_its_reason(sample: Sample) -> None:
     assert run.info.run_name == "004 failed: perplexity was nan"
 
 
+def test_a_failed_trial_that_is_retried_keeps_its_run(sample: Sample) -> None:
+    sync(sample.store)
+    before = Runs(sample).trials[4]
+    sample.journal.rows.reopen(4)
+    sample.settle(4, {"perplexity": 24.0, "parameters": 127e6})
+    assert ", 1 of them new" in sync(sample.store)
+    run = Runs(sample).trials[4]
+    assert run.info.run_id == before.info.run_id
+    assert (run.info.status, run.data.metrics["perplexity"]) == ("FINISHED", 24.0)
+    assert "reason" not in run.data.tags and "failed" not in run.info.run_name
+    assert ", 0 of them new" in sync(sample.store)
+
+
 def test_the_pages_open_with_a_studys_own_columns(sample: Sample) -> None:
     sync(sample.store)
     found = Runs(sample).client.get_experiment_by_name("rayduce")
