@@ -19,17 +19,25 @@ from trainables.bench.data.prompts import Question
 from trainables.bench.data.roles import Data, load_data
 from trainables.bench.data.split import Taken
 from trainables.bench.data.tokenize import choice_rows
-from trainables.bench.models.load import load_model, load_processor, locate
+from trainables.bench.models.check import check_model
+from trainables.bench.models.load import (
+    head_for,
+    load_config,
+    load_model,
+    load_processor,
+    locate,
+)
 from trainables.bench.models.structure import blocks, fixed_blocks
 from trainables.bench.training.loop import settle_products
 from trainables.core.cache import Cache, digest
+from trainables.core.errors import ModelError, PlanError
 from trainables.core.lineage import code, fingerprint
 from trainables.core.spec import ModelSpec, Role
 from trainables.omission import losses
 from trainables.omission.evaluator import PrefixEvaluator, can_pack
 from trainables.omission.loss_log import Memo
 from trainables.omission.losses import Loss
-from trainables.omission.searches import Omit, greedy
+from trainables.omission.searches import Omit, greedy, open_positions
 from trainables.routing.examples import read_examples
 from trainables.routing.routed_model import RoutedModel, measure
 from trainables.routing.router import Router, train
@@ -63,9 +71,28 @@ class RouteWork:
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The dense model, on the device."""
+        """The dense model, on the device. ModelError where blocks cannot be taken out of it."""
         model: PreTrainedModel = load_model(self.folder, self.spec.model, "multiple-choice", ())
-        return model.to(torch.device(self._device))
+        model.to(torch.device(self._device))
+        first = self.data(next(iter(self.spec.tasks)))
+        check_model(model, first.batches("held_out")[0], "multiple-choice")
+        return model
+
+    @cached_property
+    def skeleton(self) -> PreTrainedModel:
+        """The same without weights: enough to know whether data and budget fit."""
+        spec, config = self.spec.model, load_config(self.folder, self.spec.model)
+        try:
+            with torch.device("meta"):
+                shape: PreTrainedModel = head_for("multiple-choice", False).from_config(
+                    config, trust_remote_code=spec.trust_remote_code
+                )
+        except ValueError as error:
+            do = "routing needs a model that goes on with a text"
+            raise ModelError(
+                f"model {spec.id}: no decoder", got=config.model_type, do=do
+            ) from error
+        return shape
 
     @cached_property
     def packs(self) -> bool:
@@ -85,7 +112,11 @@ class RouteWork:
 
     def identity(self) -> Record:
         """What all results depend on besides the settings, by its content: the model and the code
-        it runs in, the encoder, each task's questions in each role."""
+        it runs in, the encoders, each task's questions in each role. Loads no weights of the model.
+
+        Raises UserError where the study cannot be done.
+        """
+        self._check_budget()
         roles: tuple[Role, ...] = ("calibration", "train", "held_out")
         asked = {
             task: {role: self._questions(task, role) for role in roles if self._asks(task, role)}
@@ -98,6 +129,12 @@ class RouteWork:
         """Its content, after a try whether it can be a router."""
         Router.fresh(self.spec.router.model_copy(update={"encoder": name}), sets=2)
         return fingerprint(locate(ModelSpec(id=name)), self.cache)
+
+    def _check_budget(self) -> None:
+        free = len(open_positions(len(blocks(self.skeleton)), (), fixed_blocks(self.skeleton)))
+        if not self.spec.sets.file and self.spec.sets.budget > free:
+            got = self.spec.sets.budget
+            raise PlanError("sets.budget", got=got, allowed=f"up to the {free} blocks that can go")
 
     def _asks(self, task: str, role: Role) -> bool:
         searched = not self.spec.sets.file
@@ -121,7 +158,7 @@ class RouteWork:
         rows = self.spec.tasks[task]
         taken = self._taken.setdefault(rows.dataset, Taken())
         data = load_data(rows, self.tokenizer, rows.seed_or(self.spec.seed), taken=taken)
-        check_fits(data, self.model)
+        check_fits(data, self.skeleton)
         data.settle()
         return data
 

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForMaskedLM
 from typer.testing import CliRunner
 
 from search.engine import pool as route_pool
@@ -30,10 +31,13 @@ from search.routing.load import load_route, resources_of, store_of
 from search.routing.router_search import search_router
 from search.routing.stages import Route, make_worker
 from tests.support.routing import study, write_study
+from tests.support.toys import bytes_tokenizer
 from trainables.core.errors import PlanError, UserError
+from trainables.core.spec import ModelSpec
 from trainables.load import load
 from trainables.omission.evaluator import alone
 from trainables.omission.searches import read_sets
+from trainables.routing import worker
 from trainables.routing.spec import RouteSpec
 from trainables.routing.worker import RouteWork
 
@@ -258,6 +262,29 @@ def test_an_encoder_that_cannot_be_one_is_told_before_any_search(
     with pytest.raises(UserError, match=r"max_length.*64 positions"):
         route.sets(local(route.spec))
     assert not list(tmp_path.glob("tiny/sets/*"))
+
+
+def test_what_cannot_be_done_is_told_before_any_search(made: Path, tmp_path: Path) -> None:
+    spec = study(made, tmp_path)
+    deep = spec.model_copy(update={"sets": spec.sets.model_copy(update={"budget": 5})})
+    more = {"num_hidden_layers": 6, "max_position_embeddings": 128}
+    config = AutoConfig.from_pretrained(made / "encoder", **more)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path / "reader")
+    bytes_tokenizer().save_pretrained(tmp_path / "reader")
+    reader = spec.model_copy(update={"model": ModelSpec(id=str(tmp_path / "reader"))})
+    told = {"sets.budget: got 5; allowed: up to the 4": deep, "in both directions": reader}
+    for message, broken in told.items():
+        with pytest.raises(UserError, match=message):
+            Route(broken).sets(local(broken))
+    assert not list(tmp_path.glob("tiny/sets/*"))
+
+
+def test_what_is_done_already_loads_no_weights(
+    whole: Route, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "load_model", None)
+    found = Route(whole.spec).evaluation(local(whole.spec))
+    assert found.rows[ORACLE]["regret"] == 0
 
 
 def test_a_warm_up_that_never_ends_is_told(made: Path, tmp_path: Path) -> None:
