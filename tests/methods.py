@@ -1,17 +1,20 @@
 """The methods the contract test holds: one line each."""
 
-from tests.support.families import DECODERS, FAMILIES
+from tests.support.families import DECODERS, FAMILIES, MORE
 from trainables.omission.method import Omission
 from trainables.similarity.method import Similarity, SimilarityPerSample
 from trainables.stage import Method
 from trainables.wanda import Wanda
 
+_ALL = [*FAMILIES, *MORE]
+_NO_STAGES = [name for name in _ALL if name not in ("resnet", "convnext")]
+
 # (method, families, a field out of range)
 METHODS: list[tuple[Method, list[str], dict[str, object]]] = [
-    (Omission(skip=(1,)), [n for n in FAMILIES if n != "resnet"], {"skip": (-1,)}),
+    (Omission(skip=(1,)), [n for n in _ALL if n != "resnet"], {"skip": (-1,)}),
     (Omission(attention=(1,), ffn=(2,)), list(DECODERS), {"ffn": (0, 0)}),
-    (Wanda(0.5), list(FAMILIES), {"sparsity": 1.0}),
-    (Wanda(pattern=(2, 4)), [n for n in FAMILIES if n != "resnet"], {"pattern": (4, 4)}),
-    (Similarity(threshold=0.0), list(FAMILIES), {"threshold": 101.0}),
-    (SimilarityPerSample(0.0, k=2), [n for n in FAMILIES if n != "resnet"], {"k": 0}),
+    (Wanda(0.5), _ALL, {"sparsity": 1.0}),
+    (Wanda(pattern=(2, 4)), _NO_STAGES, {"pattern": (4, 4)}),
+    (Similarity(threshold=0.0), _ALL, {"threshold": 101.0}),
+    (SimilarityPerSample(0.0, k=2), _NO_STAGES, {"k": 0}),
 ]

@@ -8,13 +8,14 @@ input norms, its stable sort, one sample after the other.
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from trainables.bench.models.batches import reaching
 from trainables.bench.models.blockwise import Entry, Walk
 from trainables.bench.models.structure import linears, rows, run_blocks, unrows
 from trainables.bench.models.watch import watching
@@ -22,7 +23,7 @@ from trainables.core.cache import digest_tensors
 from trainables.core.errors import PlanError
 from trainables.core.fork import put
 from trainables.core.lineage import Effect
-from trainables.core.types import Batch, Linear, PreTrainedModel, Progress, Stats
+from trainables.core.types import IGNORED, Batch, Linear, PreTrainedModel, Progress, Stats
 from trainables.stage import Bench, Method, Summary
 
 
@@ -69,7 +70,7 @@ class Wanda(Method):
         """
         with _listening(linears(model)) as norms:
             for sample in _samples(model, batches):
-                run_blocks(model, sample)
+                run_blocks(model, reaching(model, sample))
         return norms
 
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
@@ -96,7 +97,8 @@ class Wanda(Method):
 
     def _prune(self, layer: Linear, norms: Float[Tensor, " inputs"]) -> int:
         weight = rows(layer)
-        drop = prune_mask(weight, norms.to(weight.device), self.sparsity, self.pattern)
+        seen = _of_each_row(layer, norms.to(weight.device))
+        drop = prune_mask(weight, seen, self.sparsity, self.pattern)
         put(layer, "weight", unrows(layer, weight.masked_fill(drop, 0)))
         return int(drop.sum())
 
@@ -137,14 +139,15 @@ class WandaSequential(Wanda):
 
 def prune_mask(
     weight: Float[Tensor, "outputs inputs"],
-    norms: Float[Tensor, " inputs"],
+    norms: Float[Tensor, "*#outputs inputs"],
     sparsity: float,
     pattern: tuple[int, int] | None = None,
 ) -> Bool[Tensor, "outputs inputs"]:
     """True where a weight goes: the smallest |weight| * sqrt(norms) of each row, or of each M.
 
     Args:
-        norms: mean squared norm of each input over the calibration samples.
+        norms: mean squared norm of each input over the calibration samples; of each row's own
+            inputs, where they differ.
     """
     score = weight.detach().abs() * norms.sqrt()
     if pattern is None:
@@ -199,13 +202,25 @@ def _listening(layers: dict[str, Linear]) -> Iterator[Stats]:
 
 
 def _features(layer: nn.Module, inputs: Tensor) -> Float[Tensor, "positions inputs"]:
+    """What a layer sees at each position; a convolution with groups, those of all its groups."""
     if isinstance(layer, nn.Conv2d):
-        padding: Any = layer.padding  # a name such as "same" is not for unfold, and no family's
-        patches = torch.nn.functional.unfold(
-            inputs, layer.kernel_size, layer.dilation, padding, layer.stride
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        around = nn.functional.pad(inputs.float(), layer._reversed_padding_repeated_twice, mode)
+        patches = nn.functional.unfold(
+            around, layer.kernel_size, layer.dilation, stride=layer.stride
         )
         return patches.transpose(1, 2).flatten(0, 1)
     return inputs.flatten(0, -2)
+
+
+def _of_each_row(
+    layer: Linear, norms: Float[Tensor, " inputs"]
+) -> Float[Tensor, "*outputs inputs_of_one"]:
+    """Of a convolution with groups, to each output row the norms of its group's inputs."""
+    groups = getattr(layer, "groups", 1)
+    if groups == 1:
+        return norms
+    return norms.view(groups, -1).repeat_interleave(layer.weight.shape[0] // groups, 0)
 
 
 def _samples(model: PreTrainedModel, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -217,7 +232,8 @@ def _samples(model: PreTrainedModel, batches: Iterable[Batch]) -> Iterator[Batch
             labels = sample.pop("labels", None)
             sample = _trim(sample)
             if apart and labels is not None:
-                sample["labels"] = labels[:, labels[0] != -100]
+                written = labels.dim() > 1  # a text, not a class
+                sample["labels"] = labels[:, labels[0] != IGNORED] if written else labels
             yield sample
 
 

@@ -10,8 +10,12 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     Gemma3ForCausalLM,
@@ -120,6 +124,21 @@ def resnet() -> PreTrainedModel:
     )
 
 
+def bart() -> PreTrainedModel:
+    sizes = {"encoder_layers": 3, "decoder_layers": 3, "d_model": 32}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    widths = {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    config = BartConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=64, **sizes, **heads, **widths
+    )
+    return BartForConditionalGeneration(config)
+
+
+def convnext() -> PreTrainedModel:
+    config = ConvNextConfig(num_stages=2, hidden_sizes=[8, 16], depths=[2, 3])
+    return ConvNextForImageClassification(config)
+
+
 DECODERS: dict[str, Callable[[], PreTrainedModel]] = {
     "llama": llama,
     "qwen2": qwen2,
@@ -132,13 +151,15 @@ ENCODERS: dict[str, Callable[[], PreTrainedModel]] = {
     "distilbert": distilbert,
 }
 OTHERS: dict[str, Callable[[], PreTrainedModel]] = {"t5": t5, "vit": vit, "resnet": resnet}
+# Two stacks with fields of their own; convolutions with groups.
+MORE: dict[str, Callable[[], PreTrainedModel]] = {"bart": bart, "convnext": convnext}
 FAMILIES = DECODERS | ENCODERS | OTHERS
 
 
 def build(name: str) -> PreTrainedModel:
     """A tiny model, the same at every call, in evaluation mode."""
     torch.manual_seed(0)
-    model = FAMILIES[name]().eval()
+    model = (FAMILIES | MORE)[name]().eval()
     for parameter in model.parameters():  # random initialisation barely moves the stream
         if parameter.dim() > 1:
             parameter.data.mul_(4)
@@ -148,7 +169,7 @@ def build(name: str) -> PreTrainedModel:
 def batches(name: str, count: int = 2, size: int = 4) -> list[Batch]:
     """Batches the model takes; one row of each text batch is padded."""
     generator = torch.Generator().manual_seed(7)
-    if name in ("vit", "resnet"):
+    if name in ("vit", "resnet", "convnext"):
         side = 16 if name == "vit" else 32
         return [
             {"pixel_values": torch.randn(size, 3, side, side, generator=generator)}
@@ -162,7 +183,7 @@ def _text(name: str, size: int, generator: torch.Generator) -> Batch:
     mask = torch.ones_like(ids)
     mask[-1, 6:] = 0
     batch = {"input_ids": ids.masked_fill(mask == 0, 0), "attention_mask": mask}
-    if name == "t5":
+    if name in ("t5", "bart"):
         batch["decoder_input_ids"] = torch.randint(3, VOCABULARY, (size, 4), generator=generator)
     return batch
 

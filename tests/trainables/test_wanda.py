@@ -1,16 +1,18 @@
 """Wanda against an independent, slow reference written from the paper's algorithm."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, RegNetConfig, RegNetForImageClassification
 
-from tests.support.families import batches, build
+from tests.support.families import batch_of, batches, build, kind
 from trainables.bench.models.structure import blocks, linears, rows
 from trainables.core.errors import PlanError
 from trainables.core.fork import fork
 from trainables.core.types import Batch
-from trainables.wanda import Wanda, WandaSequential, prune_mask
+from trainables.wanda import Wanda, WandaSequential, _features, prune_mask
 
 
 def reference_mask(weight: Tensor, inputs: list[Tensor], sparsity: float) -> Tensor:
@@ -114,3 +116,77 @@ def test_no_sparsity_is_no_change() -> None:
 def test_a_silent_linear_is_an_error() -> None:
     with pytest.raises(PlanError, match="never ran"):
         Wanda.calibrate(build("llama"), [])
+
+
+# -- convolutions --------------------------------------------------------------------------------
+
+
+def regnet() -> PreTrainedModel:
+    config = RegNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[2, 2], groups_width=4)
+    return RegNetForImageClassification(config).eval()
+
+
+@pytest.mark.parametrize("made", [lambda: build("convnext"), regnet])
+def test_a_convolution_with_groups_is_pruned_as_that_many_convolutions(made: Any) -> None:
+    model, data = made(), batches("resnet")
+    convolutions = [m for m in linears(model).values() if getattr(m, "groups", 1) > 1]
+    stats, own = Wanda.calibrate(model, data), fork(model)
+    Wanda(0.5).apply(own, stats)
+    assert convolutions
+    samples = [{k: v[i : i + 1] for k, v in batch.items()} for batch in data for i in range(4)]
+    for layer, seen in zip(convolutions, images_into(model, convolutions, samples), strict=True):
+        name = next(n for n, m in model.named_modules() if m is layer)
+        pruned = own.get_submodule(name).weight
+        each = zip(layer.weight.chunk(layer.groups), pruned.chunk(layer.groups), strict=True)
+        for number, (weight, found) in enumerate(each):
+            width = layer.in_channels // layer.groups
+            inputs = [patches(layer, one[:, number * width :][:, :width]) for one in seen]
+            drop = reference_mask(weight.flatten(1), inputs, 0.5).view(weight.shape)
+            assert torch.equal(found, weight.masked_fill(drop, 0)), name
+
+
+@torch.no_grad()
+def images_into(model: PreTrainedModel, layers: list[Any], data: list[Batch]) -> list[list[Tensor]]:
+    seen: list[list[Tensor]] = [[] for _ in layers]
+    handles = [
+        layer.register_forward_pre_hook(lambda _, args, i=i: seen[i].append(args[0]))
+        for i, layer in enumerate(layers)
+    ]
+    for sample in data:
+        model(**sample)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def patches(layer: nn.Conv2d, image: Tensor) -> Tensor:
+    """(positions, inputs) of one group's channels."""
+    size = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    return nn.functional.unfold(image, *size)[0].T
+
+
+def test_padding_by_name_is_as_padding_by_number() -> None:
+    image = torch.randn(2, 3, 8, 8)
+    by_name = nn.Conv2d(3, 4, 3, padding="same")
+    assert torch.equal(_features(by_name, image), _features(nn.Conv2d(3, 4, 3, padding=1), image))
+    round_about = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")
+    seen = _features(round_about, image) @ rows(round_about).T
+    wanted = round_about(image) - round_about.bias.view(-1, 1, 1)
+    assert torch.allclose(seen, wanted.flatten(2).transpose(1, 2).flatten(0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["resnet", "convnext", "vit", "bert"])
+def test_half_precision_models_are_pruned_too(name: str, dtype: torch.dtype) -> None:
+    model = build(name).to(dtype)
+    own = fork(model)
+    found = Wanda(0.5).apply(own, Wanda.calibrate(model, batches(name)))
+    assert found.counts["zeros"] > 0
+    assert all(layer.weight.dtype == dtype for layer in linears(own).values())
+
+
+@pytest.mark.parametrize("name", ["bart_classifier", "bart"])
+def test_an_encoder_decoder_is_calibrated_whatever_its_labels_are(name: str) -> None:
+    model = kind(name)
+    norms = Wanda.calibrate(model, [batch_of(model)])
+    assert norms.keys() == linears(model).keys()

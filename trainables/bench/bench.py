@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from trainables.bench.data.roles import Data
 from trainables.bench.metrics.catalogue import is_timed
 from trainables.bench.metrics.evaluate import load_metric, measure_all
+from trainables.bench.models.batches import ready
 from trainables.core.cache import Cache, digest
 from trainables.core.lineage import Lineage, code, source_version
 from trainables.core.spec import BenchSpec, Role
@@ -63,9 +64,9 @@ class Bench:
         return dataclasses.replace(self, by=by)
 
     def batches(self, role: Role) -> Iterator[Batch]:
-        """A role's batches, on the device."""
+        """A role's batches, with labels, on the device and in the model's dtype."""
         for batch in self.data.batches(role):
-            yield {name: value.to(self.device) for name, value in batch.items()}
+            yield ready(self.model, batch, labels=True)
 
     def stats(self, method: type[Calibrates]) -> Stats:
         """What a method's calibration measures on the model as it is now."""

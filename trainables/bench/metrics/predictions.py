@@ -48,9 +48,9 @@ class Evaluation:
         self.seconds = 0.0  # spent in passes so far
 
     def batches(self, role: Role | None = None) -> Iterator[Batch]:
-        """The role's batches, or those of another one, on the device."""
+        """The role's batches, or those of another one, as the model takes them, with labels."""
         for batch in self.data.batches(role or self.role):
-            yield {name: value.to(self.device) for name, value in batch.items()}
+            yield ready(self.model, batch, labels=True)
 
     @cached_property
     def token_losses(self) -> tuple[float, int]:

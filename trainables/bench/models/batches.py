@@ -43,9 +43,10 @@ def real_positions(batch: Batch, tower: int) -> Tensor | None:
     """Which positions are no padding, (examples, positions); None where all are.
 
     Args:
-        tower: 0 for the stack that reads the input, 1 for a decoder that reads the targets.
+        tower: 0 for the stack that reads the input, 1 for a decoder that reads the targets, or
+            where there is a class instead of a text, the input again.
     """
-    if tower == 0:
+    if tower == 0 or ("labels" in batch and batch["labels"].dim() == 1):  # a class to tell
         mask = batch.get("attention_mask")
         return None if mask is None else mask.bool()
     if "decoder_attention_mask" in batch:

@@ -59,7 +59,7 @@ def _trimmed(row: Batch, apart: bool) -> Batch:
     mask = row["attention_mask"].bool()
     own = {"labels", "decoder_input_ids", "decoder_attention_mask"} if apart else set()
     cut = {n: v[mask] if v.shape == mask.shape and n not in own else v for n, v in row.items()}
-    if apart and "labels" in row:
+    if apart and "labels" in row and row["labels"].dim():
         predicted = (row["labels"] != -100).nonzero()
         cut["labels"] = row["labels"][: int(predicted.max()) + 1 if len(predicted) else 1]
     return cut
