@@ -33,6 +33,10 @@ from trainables.core.spec import Task, data_file
 
 SPACES = CHECKOUT / "spaces"
 MODEL = "config.json"
+PLACES = {
+    "model": f"a hub id, a folder that holds {MODEL}, or asset:NAME",
+    "data": "a hub id, a file or folder of rows, or asset:NAME",
+}
 
 
 def problems(study: Study) -> list[UserError]:
@@ -58,20 +62,18 @@ def _budget(study: Study) -> Iterator[UserError]:
 
 
 def _space(name: str) -> Iterator[UserError]:
-    head = name.replace(":", ".").split(".")[0]
-    if head != name:
-        see_current_folder()
-        if not head.isidentifier() or importlib.util.find_spec(head) is None:
-            yield UserError(
-                "space: no such package",
-                got=name,
-                do=f"run from the folder that holds {head}/ or {head}.py, or install it",
-            )
-        return
-    names = space_names()
-    if name not in names:
-        allowed = f'{", ".join(names)}, or "package.module:name"'
+    head, names = name.replace(":", ".").split(".")[0], space_names()
+    allowed = f'{", ".join(names)}, or "package.module:name"'
+    if head == name and name not in names:
         yield UserError("space", got=name, allowed=allowed, do=did_you_mean(name, names))
+    elif head != name and not _importable(head):
+        do = f"run from the folder that holds {head}/ or {head}.py, or install it"
+        yield UserError("space: no such package", got=name, allowed=allowed, do=do)
+
+
+def _importable(package: str) -> bool:
+    see_current_folder()
+    return package.isidentifier() and importlib.util.find_spec(package) is not None
 
 
 def space_names() -> list[str]:
@@ -102,10 +104,11 @@ def source_problems(key: str, name: str, kind: str) -> Iterator[UserError]:
             allowed = ", ".join(f"asset:{asset}" for asset in known)
             yield UserError(key, got=name, allowed=allowed, do=did_you_mean(rest, known))
     elif looks_local(name) and not Path(name).expanduser().exists():
-        path = Path(name).expanduser().absolute()
-        yield UserError(f"{key}: no such path", got=name, do=f"looked at {path}")
+        do = f"looked at {Path(name).expanduser().absolute()}"
+        yield UserError(f"{key}: no such path", got=name, allowed=PLACES[kind], do=do)
     elif kind == "model" and looks_local(name) and not (Path(name).expanduser() / MODEL).is_file():
-        yield UserError(f"{key}: not a model's folder", got=name, do=f"it holds no {MODEL}")
+        what, do = f"{key}: not a model's folder", f"it holds no {MODEL}"
+        yield UserError(what, got=name, allowed=PLACES[kind], do=do)
 
 
 def looks_local(name: str) -> bool:
@@ -123,7 +126,9 @@ def _metrics(study: Study) -> Iterator[UserError]:
     fitting = [name for name, facts in METRIC_FACTS.items() if task in facts.tasks]
     names = [*study.metrics, *fitting]
     for name in set(study.metrics) & set(METRIC_FACTS):
-        yield UserError(f"metrics.{name}: there is a metric of this name", do="rename yours")
+        taken = ", ".join(METRIC_FACTS)
+        what, allowed = f"metrics.{name}: there is a metric of this name", f"any name but {taken}"
+        yield UserError(what, allowed=allowed, do="rename yours")
     for table in ("objectives", "constraints"):
         for name in getattr(study, table):
             if name not in names:
@@ -166,9 +171,8 @@ def _constraints(study: Study) -> Iterator[UserError]:
             yield from filter(None, (_out_of_range(limit) for limit in limits))
         for one, other in combinations(limits, 2):
             if _contradict(one, other):
-                yield UserError(
-                    f'constraints.{metric}: no value meets both "{one.text}" and "{other.text}"'
-                )
+                what = f'constraints.{metric}: no value meets both "{one.text}" and "{other.text}"'
+                yield UserError(what, allowed="limits with room between them", do="loosen one")
 
 
 def _out_of_range(limit: Constraint) -> UserError | None:
@@ -182,7 +186,7 @@ def _out_of_range(limit: Constraint) -> UserError | None:
     if facts.high < math.inf:
         allowed = f"{limit.metric} lies between {facts.low:g} and {facts.high:g}"
     what = f"constraints.{limit.metric}: can never be met"
-    return UserError(what, got=limit.text, allowed=allowed)
+    return UserError(what, got=limit.text, allowed=allowed, do="loosen it")
 
 
 def _contradict(one: Constraint, other: Constraint) -> bool:

@@ -80,7 +80,8 @@ def database_problems(database: str | None) -> list[UserError]:
     if any(name.strip("${}") not in os.environ for name in VARIABLE.findall(database)):
         do = "set the environment variable it names; a $ of a password itself is written %24"
         got = redacted(database)
-        return [UserError("storage.database: a variable is not set", got=got, do=do)]
+        what = "storage.database: a variable is not set"
+        return [UserError(what, got=got, allowed=EXAMPLE, do=do)]
     try:
         url = database_url(database)
     except UserError as problem:

@@ -92,7 +92,7 @@ def parse_tables(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        do = ""
+        do = "mend that line; text stands in quotes"
         if re.search(r"^\s*space\s*=", text, re.M) and re.search(r"^\s*\[space\]", text, re.M):
             do = 'to override a space\'s ranges write its name inside: [space] name = "..."'
         raise UserError(f"{source}: not valid TOML: {error}", do=do) from None

@@ -111,6 +111,8 @@ class Named(Spec):
 class SpaceSpec(Named):
     """Which space; the other keys override its ranges."""
 
+    name: str = Field(description='what may vary, such as name = "omission"')
+
 
 class SamplerSpec(Named):
     """Who proposes the points; the other keys are the sampler's own settings."""

@@ -16,7 +16,7 @@ from spaces.omission_wanda import OmissionWandaSpace
 from spaces.wanda import WandaSpace
 from trainables.omission.method import Omission
 from trainables.stage import Facts
-from trainables.wanda import Wanda
+from trainables.wanda import Wanda, WandaSequential
 
 # Block 4 matters least, then 2, 5, 1, 6, 3; 0 and 7 would come first, but are the ends.
 INFLUENCE = [0.0, 0.4, 0.2, 0.6, 0.1, 0.3, 0.5, 0.0]
@@ -145,6 +145,17 @@ def test_the_chain_is_omission_then_wanda() -> None:
 def test_percents_are_exact_shares(percent: int) -> None:
     (stage,) = WandaSpace().stages(FixedTrial({"wanda.percent": percent}), FACTS)
     assert stage == Wanda(percent / 100)
+
+
+@pytest.mark.parametrize("space", [WandaSpace, OmissionWandaSpace])
+def test_wanda_may_go_block_by_block_as_published(space: type[WandaSpace]) -> None:
+    old = FixedTrial(point(1, 4) | {"wanda.percent": 30})  # of a study that did not ask yet
+    assert space().stages(old, FACTS)[-1] == Wanda(0.3)
+    assert space(sequential=(True,)).stages(old, FACTS)[-1] == WandaSequential(0.3)
+    both = space(sequential=(False, True))
+    for value, method in ((False, Wanda), (True, WandaSequential)):
+        asked = FixedTrial(point(1, 4) | {"wanda.percent": 30, "wanda.sequential": value})
+        assert type(both.stages(asked, FACTS)[-1]) is method
 
 
 def test_a_study_overrides_the_ranges() -> None:

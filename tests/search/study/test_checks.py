@@ -161,7 +161,7 @@ TABLE: list[tuple[str, Edits, list[str]]] = [
         [('space = "omission"', 'space = "omision"')],
         [
             'space: got "omision"',
-            'allowed: omission, omission_wanda, similarity, wanda, or "package.module:name"',
+            'or "package.module:name"',
             'did you mean "omission"?',
         ],
     ),
@@ -178,7 +178,7 @@ TABLE: list[tuple[str, Edits, list[str]]] = [
     (
         "space without a name",
         [('space = "omission"', ""), ("[model]", "[space]\nmax_skip = 3\n[model]")],
-        ["space.name: missing"],
+        ['space.name: missing; allowed: what may vary, such as name = "omission"'],
     ),
     (
         "no such asset",
@@ -197,12 +197,12 @@ TABLE: list[tuple[str, Edits, list[str]]] = [
     (
         "no such folder",
         [('"asset:smollm2-135m"', '"./my/model"')],
-        ['model.id: no such path: got "./my/model"; looked at /', "/my/model"],
+        ['model.id: no such path: got "./my/model"; allowed: a hub id', "looked at /", "/my/model"],
     ),
     (
         "no such data file",
         [('"asset:bbc-news"', '"rows.csv"')],
-        ['data.dataset: no such path: got "rows.csv"; looked at /', "/rows.csv"],
+        ['data.dataset: no such path: got "rows.csv"; allowed: a hub', "looked at /", "/rows.csv"],
     ),
     (
         "constraint with <",
@@ -362,7 +362,12 @@ def test_broken(edits: Edits, fragments: list[str], tmp_path: Path) -> None:
     for fragment in fragments:
         assert fragment in message
     if isinstance(caught.value, StudyError):
-        assert len(caught.value.problems) == 1, message
+        (problem,) = caught.value.problems
+        key = problem.what.partition(":")[0]
+        assert problem.allowed, message
+        assert problem.do or problem.got is not None or problem.what != key, message
+    else:
+        assert caught.value.do, message
 
 
 def test_the_good_one_is_good(tmp_path: Path) -> None:
