@@ -5,6 +5,7 @@ Only what a verb needs is imported when it runs: `status`, `best` and `--help` a
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ Storage = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Plain JSON, for scripts.")]
 Name = Annotated[str, typer.Argument(help="The study's name.")]
+RUN_ID = re.compile("[0-9a-f]{32}")
 
 
 @app.command()
@@ -150,7 +152,9 @@ def best(
 
 @app.command()
 def export(
-    name: Name,
+    name: Annotated[
+        str, typer.Argument(help="The study's name, or the id of a trial's MLflow run.")
+    ],
     to: Annotated[Path, typer.Option(help="The folder to make.")],
     trial: Annotated[int | None, typer.Option(help="Which trial.")] = None,
     best_by: Annotated[
@@ -162,12 +166,39 @@ def export(
     storage: Storage = None,
 ) -> None:
     """Rebuild a trial's model, judge it on held-out data, save and check it."""
-    from search.export import export_trial
+    from search.export import export_run, export_trial
+    from search.journal.store import Store
 
-    store = _store(name, storage)
     with _quiet_libraries():
-        told = export_trial(
-            store, to, trial=trial, metric=best_by, register=register, said=_progress
+        if RUN_ID.fullmatch(name):
+            if trial is not None or best_by is not None:
+                raise UserError("--trial and --best choose among a study's trials; a run is one")
+            place = Store(Path(_place(storage)[0]).expanduser().absolute(), "runs")
+            told = export_run(place, name, to, name=register, said=_progress)
+        else:
+            store = _store(name, storage)
+            told = export_trial(
+                store, to, trial=trial, metric=best_by, register=register, said=_progress
+            )
+    _out(told)
+
+
+@app.command("apply")
+def apply_stages(
+    file: Annotated[Path, typer.Argument(help="A compression.json or trial.toml.")],
+    model: Annotated[str, typer.Option(help="A hub id, a local folder, or asset:NAME.")],
+    to: Annotated[Path, typer.Option(help="The folder to make.")],
+    dataset: Annotated[str | None, typer.Option(help="Other data than the file's.")] = None,
+    task: Annotated[str | None, typer.Option(help="Another task than the file's.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Compress another model the same way, without the study; judge, save and check it."""
+    from search.apply import apply_file
+
+    folder = Path(_place(storage)[0])
+    with _quiet_libraries():
+        told = apply_file(
+            file, to, model=model, dataset=dataset, task=task, folder=folder, said=_progress
         )
     _out(told)
 
@@ -246,6 +277,7 @@ def _run(study: "Study", *, naive: bool = False, retry: bool = False) -> None:
     from search.journal.store import Store
     from search.journal.view import read
     from search.report.best import best as choose
+    from search.report.format import storage_flag
     from search.report.tables import best_table
 
     console = _console()
@@ -255,7 +287,7 @@ def _run(study: "Study", *, naive: bool = False, retry: bool = False) -> None:
     view = read(store)
     found = choose(view)
     console.print(best_table(view, found))
-    where = "" if store.folder == Path("runs").absolute() else f" --storage {store.folder}"
+    where = storage_flag(store.folder, study.storage.database)
     if stopped:
         console.print(f"interrupted; go on with: rayduce resume {study.name}{where}")
         raise SystemExit(130)

@@ -3,11 +3,15 @@
 import contextlib
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from search.journal.results import Result
 from search.journal.store import Store
 from search.journal.view import View
 from trainables.core.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 NAME = re.compile(r"[^/:\s][^/:]{0,199}")
 ALIAS = "champion"  # models:/NAME@champion is what was registered last
@@ -20,7 +24,7 @@ def check_name(name: str) -> None:
 
 
 def register_model(store: Store, view: View, result: Result, folder: Path, name: str) -> str:
-    """Register a folder as the newest version; returns what to tell the user.
+    """Register a folder as the newest version of a model; returns what to tell the user.
 
     The export stands whether or not the ledger answers.
     """
@@ -31,13 +35,26 @@ def register_model(store: Store, view: View, result: Result, folder: Path, name:
     try:
         ledger = open_ledger(store)
         ledger.update(view, ending=view.driver is None)
-        run_id, client = ledger.known[str(result.number)]["run_id"], ledger.client
+    except (MlflowException, OSError) as error:
+        return _not_registered(error)
+    return register(ledger.client, ledger.known[str(result.number)]["run_id"], folder, name)
+
+
+def register(client: "MlflowClient", run_id: str, folder: Path, name: str) -> str:
+    """The same below a run that is there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
         client.log_artifacts(run_id, str(folder), "model")
         with contextlib.suppress(MlflowException):  # it is there already
             client.create_registered_model(name)
         version = client.create_model_version(name, f"runs:/{run_id}/model", run_id).version
         client.set_registered_model_alias(name, ALIAS, version)
     except (MlflowException, OSError) as error:
-        lines = str(error).splitlines() or [""]
-        return f"exported, but not registered: {lines[0]}"
+        return _not_registered(error)
     return f"registered as {name} version {version}: models:/{name}@{ALIAS}"
+
+
+def _not_registered(error: Exception) -> str:
+    lines = str(error).splitlines() or [""]
+    return f"exported, but not registered: {lines[0]}"

@@ -108,10 +108,12 @@ def params_of(result: Result) -> dict[str, Any]:
 
 
 def trial_files(view: View, result: Result) -> dict[str, str]:
-    """A trial's artifacts."""
+    """A trial's artifacts, from which it can be exported without the journal."""
     files = {
         "trial.toml": trial_toml(view, result),
         "compression.json": json.dumps(compression(view, result), indent=2),
+        "study.toml": study_toml(view.study),
+        "facts.json": json.dumps(view.notes.get("facts")),
     }
     if (picture := pictures_svg(result.record)) is not None:
         files["pictures.svg"] = picture

@@ -1,12 +1,15 @@
 """Numbers, parameters and results as people read them: one place for every table and page."""
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from search.journal.results import Result, Step
 from search.study.schema import Study
 from spaces import sets
 from trainables.bench.metrics.catalogue import METRIC_FACTS
+from trainables.core.spec import Role
 
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 Sign = Literal["better", "worse", "same"]
@@ -98,6 +101,18 @@ def _word(value: Any) -> str:
     return str(value)
 
 
+def measured_on(study: Study, metric: str, role: Role) -> str:
+    """What a metric means, and on what it is measured in a role."""
+    items = f"the {getattr(study.data.items, role)} {role.replace('_', '-')} items"
+    fact = METRIC_FACTS.get(metric)
+    if fact is None:
+        return f"the study's own, {study.metrics.get(metric, 'unknown')}; given {items}"
+    where = {"weights": "of the weights, whatever the data", "items": f"on {items}"}
+    batch = f"on one batch of {items}, up to {study.data.batch_size} of them"
+    timed = "; depends on the machine, and differs a little from run to run" if fact.timed else ""
+    return f"{fact.meaning}; {where.get(fact.on, batch)}{timed}"
+
+
 def mark(result: Result) -> str:
     """What to know of a trial besides its numbers."""
     if result.state != "complete":
@@ -105,3 +120,10 @@ def mark(result: Result) -> str:
     if not result.feasible:
         return "misses a constraint"
     return "front" if result.on_front else ""
+
+
+def storage_flag(folder: Path | str, database: str | None) -> str:
+    """What commands need to find a study: ` --storage …`, or nothing where it lies in `runs`."""
+    if Path(folder).absolute() != Path("runs").absolute():
+        return f" --storage {shlex.quote(str(folder))}"
+    return f" --storage {shlex.quote(database)}" if database else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from search.journal.results import Result, Step
 from search.journal.view import View
-from search.report.format import story
+from search.report.format import measured_on, story
 from search.report.provenance import read_as
 from search.report.rows import cells
 from trainables.bench.assets.catalogue import ASSETS
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 LICENCE = re.compile(r"^license:\s*(.+?)\s*$", re.MULTILINE)
 
+ORDER = (
+    "With several workers trials may come in another order: `trial.toml` has this one's "
+    "parameters, and `[[first]]` in a study takes them.\n"
+)
 CARD = """---
 {head}
 ---
@@ -30,9 +34,7 @@ CARD = """---
 | --- | ---: | ---: | ---: | ---: |
 {rows}
 
-The first three columns are measured on held-out data, once, after the search:
-{items} items of `{dataset}` that neither the search nor any stage has seen. The last one is what
-the search saw.
+{measured}
 {warning}
 ## Load it
 
@@ -50,13 +52,11 @@ the search saw.
 ## Make it again
 
 ```
-rayduce launch study.toml
-rayduce export {study} --trial {number} --to DIR
+{again}
 ```
 
-With several workers trials may come in another order: `trial.toml` has this one's parameters, and
-`[[first]]` in a study takes them. The base model's lineage after these stages is `{lineage}`;
-equal lineages are equal models.
+{order}The model's lineage is `{lineage}`; equal lineages are equal models. To compress another
+model the same way: `rayduce apply compression.json --model ANOTHER --to DIR`.
 
 ## Licence
 
@@ -75,11 +75,13 @@ class Export:
     fingerprint: str
     saved: "Saved"
     proof: str
+    again: str  # the commands that make it again
+    searched: bool = True  # whether the result is this very model's, from its search
 
     @property
     def drift(self) -> str:
         """What to say where the replay did not give the very model of the search."""
-        if self.lineage == self.result.lineage:
+        if not self.searched or self.lineage == self.result.lineage:
             return ""
         return (
             f"this is not bit for bit the model of the search (lineage {self.lineage}, there "
@@ -99,15 +101,13 @@ def card(view: View, made: Export) -> str:
         base=_name(study.model.id),
         story=story(result),
         rows=_table(view, made),
-        items=study.data.items.held_out,
-        dataset=_name(study.data.dataset),
-        warning=_warning(made)
-        + (f"\nRead as {form}.\n" if (form := read_as(result.record)) else ""),
+        measured=_measured(view, made),
+        warning=_warning(made),
         load=made.saved.load.format(folder=repr(place)),
         forms=_forms(made, place),
         steps=_steps(result),
-        study=study.name,
-        number=result.number,
+        again=made.again,
+        order=ORDER if made.searched else "",
         lineage=made.lineage,
         licence=licence,
     )
@@ -135,6 +135,21 @@ def _table(view: View, made: Export) -> str:
         f"| {name} | {before[name]} | {one.text} | {one.change} | {searched.get(name, '')} |"
         for name, one in after.items()
     )
+
+
+def _measured(view: View, made: Export) -> str:
+    """On what, for the table as a whole and for every metric."""
+    data, saw = view.study.data, "what the search saw" if made.searched else "on search items"
+    form = read_as(made.result.record)
+    seen = "neither the search nor any stage has" if made.searched else "no stage has"
+    lines = [
+        "The first three columns are measured on held-out data, once, after all decisions: "
+        f"{data.items.held_out} items of `{_name(data.dataset)}` that {seen} seen. "
+        f"The last one is {saw}." + (f" Read as {form}." if form else ""),
+        "",
+    ]
+    lines += [f"- {name}: {measured_on(view.study, name, 'held_out')}." for name in made.held_out]
+    return "\n".join(lines)
 
 
 def _warning(made: Export) -> str:

@@ -15,13 +15,12 @@ from search.journal.results import Result, losses
 from search.journal.store import Store
 from search.journal.view import View, read
 from search.report.best import Best, best
-from search.report.format import story
+from search.report.format import measured_on, storage_flag, story
 from search.report.pictures import picture_svg, pictures
 from search.report.plots import front_figure, growth_figure
 from search.report.provenance import read_as
 from search.report.rows import Cell, Row, best_rows, row, rows
 from search.study.load import study_toml
-from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -183,13 +182,7 @@ def _failures(view: View) -> str:
 def _measured(view: View) -> Iterator[str]:
     study, records = view.study, [one.record for one in view.results if one.state == "complete"]
     for name in study.metrics_measured:
-        fact = METRIC_FACTS.get(name)
-        if fact is not None:
-            unit = f" ({fact.unit})" if fact.unit else ""
-            timed = "; differs a little from run to run" if fact.timed else ""
-            yield _entry(name, f"{fact.meaning}{unit}{timed}")
-        else:
-            yield _entry(name, f"the study's own: {study.metrics.get(name, 'unknown')}")
+        yield _entry(name, measured_on(study, name, "search"))
     items = study.data.items
     yield _entry("model", f"{study.model.id}, {study.model.dtype}")
     yield _entry(
@@ -224,9 +217,10 @@ def _entry(name: str, said: str) -> str:
 
 
 def _commands(view: View, found: Best) -> str:
-    name = view.study.name
+    name, place = view.study.name, view.study.storage
+    flag = storage_flag(place.folder, place.database)
     lines = [f"git checkout {view.notes['git_commit']}"] if view.notes.get("git_commit") else []
-    lines += ["rayduce launch study.toml    # the study file below", f"rayduce best {name}"]
+    lines += ["rayduce launch study.toml    # the study file below", f"rayduce best {name}{flag}"]
     if found.trials:
-        lines.append(f"rayduce export {name} --trial {found.trials[0].number} --to DIR")
+        lines.append(f"rayduce export {name} --trial {found.trials[0].number} --to DIR{flag}")
     return "\n".join(lines)

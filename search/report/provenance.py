@@ -8,9 +8,11 @@ import tomli_w
 from search.journal.results import Result
 from search.journal.view import View
 from search.report.best import Best
+from search.report.format import storage_flag
+from search.study.schema import Study
 from spaces import sets
 
-FORMAT = 1  # of compression.json
+FORMAT = 2  # of compression.json
 
 
 def trial_toml(view: View, result: Result) -> str:
@@ -29,6 +31,7 @@ def trial_toml(view: View, result: Result) -> str:
         "stopped": result.stopped,
         "git_commit": view.notes.get("git_commit"),
         "seed": view.study.seed,
+        **_goals(view.study),
         "params": dict(result.params),
         "metrics": dict(result.metrics),
         "constraints": dict(result.violations),
@@ -60,20 +63,32 @@ def compression(view: View, result: Result) -> dict[str, Any]:
         "format": FORMAT,
         "study": study.name,
         "trial": result.number,
+        "seed": study.seed,
+        **_goals(study),
         "model": study.model.model_dump(exclude_none=True),
+        "data": study.data.model_dump(mode="json", exclude_none=True),
+        "fingerprints": dict(record.get("data") or {}),
+        "read_as": record.get("data_form") or {},
         "stages": record.get("stages", []),
         "lineage": result.lineage,
         "same_as": result.same_as,
-        "seed": study.seed,
-        "data": {"dataset": study.data.dataset, "fingerprints": record.get("data", {})}
-        | {"read_as": record.get("data_form", {})},
         "metrics": {
             "search": dict(result.metrics),
             "baseline": dict(view.base),
         },
         "hardware": record.get("hardware"),
         "git_commit": view.notes.get("git_commit"),
-        "rebuild": f"rayduce export {study.name} --trial {result.number} --to DIR",
+        "rebuild": f"rayduce export {study.name} --trial {result.number} --to DIR"
+        + storage_flag(study.storage.folder, study.storage.database),
+    }
+
+
+def _goals(study: Study) -> dict[str, Any]:
+    """What is measured, and by whose code: enough to judge another model the same way."""
+    return {
+        "space": study.space.model_dump(),
+        "objectives": dict(study.objectives),
+        "own_metrics": dict(study.metrics),
     }
 
 

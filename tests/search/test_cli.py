@@ -152,6 +152,28 @@ TABLE: list[tuple[str, str, list[str]]] = [
         f"export depth --trial 1 --to {{folder}}/depth.toml/x {RUNS}",
         ["--to: cannot make"],
     ),
+    (
+        "a run and a choice among trials",
+        f"export {'0' * 32} --trial 1 --to {{folder}}/x {RUNS}",
+        ["--trial and --best choose among a study's trials"],
+    ),
+    (
+        "a run without a ledger",
+        f"export {'0' * 32} --to {{folder}}/x --storage {{folder}}/elsewhere",
+        ["no ledger in {folder}/elsewhere", "MLFLOW_TRACKING_URI"],
+    ),
+    # -- apply
+    (
+        "stages that are not there",
+        "apply {folder}/gone.json --model asset:smollm2-135m --to {folder}/x",
+        ["cannot read {folder}/gone.json", "a compression.json or a trial.toml"],
+    ),
+    (
+        "a study file in place of stages",
+        "apply {folder}/depth.toml --model asset:smollm2-135m --to {folder}/x",
+        ["{folder}/depth.toml: no study", "allowed: study, model"],
+    ),
+    ("nothing to apply to", "apply {folder}/depth.toml --to {folder}/x", ["--model"]),
     # -- report, ui
     (
         "nowhere to report to",

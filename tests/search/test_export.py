@@ -1,131 +1,43 @@
 """A trial becomes a folder again: replayed, judged on held-out data, proven, registered."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tomllib
-from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
-import torch
-from optuna.samplers import RandomSampler
-from optuna.trial import FixedTrial
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from search import export as exporting
-from search.export import choose, export_trial, stages_of
+from search.export import choose, export_run, export_trial, stages_of
 from search.journal.results import Result
+from search.journal.store import Store
 from search.journal.view import View, read
+from search.ledger.mirror import open_client, sync
+from search.ledger.run_ids import run_ids
+from search.rebuild import Plan, free, make
+from search.report.format import measured_on, storage_flag
 from search.study.load import parse_study
-from search.study.space import load_space
-from search.study.starting_points import read_point
-from tests.support.journals import Sample, record, sample_study
-from tests.support.toys import bytes_tokenizer, jsonl
+from search.study.schema import SpaceSpec
+from tests.support.families import FAMILIES
+from tests.support.journals import Sample, sample_study
+from tests.support.toys import jsonl, word_tokenizer
+from trainables.bench.models.structure import blocks
 from trainables.bench.models.verify import Proof
-from trainables.bench.survey import gather
-from trainables.core.errors import UserError
-from trainables.stage import drain
+from trainables.core.errors import PlanError, UserError
+from trainables.load import load
+from trainables.recover import Recover
+from trainables.similarity.iterative import Iterate
+from trainables.similarity.method import Similarity
+from trainables.stage import Facts, drain
 from trainables.trial import open_bench, run_stages
-
-TOML = """
-name = "tiny"
-[space]
-name = "omission_wanda"
-max_skip = 2
-[model]
-id = "{model}"
-[data]
-dataset = "{data}"
-task = "language-modelling"
-max_length = 24
-batch_size = 2
-[data.items]
-calibration = 2
-train = 1
-search = 4
-held_out = 3
-[objectives]
-perplexity = "min"
-nonzero_parameters = "min"
-[constraints]
-perplexity = "<= 150% of baseline"
-[budget]
-trials = 3
-"""
-POINTS = (
-    {"omission.skip": [2], "wanda.percent": 20},
-    {"omission.skip": [], "wanda.percent": 50},
-)
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model, data, and the journal of a search of two trials and a failure."""
-    folder = tmp_path_factory.mktemp("searched")
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=259, num_hidden_layers=4, pad_token_id=0, **sizes)
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
-    (folder / "model" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
-    bytes_tokenizer().save_pretrained(folder / "model")
-    rows = [{"text": f"{i} was {i * i} and then {i + 1}"} for i in range(60)]
-    data = jsonl(folder / "rows.jsonl", rows)
-    text = TOML.format(model=folder / "model", data=data)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "hf")
-        _search(folder, text)
-    return folder
-
-
-def _search(folder: Path, text: str) -> None:
-    made = Sample(folder / "runs", parse_study(text, "tiny.toml"))
-    bench, space = (
-        open_bench(made.study.bench_spec(made.store.cache)),
-        load_space(made.study.space),
-    )
-    facts, journal = gather(bench, space), made.journal
-
-    def ask(trial: Any) -> Any:
-        return space.stages(trial, facts)
-
-    uid = journal.hand_out(None).uid
-    journal.settle(0, record(uid, 0, {}) | _trial(bench, [], 0) | {"facts": asdict(facts)})
-    journal.begin(RandomSampler(seed=1), [read_point(point, ask, "first") for point in POINTS])
-    for number in (1, 2):
-        stages = ask(FixedTrial(journal.hand_out(ask).params))
-        journal.settle(number, record("", number, {}) | _trial(bench, stages, number))
-    journal.fail(journal.hand_out(ask).number, "out of memory")
-    made.close()
-
-
-def _trial(bench: Any, stages: Any, number: int) -> dict[str, Any]:
-    return drain(run_stages(bench.fork(f"tiny/{number}"), stages))
-
-
-@pytest.fixture
-def tiny(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sample]:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    shutil.copytree(searched / "runs", tmp_path / "runs")
-    text = (tmp_path / "runs" / "tiny" / "study.toml").read_text()
-    made = Sample(tmp_path / "runs", parse_study(text, "tiny.toml"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def unproven(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The proof takes a fresh process seconds; here it is only asked for."""
-    asked: list[str] = []
-
-    def prove(load: str, *_: object) -> Proof:
-        asked.append(load)
-        return Proof(True, 0.0)
-
-    monkeypatch.setattr("trainables.bench.models.verify.prove", prove)
-    return asked
+from trainables.wanda import Wanda
 
 
 def test_exported_folder(tiny: Sample, tmp_path: Path) -> None:
@@ -154,10 +66,10 @@ def test_what_the_folder_says(tiny: Sample, tmp_path: Path, unproven: list[str])
     assert metrics["held_out"]["nonzero_parameters"] == metrics["search"]["nonzero_parameters"]
     assert metrics["baseline_held_out"]["perplexity"] != metrics["baseline"]["perplexity"]
     assert told["lineage"] == view.trial(1).lineage
-    assert told["data"]["fingerprints"]["held_out"] != told["data"]["fingerprints"]["search"]
+    assert told["fingerprints"]["held_out"] != told["fingerprints"]["search"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "license: apache-2.0" in card
-    assert "| perplexity |" in card and "\n3 items of `rows.jsonl`" in card
+    assert "| perplexity |" in card and " 3 items of `rows.jsonl`" in card
     assert "1. **Omission**: skip = (2,)" in card or "1. **Omission**: skip = [2]" in card
     assert told["load"]["python"].format(folder='"this folder\'s path"') in card
     assert "bit for bit" not in card
@@ -240,8 +152,6 @@ def test_a_folder_with_something_in_it_is_left_alone(tiny: Sample, tmp_path: Pat
 def test_nothing_is_left_of_an_export_that_fails(
     tiny: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainables.core.errors import PlanError
-
     def refuted(*_: object) -> Proof:
         raise PlanError("its logits differ by 3.0")
 
@@ -255,7 +165,8 @@ def test_a_replay_that_drifts_says_so(
     tiny: Sample, tmp_path: Path, unproven: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = read(tiny.store)
-    monkeypatch.setattr(exporting, "stages_of", lambda *_: stages_of(view, view.trial(2)))
+    other = stages_of(view, view.trial(2))
+    monkeypatch.setattr(exporting, "stages_of", lambda *_: other)
     report = export_trial(tiny.store, tmp_path / "out", trial=1)
     assert "not bit for bit the model of the search" in report
     assert "not bit for bit" in (tmp_path / "out" / "README.md").read_text()
@@ -280,3 +191,208 @@ def test_the_untouched_model_can_be_exported(
     report = export_trial(tiny.store, tmp_path / "out", trial=0)
     assert "baseline: untouched model" in report
     assert "Nothing: this is the untouched model." in (tmp_path / "out" / "README.md").read_text()
+
+
+# -- what an export may not do -------------------------------------------------------------------
+
+CLASSES = """
+name = "classes"
+space = "similarity"
+[model]
+id = "{model}"
+[data]
+dataset = "{data}"
+task = "classification"
+max_length = 8
+batch_size = 4
+items = {{ calibration = 4, train = 4, search = 4, held_out = 4 }}
+[objectives]
+accuracy = "max"
+[budget]
+trials = 1
+"""
+
+
+def test_stages_decide_on_search_data_and_held_out_is_only_looked_at(
+    tmp_path: Path, unproven: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On held-out data every pass would be undone, as accuracy falls to nothing there."""
+    from trainables.bench import bench as bench_module
+
+    def judged(one: Any, names: Any, role: Any) -> dict[str, float]:
+        whole = len(blocks(one.model)) == 4
+        return dict.fromkeys(names, 1.0 if role == "search" or whole else 0.0)
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    monkeypatch.setattr(bench_module, "measure_all", judged)
+    FAMILIES["bert"]().save_pretrained(tmp_path / "model")
+    word_tokenizer().save_pretrained(tmp_path / "model")
+    words = [{"text": f"x{i % 9} the {word}", "label": word} for i in range(20) for word in ABC]
+    data = jsonl(tmp_path / "rows.jsonl", words)
+    study = parse_study(CLASSES.format(model=tmp_path / "model", data=data), "classes.toml")
+    stages = [Iterate(Similarity(0.0), Recover(epochs=1, batch_size=4))]
+    trial = drain(run_stages(open_bench(study.bench_spec(tmp_path / "one")), stages))
+    assert trial["shape"]["blocks"] < 4
+    result = Result(1, "complete", {}, trial["metrics"], {}, trial)
+    plan = Plan(View(study, ()), result, stages, tmp_path / "other", "again")
+    told = make(plan, tmp_path / "out", lambda text: None)
+    assert load(tmp_path / "out").config.num_hidden_layers == trial["shape"]["blocks"]
+    assert "accuracy: 0.0000 held out (1.0000 in the search" in told and "note:" not in told
+
+
+ABC = ("red", "blue")
+
+
+def test_an_export_needs_no_ray(tiny: Sample, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from search.export import export_trial;"
+        "from search.journal.store import Store;"
+        f"store = Store(Path({str(tiny.store.folder)!r}), 'tiny');"
+        f"export_trial(store, Path({str(tmp_path / 'out')!r}), trial=1);"
+        "sys.exit('ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_the_card_says_on_what_each_metric_was_measured(
+    tiny: Sample, tmp_path: Path, unproven: list[str]
+) -> None:
+    export_trial(tiny.store, tmp_path / "out", trial=1)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "per predicted token; on the 3 held-out items." in card
+    assert "- nonzero_parameters: parameters that are not zero; of the weights, whatever" in card
+    timed = measured_on(tiny.study, "latency_ms", "held_out")
+    assert "on one batch of the 3 held-out items, up to 2 of them; depends on the machine" in timed
+    own = measured_on(tiny.study.model_copy(update={"metrics": {"f": "m:f"}}), "f", "search")
+    assert own == "the study's own, m:f; given the 4 search items"
+
+
+# -- where it is put -----------------------------------------------------------------------------
+
+
+def test_a_link_to_an_empty_folder_is_filled(
+    tiny: Sample, tmp_path: Path, unproven: list[str]
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    export_trial(tiny.store, tmp_path / "link", trial=1)
+    assert (tmp_path / "link").is_symlink()
+    names = {path.name for path in (tmp_path / "disk").iterdir()}
+    assert {"config.json", "README.md", "compression.json"} <= names
+    assert not [name for name in names if name.startswith(".")]
+    (tmp_path / "dangling").symlink_to(tmp_path / "later")
+    export_trial(tiny.store, tmp_path / "dangling", trial=1)
+    assert (tmp_path / "later" / "config.json").is_file()
+
+
+def test_a_folder_that_was_there_is_there_after_a_failure(
+    tiny: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuted(*_: object) -> Proof:
+        raise PlanError("its logits differ by 3.0")
+
+    monkeypatch.setattr("trainables.bench.models.verify.prove", refuted)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    for to in ("disk", "link"):
+        with pytest.raises(UserError, match="logits differ"):
+            export_trial(tiny.store, tmp_path / to, trial=1)
+    assert (tmp_path / "link").is_symlink() and list((tmp_path / "disk").iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    tiny: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("search.rebuild._made", lambda *_: pytest.fail("worked already"))
+    target = free(tmp_path / "out")
+    monkeypatch.setattr(Path, "mkdir", refused)
+    plan = Plan(read(tiny.store), read(tiny.store).trial(1), [], tmp_path, "again")
+    with pytest.raises(UserError, match=f"--to: cannot write to {tmp_path}: Permission denied"):
+        make(plan, target, lambda text: None)
+
+
+# -- a space that changed ------------------------------------------------------------------------
+
+
+def _renamed(trial: Any, facts: Facts) -> list[Any]:
+    return [Wanda(trial.suggest_int("wanda.share", 0, 50) / 100)]
+
+
+def _shorter(trial: Any, facts: Facts) -> list[Any]:
+    return [Wanda(trial.suggest_int("wanda.percent", 0, 50) / 100)]
+
+
+@pytest.mark.parametrize(
+    ("space", "got", "asked"),
+    [
+        ("_renamed", '"omission.skip, wanda.percent"', "wanda.share"),
+        ("_shorter", '"omission.skip"', "wanda.percent"),
+    ],
+)
+def test_a_space_that_asks_otherwise_now_is_one_message(
+    tiny: Sample, tmp_path: Path, space: str, got: str, asked: str
+) -> None:
+    view = read(tiny.store)
+    named = view.study.model_copy(update={"space": SpaceSpec(name=f"{__name__}:{space}")})
+    with pytest.raises(UserError) as error:
+        stages_of(replace(view, study=named), view.trial(1))
+    told = str(error.value)
+    assert f"trial 1: space {__name__}:{space} asks for other parameters now: got {got}" in told
+    assert f"allowed: {asked}" in told and "commit 0123abc" in told
+
+
+# -- from the ledger -----------------------------------------------------------------------------
+
+
+def test_a_run_is_exported_without_its_runs_folder(
+    tiny: Sample, tmp_path: Path, unproven: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(tiny.store)
+    runs, view = run_ids(tiny.store), read(tiny.store)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tiny.store.ledger}")
+    shutil.rmtree(tiny.store.root)
+    elsewhere = Store(tmp_path / "elsewhere", "runs")
+    told = export_run(elsewhere, runs[1], tmp_path / "out", name="tiny-run")
+    assert "tiny, trial 1: Omission" in told and "note:" not in told
+    assert "models:/tiny-run@champion" in told
+    made = json.loads((tmp_path / "out" / "compression.json").read_text())
+    assert made["lineage"] == view.trial(1).lineage
+    assert made["rebuild"] == f"rayduce export {runs[1]} --to DIR"
+    assert made["metrics"]["search"] == view.trial(1).metrics
+    with pytest.raises(UserError, match="trial 3 has no model, its state is fail: out of memory"):
+        export_run(elsewhere, runs[3], tmp_path / "other")
+    parent = _parent(runs[1])
+    with pytest.raises(UserError, match=r"is no trial's: it holds no trial\.toml"):
+        export_run(elsewhere, parent, tmp_path / "other")
+    with pytest.raises(UserError, match=f"no run {'0' * 32} in the ledger"):
+        export_run(elsewhere, "0" * 32, tmp_path / "other")
+
+
+def _parent(run_id: str) -> str:
+    client = open_client(os.environ["MLFLOW_TRACKING_URI"])
+    return str(client.get_run(run_id).data.tags["mlflow.parentRunId"])
+
+
+def test_a_run_needs_a_ledger(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no ledger in .*set MLFLOW_TRACKING_URI"):
+        export_run(Store(tmp_path, "runs"), "0" * 32, tmp_path / "out")
+
+
+def test_commands_say_where_the_study_lies(
+    tiny: Sample, tmp_path: Path, unproven: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_trial(tiny.store, tmp_path / "one", trial=2)
+    monkeypatch.chdir(tmp_path)
+    export_trial(tiny.store, tmp_path / "two", trial=2)
+    one, two = (json.loads((tmp_path / n / "compression.json").read_text()) for n in ("one", "two"))
+    assert one["rebuild"] == f"rayduce export tiny --trial 2 --to DIR --storage {tmp_path}/runs"
+    assert two["rebuild"] == "rayduce export tiny --trial 2 --to DIR"
+    assert storage_flag(tmp_path / "runs", "postgresql://me@host/db") == (
+        " --storage postgresql://me@host/db"
+    )
+    assert storage_flag("/my runs", None) == " --storage '/my runs'"

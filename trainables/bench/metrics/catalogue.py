@@ -24,6 +24,7 @@ class MetricFacts:
     low: float = 0.0
     high: float = math.inf
     timed: bool = False  # differs between two runs of the same model
+    on: Literal["items", "batch", "weights"] = "items"  # what of a role it is measured on
 
 
 METRIC_FACTS: dict[str, MetricFacts] = {
@@ -65,17 +66,28 @@ METRIC_FACTS: dict[str, MetricFacts] = {
     "exact_match": MetricFacts(
         "max", "share", _WRITING, "share of texts generated word for word", high=1.0
     ),
-    "parameters": MetricFacts("min", "", _EVERY, "weights and biases, tied ones once"),
-    "nonzero_parameters": MetricFacts("min", "", _EVERY, "parameters that are not zero"),
-    "bytes": MetricFacts("min", "B", _EVERY, "size of the safetensors file that saving writes"),
+    "parameters": MetricFacts(
+        "min", "", _EVERY, "weights and biases, tied ones once", on="weights"
+    ),
+    "nonzero_parameters": MetricFacts(
+        "min", "", _EVERY, "parameters that are not zero", on="weights"
+    ),
+    "bytes": MetricFacts(
+        "min", "B", _EVERY, "size of the safetensors file that saving writes", on="weights"
+    ),
     "latency_ms": MetricFacts(
-        "min", "ms", _EVERY, "median time of a forward pass on one batch", timed=True
+        "min", "ms", _EVERY, "median time of a forward pass", timed=True, on="batch"
     ),
     "tokens_per_second": MetricFacts(
-        "max", "1/s", _EVERY - {"image-classification"}, "that batch's tokens by time", timed=True
+        "max",
+        "1/s",
+        _EVERY - {"image-classification"},
+        "a batch's tokens by that time",
+        timed=True,
+        on="batch",
     ),
     "peak_memory": MetricFacts(
-        "min", "B", _EVERY, "memory a forward pass on that batch takes, at most", timed=True
+        "min", "B", _EVERY, "memory a forward pass takes, at most", timed=True, on="batch"
     ),
     "evaluation_seconds": MetricFacts(
         "min", "s", _EVERY, "time of the passes over the data for the task's metrics", timed=True

@@ -1,0 +1,212 @@
+"""Makes a model by the stages of a trial: judged once on held-out data, saved, proven.
+
+Runs in this process, without Ray. The folder appears when everything in it is there and a fresh
+process has loaded it and said the same.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.engine.preflight import gpu_count
+from search.journal.results import Result
+from search.journal.view import View
+from search.report.format import story
+from search.report.model_card import Export, card
+from search.report.provenance import compression, trial_toml
+from search.report.rows import cells
+from search.study.load import study_toml
+from trainables.core.errors import UserError
+
+if TYPE_CHECKING:
+    from trainables.bench.bench import Bench
+    from trainables.stage import Stage
+
+Said = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model to be made.
+
+    Attributes:
+        view: the study whose model, data and metrics these are.
+        result: the trial that the stages come from.
+        cache: the folder of what trials share.
+        again: the commands that make the same folder.
+        searched: whether the trial's metrics are this very model's; not where its stages are
+            applied to another one.
+    """
+
+    view: View
+    result: Result
+    stages: "Sequence[Stage]"
+    cache: Path
+    again: str
+    searched: bool = True
+
+
+def make(plan: Plan, target: Path, said: Said) -> str:
+    """Make a plan's model into a folder that `free` gave; returns what to tell the user.
+
+    Raises:
+        UserError: stages that fail, a model that does not reload, a folder that cannot be written.
+    """
+    with _building(target) as folder:
+        made = _made(plan, folder, said)
+        _explain(plan, made, folder)
+    return _report(plan.view, made, target)
+
+
+def free(to: Path) -> Path:
+    """Where a folder is to be made; asked before there is any work to lose."""
+    target = to.expanduser().resolve()
+    try:
+        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    except OSError as error:
+        raise UserError(f"--to: cannot look into {target}: {error.strerror}") from error
+    if taken:
+        raise UserError("--to: the folder is not empty", got=str(to), do="name a new one")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--to: cannot make {target.parent}: {error.strerror}") from error
+    return target
+
+
+@contextlib.contextmanager
+def _building(target: Path) -> Iterator[Path]:
+    """A folder that takes the target's place when all went well; into one that is there already,
+    and may be a link or a disk of its own, its files move."""
+    there = target.is_dir()
+    folder = (target if there else target.parent) / f".{target.name}.{os.getpid()}.tmp"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise UserError(f"--to: cannot write to {folder.parent}: {error.strerror}") from error
+    try:
+        yield folder
+        if there:
+            for path in list(folder.iterdir()):
+                path.rename(target / path.name)
+        else:
+            folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# -- the work ----------------------------------------------------------------------------------
+
+
+def _made(plan: Plan, folder: Path, said: Said) -> Export:
+    """Do the stages, judge, save and prove."""
+    from trainables.bench.models.save import save
+
+    said("loading the model and the data")
+    opened, name = _bench(plan), plan.view.study.name
+    said("measuring the untouched model on held-out data")
+    untouched = opened.fork(f"{name}/0").measure(opened.spec.objectives, "held_out").values
+    said(f"replaying {story(plan.result)}, then measuring it on held-out data")
+    bench = opened.fork(f"{name}/{plan.result.number}" if plan.searched else "")
+    record = _done(bench, plan.stages)
+    held_out = bench.measure(bench.spec.objectives, "held_out").values  # once, here, nowhere else
+    said("saving, and loading it in a fresh process")
+    saved = save(bench.model, bench.processor, plan.view.study.data.task, folder)
+    made = Export(
+        result=_result(plan, record),
+        held_out=held_out,
+        untouched=untouched,
+        lineage=record["lineage"],
+        fingerprint=bench.data.fingerprint("held_out"),
+        saved=saved,
+        proof=_proof(bench, saved, folder),
+        again=plan.again,
+        searched=plan.searched,
+    )
+    bench.cache.release()
+    return made
+
+
+def _bench(plan: Plan) -> "Bench":
+    from trainables.trial import open_bench
+
+    spec = plan.view.study.bench_spec(plan.cache)
+    if spec.device == "cuda" and not gpu_count():
+        spec = spec.model_copy(update={"device": "cpu"})
+    return open_bench(spec)
+
+
+def _done(bench: "Bench", stages: "Sequence[Stage]") -> dict[str, Any]:
+    """The record of the stages, which decide on `search`, as the trial did."""
+    from trainables.stage import drain
+    from trainables.trial import reason, run_stages
+
+    try:
+        return drain(run_stages(bench, stages))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a stage does to a model; one message tells the place
+        raise UserError(f"the stages fail on {bench.spec.model.id}: {reason(error)}") from error
+
+
+def _result(plan: Plan, record: dict[str, Any]) -> Result:
+    if plan.searched:
+        kept = {**plan.result.record, "stages": record["stages"]}
+        return replace(plan.result, record=kept)
+    return replace(plan.result, metrics=record["metrics"], record=record)
+
+
+def _proof(bench: "Bench", saved: Any, folder: Path) -> str:
+    from trainables.bench.models.verify import prove
+
+    batch = bench.data.batches("held_out")[0]
+    loads = [load for load in (saved.load, saved.exact) if load]
+    return "; ".join(str(prove(load, folder, bench.model, batch)) for load in loads)
+
+
+# -- what the folder says ----------------------------------------------------------------------
+
+
+def _explain(plan: Plan, made: Export, folder: Path) -> None:
+    """The files that say what the folder is."""
+    told = compression(plan.view, made.result)
+    told["metrics"] |= {"held_out": made.held_out, "baseline_held_out": made.untouched}
+    told["fingerprints"] |= {"held_out": made.fingerprint}
+    told["load"] = {"python": made.saved.load, "plain_transformers": made.saved.plain}
+    told["rebuild"] = plan.again.splitlines()[-1]
+    if made.saved.exact:
+        told["load"]["exact"] = made.saved.exact
+    files = {
+        "compression.json": json.dumps(told, indent=2),
+        "README.md": card(plan.view, made),
+        "trial.toml": trial_toml(plan.view, made.result),
+    }
+    if plan.searched:
+        files["study.toml"] = study_toml(plan.view.study)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    mode = (folder / "README.md").stat().st_mode
+    for weights in folder.rglob("*.safetensors"):  # written for the owner's eyes alone
+        weights.chmod(mode)
+
+
+def _report(view: View, made: Export, target: Path) -> str:
+    """What the user is told at the end."""
+    lines = [f"{view.study.name}, {made.result.name}: {story(made.result)}"]
+    lines += [f"note: {made.drift}"] if made.drift else []
+    searched = cells(view.study, made.result.metrics, {})
+    untouched = cells(view.study, made.untouched, {})
+    where = "in the search" if made.searched else "on search items"
+    for name, found in cells(view.study, made.held_out, {}).items():
+        lines.append(
+            f"  {name}: {found} held out ({searched.get(name, 'unknown')} {where};"
+            f" untouched {untouched[name]} held out)"
+        )
+    lines.append(f"saved to {target}; a fresh process loads it: {made.proof}")
+    lines += [f"  {line}" for line in made.saved.load.format(folder=repr(str(target))).splitlines()]
+    return "\n".join([*lines, made.saved.note] if made.saved.note else lines)
