@@ -5,7 +5,6 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,19 +15,21 @@ from transformers import PreTrainedModel
 from tests.support import families
 from tests.support.benches import do, tiny_bench
 from tests.support.planted import FAMILIES, plant, tiny
+from tests.support.routing import write_study
 from trainables.bench.bench import Bench
 from trainables.bench.models.structure import blocks, family, linears, reach
 from trainables.bench.models.surgery import silence
-from trainables.bench.training.examples import examples, joined, shuffled, steps
+from trainables.bench.training.examples import examples, shuffled, steps
 from trainables.bench.training.freeze import cut_neighbours, frozen, neighbours, train_mode
 from trainables.bench.training.loop import Training, deterministic, give, tensors_of
 from trainables.core.errors import FieldError, UserError
 from trainables.core.fork import put, same_tensors
-from trainables.core.spec import TrainSpec
+from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
 from trainables.omission.method import Omission
 from trainables.recover import Recover, zeros
 from trainables.similarity.method import Similarity
 from trainables.stage import Removed, Stage, Summary, Trained
+from trainables.trial import open_bench
 from trainables.wanda import Wanda
 
 FAST = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
@@ -330,20 +331,24 @@ def test_a_classifier_made_for_another_problem_learns_classes(kind: str, tmp_pat
 
 def test_questions_are_watched_by_their_right_answers(tmp_path: Path) -> None:
     """The loss that patience compares is the loss of training."""
-    model = tiny("bert", depth=1)
-    bench = tiny_bench(tmp_path, model)
-    stage = Recover(**FAST, patience=1)
-    rows = examples(bench.data.batches("search"))
-    wrong = [{**row, "labels": (row["labels"] + 1) % 3} for row in rows]
-    asked = [one for pair in zip(wrong, rows, strict=True) for one in pair]  # two choices each
-    wanted = stage._search_loss(bench)
-    bench.data.made["search"] = [joined(asked[i : i + 16], {}) for i in range(0, len(asked), 16)]
-    items = [SimpleNamespace(answer=1, choices=("no", "yes")) for _ in rows]
-    bench.data.items = lambda role: items
-    bench.spec = bench.spec.model_copy(
-        update={"data": bench.spec.data.model_copy(update={"task": "multiple-choice"})}
+    write_study(tmp_path / "made", tmp_path)
+    items = ItemCounts(calibration=4, train=12, search=6, held_out=6)
+    data = DataSpec(
+        dataset=str(tmp_path / "made" / "colours.jsonl"),
+        task="multiple-choice",
+        max_length=96,
+        items=items,
+        batch_size=4,
     )
-    assert stage._search_loss(bench) == pytest.approx(wanted, rel=1e-6)
+    model = ModelSpec(id=str(tmp_path / "made" / "model"))
+    place = str(tmp_path / "cache")
+    bench = open_bench(BenchSpec(model=model, data=data, objectives=("accuracy",), cache=place))
+    asked = bench.data.items("search")
+    parts = [bench.data.adapter.batch(asked[start : start + 4], "train") for start in (0, 4)]
+    with torch.no_grad():
+        wanted = [float(bench.model(**part).loss) * len(part["labels"]) for part in parts]
+    found = list(Recover(epochs=2, lr=1e-9, patience=1).on(bench))
+    assert found[0]["search_loss"] == pytest.approx(sum(wanted) / 6, rel=1e-5)
 
 
 def test_training_on_a_gpu_is_deterministic_and_leaves_the_flags_alone() -> None:

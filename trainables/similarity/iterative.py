@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trainables.bench.metrics.catalogue import METRIC_FACTS
+from trainables.core.errors import MetricError
 from trainables.core.lineage import Effect
 from trainables.core.pictures import Bars, Heatmap
 from trainables.core.spec import Task
@@ -105,10 +106,16 @@ class Iterate(Stage):
         bench.subject = bench.subject.after(prune, cut)
         trained = yield from self.recover.on(bench)
         bench.subject = bench.subject.after(self.recover, trained)
-        value = _value(bench, self.metric)
+        shown = {"k": float(k), "blocks": float(cut.counts["blocks"])}
+        try:
+            value = _value(bench, self.metric)
+        except MetricError as error:  # no finite number: the pass broke the model
+            yield shown
+            return _Pass(number, k, cut, trained, {"broken": str(error)}, math.inf, self.max_drop)
         drop = _drop(self.metric, original, value)
-        yield {self.metric: value, "k": float(k), "blocks": float(cut.counts["blocks"])}
-        return _Pass(number, k, cut, trained, {self.metric: value, "drop": drop}, self.max_drop)
+        yield {self.metric: value, **shown}
+        measured = {self.metric: value, "drop": drop}
+        return _Pass(number, k, cut, trained, measured, drop, self.max_drop)
 
     def _summary(self, log: "list[_Pass]", counts: dict[str, int], details: Any) -> Summary:
         accepted = [one for one in log if one.accepted]
@@ -153,12 +160,13 @@ class _Pass:
     k: int
     cut: Summary
     trained: Summary
-    measured: Mapping[str, float]
+    measured: Mapping[str, Any]
+    drop: float
     max_drop: float
 
     @property
     def accepted(self) -> bool:
-        return self.measured["drop"] <= self.max_drop + 1e-9
+        return self.drop <= self.max_drop + 1e-9
 
     @property
     def effects(self) -> tuple[Effect, ...]:

@@ -1,5 +1,6 @@
 """Passes of pruning and retraining: accepted, undone, shared, and the same as the naive way."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.support.planted import plant, tiny
 from tests.support.toys import bytes_tokenizer
 from trainables.bench import bench as bench_module
 from trainables.bench.bench import Bench
+from trainables.bench.metrics.predictions import finite
 from trainables.bench.models.structure import blocks, linears
 from trainables.core.errors import FieldError
 from trainables.core.fork import same_tensors
@@ -31,7 +33,8 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     table: dict[int, float] = {}
 
     def measured(bench: Any, names: Any, role: str) -> dict[str, float]:
-        return {name: table[len(blocks(bench.model))] for name in names}
+        found = {name: table[len(blocks(bench.model))] for name in names}
+        return {name: finite(name, value) for name, value in found.items()}
 
     monkeypatch.setattr(bench_module, "measure_all", measured)
     return table
@@ -103,6 +106,17 @@ def test_equal_to_the_flat_chain_and_to_the_naive_one(tmp_path: Path) -> None:
     assert len({one.subject.lineage for one in (ours, flat, naive)}) == 1
     assert same_tensors(ours.model, flat.model) and same_tensors(ours.model, naive.model)
     assert sum(summary.counts.get("epochs_run", 0) for summary in summaries) == 0
+
+
+def test_a_pass_after_which_nothing_can_be_measured_is_undone(
+    tmp_path: Path, scores: dict[int, float]
+) -> None:
+    scores |= {6: 2.0, 3: math.inf, 4: 2.01}
+    bench = tiny_bench(tmp_path, plant(tiny("bert"), {2, 3, 5}))
+    (summary,) = do(bench, Iterate(Similarity(99.9), FAST, metric="loss"))
+    first, second = summary.details["passes"]
+    assert not first["accepted"] and "loss is inf" in first["broken"]
+    assert second["accepted"] and len(blocks(bench.model)) == 4
 
 
 def test_less_is_better_is_judged_in_percent_of_the_original(
