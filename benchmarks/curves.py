@@ -1,7 +1,6 @@
 """Searches compared at equal work: the best loss so far against the block-forwards spent.
 
-`benchmarks/depth_search.py` measures; this writes curves.json, and from it the table and the plot,
-which `rayduce report depth-search` makes again at any time.
+`benchmarks/depth_search.py` measures; this writes curves.json, and from it the table and the plot.
 """
 
 import base64

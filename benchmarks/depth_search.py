@@ -6,8 +6,7 @@ Each looks for 6 of 30 blocks to omit by the perplexity loss of 4 x 64 tokens of
 runs to its end; the others get as many block-forwards, start from the ranking by block influence,
 and share prefixes within each batch of 16 proposals, as greedy does within each step. A seed is a
 draw of calibration text and of the samplers' randomness. What was found is also judged on other
-text. Writes curves.json, and from it curves.png and the table, which `rayduce report depth-search`
-makes again.
+text. Writes curves.json, curves.png, and report.html with the table and the plot.
 
 Fetches asset:smollm2-135m and asset:bbc-news (96 MB). The last line is JSON.
 """
@@ -28,7 +27,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from benchmarks.curves import Curve, summary, table, write_curves
+from benchmarks.curves import Curve, summary, table, write_curves, write_page
 from search.samplers.level_switch import LevelSwitchSampler
 from trainables.bench.assets.fetch import fetch
 from trainables.bench.data.roles import load_data
@@ -161,6 +160,7 @@ def main(arguments: Sequence[str]) -> None:
     texts = reader(AutoTokenizer.from_pretrained(folder), given.length)
     curves = [curve for seed in range(given.seeds) for curve in compare(model, texts, seed)]
     write_curves(curves, given.to)
+    write_page(given.to, given.to / "report.html")
     Console(width=120).print(table(curves))
     sys.stdout.write(json.dumps(summary(curves)) + "\n")
 

@@ -3,10 +3,8 @@
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from benchmarks.curves import Curve, read_curves, summary, table, work, write_curves
-from search.cli import app
+from benchmarks.curves import Curve, read_curves, summary, table, work, write_curves, write_page
 
 CURVES = [
     Curve("greedy", 0, [(100, 4.0)], 4.0, 4.4, [1, 2], 10),
@@ -44,10 +42,8 @@ def test_the_page_can_be_made_again(tmp_path: Path) -> None:
     assert list(shown.columns[3].cells)[1] == "4.550 ± 0.450"
 
 
-def test_the_report_command_writes_it_anew(tmp_path: Path) -> None:
-    write_curves(CURVES, tmp_path / "depth-search")
-    said = CliRunner().invoke(app, ["report", "depth-search", "--storage", str(tmp_path)])
-    page = tmp_path / "depth-search" / "report.html"
-    assert said.output.strip() == str(page)
+def test_the_page_has_the_table_and_the_plot(tmp_path: Path) -> None:
+    write_curves(CURVES, tmp_path)
+    page = write_page(tmp_path, tmp_path / "report.html")
     assert "4.550 ± 0.450" in page.read_text()
     assert "data:image/png" in page.read_text()
