@@ -81,3 +81,81 @@ def test_a_finished_study_searches_on_with_a_larger_budget(study: Path, driver: 
     assert all(rows[number] == values for number, values in first.items())
     said = driver.run("launch", str(study), "--trials", "4")  # nothing left to do
     assert "starting Ray" not in said
+
+
+# -- trouble, told by the real command line --------------------------------------------------------
+
+
+SPACE = """
+from spaces.omission import OmissionSpace
+
+class Mine(OmissionSpace):
+    def starts(self, facts):
+        raise KeyError("influence")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_space_beside_the_study_that_raises_is_one_message_and_mended_it_goes_on(
+    study: Path, driver: Driver
+) -> None:
+    (driver.folder / "my_space.py").write_text(SPACE)
+    text = study.read_text().replace('name = "omission_wanda"', 'name = "my_space:Mine"')
+    study.write_text(text)
+    said = driver.run("launch", str(study), "--trials", "2", code=2)
+    assert "my_space:Mine: starts() raised KeyError: 'influence' (my_space.py:6)" in said
+    assert "Traceback" not in said
+    assert [row.state for row in driver.rows()] == [TrialState.COMPLETE]
+    (driver.folder / "my_space.py").write_text(
+        SPACE.replace('raise KeyError("influence")', "return []")
+    )
+    driver.run("resume", "killed")
+    assert [row.state for row in driver.rows()] == [TrialState.COMPLETE] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_baseline_that_is_no_number_ends_at_once_and_is_measured_again(
+    study: Path, driver: Driver
+) -> None:
+    scores = driver.folder / "my_scores.py"
+    scores.write_text("def score(made):\n    return float('nan')\n")
+    study.write_text(
+        study.read_text().replace("tests.support.slow_metric:pause", "my_scores:score")
+    )
+    said = driver.run("launch", str(study), "--trials", "2", code=2)
+    assert "no trial can run" in said and "nan" in said and "Traceback" not in said
+    assert [row.state for row in driver.rows()] == [TrialState.RUNNING]
+    scores.write_text("def score(made):\n    return 1.0\n")
+    driver.run("resume", "killed")
+    assert [row.state for row in driver.rows()] == [TrialState.COMPLETE] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_trial_that_hangs_is_stopped_fails_and_can_be_retried(
+    study: Path, driver: Driver
+) -> None:
+    text = study.read_text().replace("slow_metric:pause", "slow_metric:hang")
+    first = '[[first]]\n"omission.skip" = [2]\n[[first]]\n"omission.skip" = []\n'
+    study.write_text(text.replace("[budget]", "[budget]\nminutes_per_trial = 0.1") + first)
+    driver.run("launch", str(study), "--trials", "2")
+    rows = driver.rows()
+    assert [row.state.name for row in rows] == ["COMPLETE", "FAIL", "COMPLETE"]
+    reason = rows[1].user_attrs["record"]["reason"]
+    assert reason == "took longer than 0.1 minutes (budget.minutes_per_trial)"
+    said = driver.run("resume", "killed", "--retry-failed")
+    assert "1 failed trials run again" in said
+    assert [row.state.name for row in driver.rows()] == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_without_shortcuts_a_study_comes_to_the_same(study: Path, driver: Driver) -> None:
+    driver.run("launch", str(study), "--trials", "3")
+    shared = [row.values for row in driver.rows()]
+    naive = Driver(driver.folder / "naive")
+    naive.folder.mkdir()
+    naive.run("launch", str(study), "--trials", "3", "--naive")
+    assert [row.values for row in naive.rows()] == shared

@@ -11,3 +11,10 @@ def pause(made: object) -> float:
     with Path(os.environ["RAYDUCE_TEST_LOG"]).open("a") as file:
         file.write(f"{made.bench.subject.lineage.key} {os.getpid()}\n")  # type: ignore[attr-defined]
     return 0.5
+
+
+def hang(made: object) -> float:
+    """Never ends for a model of fewer blocks than the first one."""
+    if made.model.config.num_hidden_layers < 4:  # type: ignore[attr-defined]
+        time.sleep(3600)
+    return 0.0
