@@ -1,0 +1,80 @@
+"""Several Ray nodes on this machine, in a process of their own, which takes orders by line."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+class Nodes:
+    """A head without CPUs; `add` starts a node."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.address = self._answer()
+
+    def add(self, cpus: int, **environment: str) -> None:
+        """Start a node whose workers see these variables."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"cpus": cpus, "environment": environment}) + "\n")
+        self.process.stdin.flush()
+        assert self._answer() == "added"
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("> "):
+                return line[2:].strip()
+        raise AssertionError("the cluster has ended")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a driver needs to find it."""
+        return {**QUIET, "RAY_ADDRESS": self.address}
+
+
+@contextmanager
+def nodes() -> Iterator[Nodes]:
+    """A cluster, while open."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.support.cluster"],
+        cwd=ROOT,
+        env={**os.environ, **QUIET},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        try:
+            yield Nodes(process)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def _serve() -> None:
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    _say(cluster.address)
+    for line in sys.stdin:
+        order = json.loads(line)
+        cluster.add_node(num_cpus=order["cpus"], env_vars=order["environment"])
+        _say("added")
+    cluster.shutdown()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"> {text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve()
