@@ -4,15 +4,20 @@ The search never waits for it. What the ledger missed while it was down it gets 
 has it all.
 """
 
+import contextlib
 import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.journal.store import Store
+from search.journal.patience import cause
+from search.journal.store import Store, file_url
 from search.journal.view import Reader
 from search.ledger.writer import Ledger
+from search.study.database import redacted
 from search.study.schema import Study
 from trainables.core.errors import UserError
 
@@ -33,7 +38,7 @@ def tracking_uri(store: Store) -> str:
 
 def embedded(store: Store) -> str:
     """The file beside the studies."""
-    return f"sqlite:///{store.ledger}"
+    return str(file_url(store.ledger))
 
 
 def open_client(uri: str) -> "MlflowClient":
@@ -57,7 +62,11 @@ def open_ledger(store: Store) -> Ledger:
     """One study's runs in the ledger in use."""
     uri = tracking_uri(store)
     store.create()
-    return Ledger(store, open_client(uri), uri, local=uri == embedded(store))
+    client, local = open_client(uri), uri == embedded(store)
+    if local and (stray := Path(uri.removeprefix("sqlite:///")).parent) != store.folder:
+        with contextlib.suppress(OSError):  # MLflow makes one of the URL's own spelling
+            stray.rmdir()
+    return Ledger(store, client, uri, local=local)
 
 
 def sync(store: Store) -> str:
@@ -69,16 +78,30 @@ def sync(store: Store) -> str:
     reader = Reader(store)
     view = reader.view()
     reader.close()
-    ledger = open_ledger(store)
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with told(store):
+        ledger = open_ledger(store)
         added = ledger.update(view, ending=view.driver is None)
+    ended = sum(result.ended for result in view.trials)
+    line = f"{store.study}: {ended} trials and the baseline, {added} of them new, in {ledger.name}"
+    refused = [f"trial {n} was refused: {why}" for n, why in ledger.refused.items()]
+    return "\n".join([line, *refused])
+
+
+@contextlib.contextmanager
+def told(store: Store) -> Iterator[None]:
+    """What a ledger raises, as one message."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    name = redacted(tracking_uri(store))
+    try:
+        yield
+    except SQLAlchemyError as error:
+        do = "move it away: what it should hold is written anew from the journal"
+        raise UserError(f"{name} is no ledger of MLflow's: {cause(error)}", do=do) from None
     except (MlflowException, OSError) as error:
         do = "check MLFLOW_TRACKING_URI, and that the server runs"
-        raise UserError(f"no answer from the ledger {ledger.uri}: {said(error)}", do=do) from error
-    ended = sum(result.ended for result in view.trials)
-    return f"{store.study}: {ended} trials and the baseline, {added} of them new, in {ledger.uri}"
+        raise UserError(f"no answer from the ledger {name}: {said(error)}", do=do) from error
 
 
 def said(error: Exception) -> str:

@@ -28,16 +28,18 @@ def register_model(store: Store, view: View, result: Result, folder: Path, name:
 
     The export stands whether or not the ledger answers.
     """
-    from mlflow.exceptions import MlflowException
-
-    from search.ledger.mirror import open_ledger
+    from search.ledger.mirror import open_ledger, told
 
     try:
-        ledger = open_ledger(store)
-        ledger.update(view, ending=view.driver is None)
-    except (MlflowException, OSError) as error:
+        with told(store):
+            ledger = open_ledger(store)
+            ledger.update(view, ending=view.driver is None)
+    except UserError as error:
         return _not_registered(error)
-    return register(ledger.client, ledger.known[str(result.number)]["run_id"], folder, name)
+    number = str(result.number)
+    if number not in ledger.known:
+        return f"exported, but not registered: {ledger.refused.get(number, 'it has no run')}"
+    return register(ledger.client, ledger.known[number]["run_id"], folder, name)
 
 
 def register(client: "MlflowClient", run_id: str, folder: Path, name: str) -> str:

@@ -2,8 +2,9 @@
 
 import json
 import math
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ BATCH = 900  # metrics per request; MLflow takes 1000
 PARAM_COLUMNS = 12  # more would not be read
 VIEW = "mlflow.sharedViewState."  # + the study's name: an experiment's tag; the pages open it
 LONGEST = 5900  # characters of a value; MLflow takes 6000
+LONGEST_NAME = 240  # of a name; MLflow takes 250
+FORBIDDEN = re.compile(r"[^\w.\- :/]|(?<=/)/|^/", re.ASCII)  # in MLflow's names
 
 
 # -- a trial -----------------------------------------------------------------------------------
@@ -65,21 +68,17 @@ def _note(view: View, result: Result) -> str:
 
 def metrics_of(result: Result) -> list["Metric"]:
     """What was measured, as the last step; before it what long stages reported on the way."""
-    when, progress = millis(result.stopped), result.record.get("progress") or []
+    progress = result.record.get("progress") or []
     steps = progress if isinstance(progress, list) else [progress]
+    numbers = {f"hp/{name}": _number(value) for name, value in params_of(result).items()}
+    last = {**result.metrics, **numbers, "seconds": result.seconds}
     found = [
-        as_metric(name, value, when, step)
-        for step, values in enumerate(steps)
+        (name, value, step)
+        for step, values in enumerate([*steps, last])
         for name, value in values.items()
         if isinstance(value, int | float) and math.isfinite(value)
     ]
-    numbers = {f"hp/{name}": _number(value) for name, value in params_of(result).items()}
-    last = {**result.metrics, **numbers, "seconds": result.seconds}
-    return found + [
-        as_metric(name, value, when, len(steps))
-        for name, value in last.items()
-        if value is not None
-    ]
+    return as_metrics(found, millis(result.stopped))
 
 
 def _number(value: Any) -> float | None:
@@ -208,11 +207,28 @@ def source_tags(view: View) -> dict[str, str]:
 # -- MLflow's types ----------------------------------------------------------------------------
 
 
-def as_metric(key: str, value: float, when: int, step: int) -> "Metric":
-    """A value at a step."""
+def allowed(names: Iterable[str]) -> dict[str, str]:
+    """Names as MLflow takes them, each its own: `recall@10` becomes `recall_10`."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in sorted(dict.fromkeys(names), key=lambda name: FORBIDDEN.search(name) is not None):
+        plain = FORBIDDEN.sub("_", name)[:LONGEST_NAME].strip("/") or "_"
+        plain = "/".join(part if part.strip(".") else "_" for part in plain.split("/"))
+        one, count = plain, 1
+        while one in taken:
+            count += 1
+            one = f"{plain[: LONGEST_NAME - 5]}_{count}"
+        found[name] = one
+        taken.add(one)
+    return found
+
+
+def as_metrics(found: Sequence[tuple[str, float, int]], when: int) -> list["Metric"]:
+    """Values: name, value, step."""
     from mlflow.entities import Metric
 
-    return Metric(key, float(value), when, step)
+    names = allowed(name for name, _, _ in found)
+    return [Metric(names[name], float(value), when, step) for name, value, step in found]
 
 
 def as_params(values: Mapping[str, Any]) -> list["Param"]:
@@ -223,14 +239,16 @@ def as_params(values: Mapping[str, Any]) -> list["Param"]:
         key: ",".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
         for key, value in values.items()
     }
-    return [Param(key, text[:LONGEST]) for key, text in texts.items()]
+    names = allowed(texts)
+    return [Param(names[key], text[:LONGEST]) for key, text in texts.items()]
 
 
 def as_tags(tags: Mapping[str, str]) -> list["RunTag"]:
     """Tags, cut to what MLflow takes."""
     from mlflow.entities import RunTag
 
-    return [RunTag(key, value[:LONGEST]) for key, value in tags.items()]
+    names = allowed(tags)
+    return [RunTag(names[key], value[:LONGEST]) for key, value in tags.items()]
 
 
 def batches(metrics: Sequence["Metric"]) -> Iterator[Sequence["Metric"]]:

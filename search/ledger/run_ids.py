@@ -6,25 +6,37 @@ Only a shortcut: the runs carry tags by which the ledger finds them again.
 import json
 from typing import Any
 
-from search.journal.store import Store
+from search.journal.store import Store, write_text
 
 FILE = "ledger.json"
 
 
 def load_links(store: Store) -> dict[str, Any]:
-    """`{"uri", "parent", "runs": {number: {"run_id", "digest"}}}`; empty when lost."""
+    """`{"uri", "experiment", "parent", "runs": {number: {"run_id", "front"}}}`.
+
+    Empty when lost, or when it is not that: the runs are found again by their tags.
+    """
     try:
         found = json.loads((store.root / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if _whole(found) else {}
+
+
+def _whole(found: Any) -> bool:
+    if not isinstance(found, dict) or not isinstance(found.get("runs"), dict):
+        return False
+    texts = [found.get("uri"), found.get("experiment"), found.get("parent")]
+    for number, run in found["runs"].items():
+        if not number.isdecimal() or not isinstance(run, dict):
+            return False
+        texts += [run.get("run_id"), run.get("front")]
+    return all(isinstance(text, str) for text in texts)
 
 
 def save_links(store: Store, links: dict[str, Any]) -> None:
     """Replace the file as a whole."""
-    temporary = store.root / f".{FILE}.tmp"
-    temporary.write_text(json.dumps(links), encoding="utf-8")
-    temporary.replace(store.root / FILE)
+    write_text(store.root / FILE, json.dumps(links))
 
 
 def run_ids(store: Store) -> dict[int, str]:

@@ -20,6 +20,7 @@ import typer
 from search.journal.store import Store, study_names
 from search.ledger.mirror import embedded, tracking_uri
 from search.ledger.run_ids import load_links
+from search.study.database import redacted
 from trainables.core.errors import UserError
 
 HOST = "127.0.0.1"
@@ -42,14 +43,14 @@ def serve(folder: str, database: str | None = None, *, port: int = 5000) -> None
     store = Store(Path(folder).expanduser().absolute(), "")
     uri = tracking_uri(store)
     if uri.startswith(("http://", "https://")):
-        typer.echo(f"MLFLOW_TRACKING_URI names the server in use: {uri}")
-        typer.echo("\n".join(links(store, uri, uri)))
+        typer.echo(f"MLFLOW_TRACKING_URI names the server in use: {redacted(uri)}")
+        typer.echo("\n".join(links(store, redacted(uri), uri)))
         return
     if uri == embedded(store) and not store.ledger.is_file():
         raise UserError(f"no ledger in {store.folder} yet", do="launch a study first")
     server = f"http://{HOST}:{port}"
     _check_port(port)
-    typer.echo(f"starting MLflow on {uri}")
+    typer.echo(f"starting MLflow on {redacted(uri)}")
     with _server(store, uri, port) as process:
         _wait(process, server, store.folder / "mlflow-server.log")
         typer.echo("\n".join([f"open {server}", *links(store, server, uri), "stop with Ctrl-C"]))
@@ -62,7 +63,7 @@ def links(store: Store, server: str, uri: str) -> list[str]:
     lines = []
     for name in study_names(store.folder):
         found = load_links(Store(store.folder, name))
-        if found.get("uri") == uri and found.get("experiment"):
+        if found.get("uri") == redacted(uri) and found.get("experiment"):
             lines += [
                 f"  {name}",
                 *(f"    {what:<7} {link}" for what, link in _pages(server, name, found)),
@@ -87,11 +88,10 @@ def _check_port(port: int) -> None:
             raise UserError(f"port {port} cannot be used: {error.strerror}", do=do) from error
 
 
-def command(store: Store, uri: str, port: int) -> list[str]:
-    """MLflow's server as a command line."""
+def command(store: Store, port: int) -> list[str]:
+    """MLflow's server as a command line; without the URI, which may hold a password."""
     return [
         *(sys.executable, "-m", "mlflow", "server"),
-        *("--backend-store-uri", uri),
         *("--default-artifact-root", str(store.artifacts)),
         *("--host", HOST, "--port", str(port), "--workers", "1"),
     ]
@@ -102,10 +102,10 @@ def _server(store: Store, uri: str, port: int) -> "Iterator[subprocess.Popen[byt
     """The server's process; what it says goes to a file."""
     with (store.folder / "mlflow-server.log").open("wb") as log:
         process = subprocess.Popen(
-            command(store, uri, port),
+            command(store, port),
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **QUIET},
+            env={**os.environ, **QUIET, "MLFLOW_BACKEND_STORE_URI": uri},
             cwd=store.folder,
         )
     try:

@@ -3,11 +3,11 @@
 Run again it changes nothing: timestamps and steps come from the journal.
 """
 
+import logging
 import math
-import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from search.journal.results import Result
 from search.journal.store import Store
 from search.journal.view import View
+from search.ledger.lookup import find_runs, open_experiment
 from search.ledger.run_fields import (
     PARENT,
     TOKEN,
     UID,
     VIEW,
-    as_metric,
+    as_metrics,
     as_params,
     as_tags,
     batches,
@@ -39,12 +40,14 @@ from search.ledger.run_fields import (
 from search.ledger.run_ids import load_links, save_links
 from search.report.best import best
 from search.report.tables import best_table_markdown
+from search.study.database import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
-PROJECT = "rayduce"
+log = logging.getLogger("rayduce")
+
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")  # of one trial
 STATES = {"complete": "FINISHED", "fail": "FAILED", "pruned": "KILLED"}
 STUDY_STATES = {"finished": "FINISHED", "interrupted": "KILLED", "new": "KILLED"}
 PLOTS_EVERY = 60.0  # seconds between two drawings of the front during a search
@@ -58,6 +61,7 @@ class Ledger:
         local: whether `uri` is the file beside the studies.
         known: trial number -> its run's id, and what its tag `front` says.
         torn: trial number -> the run that a driver began and did not finish.
+        refused: trial number -> why MLflow does not take it.
     """
 
     store: Store
@@ -68,8 +72,14 @@ class Ledger:
     parent: str = ""
     known: dict[str, dict[str, str]] = field(default_factory=dict)
     torn: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
     drawn: float = -math.inf
     shown: tuple[int, ...] | None = None  # the front as drawn last
+
+    @property
+    def name(self) -> str:
+        """The ledger's address, as messages and files may hold it."""
+        return redacted(self.uri)
 
     def update(self, view: View, *, ending: bool) -> int:
         """Bring MLflow up to date; returns how many trials were added.
@@ -80,16 +90,18 @@ class Ledger:
         from filelock import FileLock
 
         with FileLock(self.store.root / "ledger.lock"):
-            self._catch_up(view)
+            self._catch_up(view, fresh=ending and not self.local)
             ended = [one for one in view.results if one.ended]
             self._forget_retried(ended)
-            new = [one for one in ended if str(one.number) not in self.known]
-            for result in new:
-                self._add(view, result)
+            seen = self.known.keys() | self.refused.keys()
+            new = [one for one in ended if str(one.number) not in seen]
+            added = sum([self._added(view, result) for result in new])
+            if added and not self.local:
+                self._learn(view)  # another machine may have added the same
             self._mark_front(view)
             self._study(view, ending)
             save_links(self.store, self._links())
-        return len(new)
+        return added
 
     def _forget_retried(self, ended: Sequence[Result]) -> None:
         """Trials that had failed, and came to a result when they ran again: in the same runs."""
@@ -103,7 +115,7 @@ class Ledger:
 
     def _links(self) -> dict[str, Any]:
         return {
-            "uri": self.uri,
+            "uri": self.name,
             "experiment": self.experiment,
             "parent": self.parent,
             "runs": self.known,
@@ -111,20 +123,28 @@ class Ledger:
 
     # -- what is there already ------------------------------------------------------------
 
-    def _catch_up(self, view: View) -> None:
+    def _catch_up(self, view: View, *, fresh: bool) -> None:
         """Learn of the runs that another process, or an earlier one, has made."""
         links = load_links(self.store)
-        if self.parent and links.get("parent") == self.parent:
+        if not fresh and self.parent and links.get("parent") == self.parent:
             self.known = links["runs"]
             return
-        self.experiment = self.find_experiment()
+        self.experiment = open_experiment(self.client, self.store, local=self.local)
+        self._learn(view)
+
+    def _learn(self, view: View) -> None:
+        """Find the runs by their tags."""
+        found = find_runs(self.client, self.experiment, view.notes["token"])
+        parent = found.pop("", None)
+        if parent is None and found:
+            log.warning("the run of study %s was deleted in MLflow: made anew", view.study.name)
+        self.parent = parent.info.run_id if parent else self._open_parent(view)
         self.known, self.torn = {}, {}
-        for run in self._tagged(view.notes["token"]):
-            tags, run_id = run.data.tags, run.info.run_id
-            number = str(int(tags[UID].rpartition("-")[2])) if UID in tags else ""
-            if not number:
-                self.parent = run_id
-            elif run.info.status == "RUNNING":
+        for number, run in found.items():
+            run_id, tags = run.info.run_id, run.data.tags
+            if tags.get(PARENT) != self.parent:
+                self.client.set_tag(run_id, PARENT, self.parent)
+            if run.info.status == "RUNNING":
                 self.torn[number] = run_id
             else:
                 self.known[number] = {
@@ -132,28 +152,6 @@ class Ledger:
                     "front": tags.get("front", "no"),
                     "state": tags.get("state", ""),
                 }
-        self.parent = self.parent or self._open_parent(view)
-
-    def find_experiment(self) -> str:
-        """The experiment that all studies share."""
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        place = self.store.artifacts.as_uri() if self.local else None
-        tags = {"mlflow.experimentKind": "custom_model_development"}  # which of its pages to show
-        return str(self.client.create_experiment(name, artifact_location=place, tags=tags))
-
-    def _tagged(self, token: str) -> Iterator["Run"]:
-        page = None
-        while True:
-            found = self.client.search_runs(
-                [self.experiment], f"tags.`{TOKEN}` = '{token}'", max_results=1000, page_token=page
-            )
-            yield from found
-            page = found.token
-            if not page:
-                return
 
     def _open_parent(self, view: View) -> str:
         study, started = view.study, view.results[0].started if view.results else None
@@ -169,9 +167,26 @@ class Ledger:
 
     # -- trials -----------------------------------------------------------------------------
 
+    def _added(self, view: View, result: Result) -> bool:
+        """Whether MLflow took a trial; what it finds wrong with one does not stop the others."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._add(view, result)
+        except MlflowException as error:
+            if error.error_code not in REFUSALS or not self._open_for_runs():
+                raise
+            self.refused[str(result.number)] = str(error).splitlines()[0][:200]
+            return False
+        return True
+
+    def _open_for_runs(self) -> bool:
+        """Whether it is not for want of the experiment that a trial was refused."""
+        return str(self.client.get_experiment(self.experiment).lifecycle_stage) == "active"
+
     def _add(self, view: View, result: Result) -> None:
         number, front = str(result.number), _front(result)
-        run_id = self.torn.pop(number, None) or self._open(view, result)
+        run_id = self.torn.get(number) or self._open(view, result)
         tags = {**tags_of(view, result), "front": front, **source_tags(view)}
         params = as_params(params_of(result))
         self.client.log_batch(run_id, params=params, tags=as_tags(tags))
@@ -179,14 +194,21 @@ class Ledger:
             self.client.log_batch(run_id, metrics=metrics)
         self.log_files(run_id, trial_files(view, result))
         self.client.set_terminated(run_id, STATES[result.state], millis(result.stopped))
-        self.known[number] = {"run_id": run_id, "front": front, "state": result.state}
+        state = result.state
+        self.known[number] = {"run_id": run_id, "front": front, "state": state}
+        self.torn.pop(number, None)
 
     def _open(self, view: View, result: Result) -> str:
         token = view.notes["token"]
-        tags = {UID: f"{token}-{result.number:05d}", TOKEN: token, PARENT: self.parent}
+        uid = f"{token}-{result.number:05d}"
+        if not self.local:  # another machine may be at it
+            for run in self.client.search_runs([self.experiment], f"tags.`{UID}` = '{uid}'"):
+                return str(run.info.run_id)
+        tags = {UID: uid, TOKEN: token, PARENT: self.parent}
         run = self.client.create_run(
             self.experiment, millis(result.started), tags, run_name=run_name(result)
         )
+        self.torn[str(result.number)] = str(run.info.run_id)
         return str(run.info.run_id)
 
     def _mark_front(self, view: View) -> None:
@@ -205,9 +227,8 @@ class Ledger:
         state = replace(view, driver=None).state if ending else "running"
         note = best_table_markdown(view, best(view))
         tags = {"state": state, "mlflow.note.content": note, **source_tags(view)}
-        metrics = [
-            as_metric(key, value, when, len(ended)) for key, value in study_values(view).items()
-        ]
+        found = [(key, value, len(ended)) for key, value in study_values(view).items()]
+        metrics = as_metrics(found, when)
         self.client.log_batch(self.parent, metrics=metrics, tags=as_tags(tags))
         self._draw(view, ending)
         if ending:

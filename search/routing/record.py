@@ -3,12 +3,12 @@
 The same evaluation written again changes nothing; other settings make another run.
 """
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from search.ledger.lookup import open_experiment
 from search.ledger.mirror import open_ledger, said
-from search.ledger.run_fields import NOTE, TOKEN, as_metric, as_params, as_tags, batches, millis
+from search.ledger.run_fields import NOTE, TOKEN, as_metrics, as_params, as_tags, batches, millis
 from search.ledger.writer import Ledger
 from search.routing.evaluation import (
     DENSE,
@@ -50,14 +50,14 @@ def keep(route: Route, found: Evaluation, timing: Mapping[str, float]) -> str:
         run_id = _write(ledger, route, found, timing)
     except Exception as error:  # whatever MLflow raises, the results are there
         return f"the ledger does not answer, `rayduce route eval` writes it later: {said(error)}"
-    return f"ledger: run {run_id} in {ledger.uri}"
+    return f"ledger: run {run_id} in {ledger.name}"
 
 
 def _write(ledger: Ledger, route: Route, found: Evaluation, timing: Mapping[str, float]) -> str:
     run_id, client = _run(ledger, route.spec), ledger.client
     tags = {"state": "finished", NOTE: found.verdict()}
     client.log_batch(run_id, params=as_params(_params(route.spec)), tags=as_tags(tags))
-    for metrics in batches(list(_metrics(found, timing))):
+    for metrics in batches(_metrics(found, timing)):
         client.log_batch(run_id, metrics=metrics)
     ledger.log_files(run_id, {name: (route.root / name).read_text("utf-8") for name in FILES})
     client.set_terminated(run_id, "FINISHED")
@@ -66,7 +66,7 @@ def _write(ledger: Ledger, route: Route, found: Evaluation, timing: Mapping[str,
 
 def _run(ledger: Ledger, spec: RouteSpec) -> str:
     """The run of these settings, found by its tag or made."""
-    experiment = ledger.find_experiment()
+    experiment = open_experiment(ledger.client, ledger.store, local=ledger.local)
     token = f"route-{digest(spec.model_dump(exclude={'resources'}))}"
     for run in ledger.client.search_runs([experiment], f"tags.`{TOKEN}` = '{token}'"):
         return str(run.info.run_id)
@@ -93,20 +93,14 @@ def _params(spec: RouteSpec) -> dict[str, Any]:
     }
 
 
-def _metrics(found: Evaluation, timing: Mapping[str, float]) -> Iterator["Metric"]:
+def _metrics(found: Evaluation, timing: Mapping[str, float]) -> list["Metric"]:
     """`router/accuracy/TASK`, `router/accuracy`, `router/regret`, `speed/...`"""
-    when = millis(None)
+    values: dict[str, float] = {}
     for policy, row in found.rows.items():
         for name, value in row.items():
             kind = f"accuracy/{name}" if name in found.tasks else name
             kind = "accuracy" if name == "mean" else kind
-            yield as_metric(_named(f"{SHORT[policy]}/{kind}"), value, when, 0)
-    for index, share in found.router_share.items():
-        yield as_metric(f"router/share/{index}", share, when, 0)
-    for name, value in timing.items():
-        yield as_metric(f"speed/{name}", value, when, 0)
-
-
-def _named(text: str) -> str:
-    """As MLflow takes the names of metrics."""
-    return re.sub(r"[^\w./ :-]", "_", text)
+            values[f"{SHORT[policy]}/{kind}"] = value
+    values |= {f"router/share/{index}": share for index, share in found.router_share.items()}
+    values |= {f"speed/{name}": value for name, value in timing.items()}
+    return as_metrics([(name, value, 0) for name, value in values.items()], millis(None))

@@ -16,37 +16,30 @@ from search.journal.lock import study_lock
 from search.journal.view import read
 from search.ledger import mirror as ledger
 from search.ledger import writer as projection
-from search.ledger.mirror import Mirror, embedded, open_client, open_ledger, sync, tracking_uri
+from search.ledger.mirror import Mirror, embedded, open_ledger, sync, tracking_uri
 from search.ledger.run_fields import metrics_of, params_of
 from search.ledger.run_ids import FILE, load_links, run_ids
 from search.ledger.writer import Ledger
 from search.report.best import best
 from tests.support.journals import Sample
+from tests.support.ledgers import Runs, migrated_ledger
 from trainables.core.errors import UserError
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database of MLflow's, made once: it takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    open_client(f"sqlite:///{path}").search_experiments(max_results=1)
-    return path
-
-
 @pytest.fixture
-def empty(tmp_path: Path, migrated: Path) -> Iterator[Sample]:
+def empty(tmp_path: Path) -> Iterator[Sample]:
     made = Sample(tmp_path / "runs")
-    shutil.copy(migrated, made.store.ledger)
+    migrated_ledger(made.store.ledger)
     yield made
     made.close()
 
 
 @pytest.fixture(scope="session")
-def searched(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study and an empty ledger, to be copied."""
     folder = tmp_path_factory.mktemp("searched")
     Sample(folder).run().close()
-    shutil.copy(migrated, folder / "mlflow.db")
+    migrated_ledger(folder / "mlflow.db")
     return folder
 
 
@@ -56,40 +49,6 @@ def sample(tmp_path: Path, searched: Path) -> Iterator[Sample]:
     made = Sample(tmp_path / "runs")
     yield made
     made.close()
-
-
-class Runs:
-    """What the ledger holds of a study."""
-
-    def __init__(self, sample: Sample) -> None:
-        client = open_client(tracking_uri(sample.store))
-        experiment = client.get_experiment_by_name("rayduce")
-        assert experiment is not None
-        self.client = client
-        found = client.search_runs([experiment.experiment_id], max_results=1000)
-        self.parents = [run for run in found if "rayduce.uid" not in run.data.tags]
-        self.trials = {
-            int(run.data.tags["rayduce.uid"][-5:]): run
-            for run in found
-            if "rayduce.uid" in run.data.tags
-        }
-        self.count = len(found)
-
-    @property
-    def parent(self) -> Any:
-        (only,) = self.parents
-        return only
-
-    def artifact(self, run: Any, name: str) -> str:
-        folder = Path(run.info.artifact_uri.removeprefix("file://"))
-        return (folder / name).read_text()
-
-    def state(self) -> Any:
-        """All there is, for comparison."""
-        return {
-            run.info.run_id: (run.data.to_dictionary(), run.info.status, run.info.end_time)
-            for run in [*self.trials.values(), self.parent]
-        }
 
 
 def test_one_run_per_trial_below_one_per_study(sample: Sample) -> None:
