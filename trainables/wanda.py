@@ -16,9 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from trainables.bench.models.batches import reaching
-from trainables.bench.models.blockwise import Entry, Walk
+from trainables.bench.models.blockwise import Entry, Walk, watching
 from trainables.bench.models.structure import linears, rows, run_blocks, unrows
-from trainables.bench.models.watch import watching
 from trainables.core.cache import digest_tensors
 from trainables.core.errors import PlanError
 from trainables.core.fork import put

@@ -13,9 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trainables.bench.models.batches import reaching, real_positions
-from trainables.bench.models.blockwise import Walk
+from trainables.bench.models.blockwise import Walk, watching
 from trainables.bench.models.structure import blocks, run_blocks, towers
-from trainables.bench.models.watch import watching
 from trainables.core.errors import PlanError
 from trainables.core.types import Batch, PreTrainedModel, Stats
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from trainables.bench.metrics.cost import count_parameters
 from trainables.bench.models.batches import reaching, real_positions
+from trainables.bench.models.blockwise import watching
 from trainables.bench.models.structure import blocks, fixed_blocks, run_blocks, stacks, towers
 from trainables.bench.models.surgery import remove_blocks
-from trainables.bench.models.watch import watching
 from trainables.bench.training.freeze import neighbours
 from trainables.core.errors import PlanError
 from trainables.core.pictures import Heatmap

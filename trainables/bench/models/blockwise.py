@@ -1,12 +1,14 @@
-"""Running a model block by block, for any family whose blocks hand on one hidden state.
+"""Running a model block by block, for any family whose blocks hand on one hidden state; and looking
+at any of its modules while it runs.
 
 The model's own forward prepares the masks, positions and embeddings and applies the final norm
 and the head; only the loop over the blocks is ours. No part of a family is written again here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -98,3 +100,42 @@ class Walk:
             return self._shell(**reaching(self.model, batch), **options)
         finally:
             self.injected = None
+
+
+# -- looking at modules -----------------------------------------------------------------------
+
+See: TypeAlias = Callable[[int, Tensor, Tensor], None]  # the module's number, its input, its output
+
+
+@contextmanager
+def watching(modules: Sequence[nn.Module], see: See, what: str = "modules") -> Iterator[None]:
+    """While open, `see` is called for each call of a module, without gradients.
+
+    Args:
+        what: how the error calls the modules.
+
+    Raises:
+        PlanError: a module did not run before the end.
+    """
+    silent = set(range(len(modules)))
+
+    def hang(number: int, module: nn.Module) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+            silent.discard(number)
+            given = args[0] if args else next(iter(kwargs.values()))
+            see(number, given, out[0] if isinstance(out, tuple) else out)
+
+        return module.register_forward_hook(hook, with_kwargs=True)
+
+    handles = [hang(number, module) for number, module in enumerate(modules)]
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if silent:
+        raise PlanError(
+            f"{what} {sorted(silent)} never ran on the calibration data",
+            do="give data that reaches every block: targets, for an encoder-decoder",
+        )
