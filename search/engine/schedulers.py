@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from search.study.checks import watched
-from search.study.schema import SCHEDULERS, AshaOptions, Direction, MedianOptions, SchedulerSpec
+from search.study.options import SCHEDULERS, AshaOptions, MedianOptions, watched
+from search.study.schema import Direction, SchedulerSpec
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler

@@ -9,13 +9,8 @@ from pydantic import BaseModel
 
 from search.samplers.grid import Ask, GridSampler, grid_points
 from search.samplers.level_switch import LevelSwitchSampler
-from search.study.schema import (
-    SAMPLERS,
-    GeneticOptions,
-    LevelSwitchOptions,
-    SamplerSpec,
-    TpeOptions,
-)
+from search.study.options import SAMPLERS, GeneticOptions, LevelSwitchOptions, TpeOptions
+from search.study.schema import SamplerSpec
 from search.study.space import find, ranges_of
 from trainables.core.errors import UserError
 

@@ -7,10 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
+from search.study.stand_in import StandIn, default
 from trainables.core.errors import UserError
 
 Ask: TypeAlias = Callable[[Any], object]  # runs the space on a trial, or on what stands in for one
@@ -84,13 +90,11 @@ class GridSampler(BaseSampler):
         chosen = self._chosen.get(trial.number, {})
         if param_name in chosen:
             return chosen[param_name]
-        if isinstance(param_distribution, CategoricalDistribution):
-            return param_distribution.choices[0]
-        return param_distribution.low  # type: ignore[attr-defined]
+        return default(param_distribution)
 
 
-class _Odometer:
-    """Stands in for a trial and walks through all points: the last parameter turns fastest."""
+class _Odometer(StandIn):
+    """Walks through all points: the last parameter turns fastest."""
 
     def __init__(self) -> None:
         self.params: Point = {}
@@ -111,39 +115,34 @@ class _Odometer:
         self.params, self._choices, self._digits = {}, [], digits
         return True
 
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> Any:
-        return self._suggest(name, range(low, high + 1, step))
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._suggest(name, choices)
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> Any:
-        if step is None:
-            raise UserError(
-                f"sampler grid: {name} is continuous, between {low:g} and {high:g}",
-                allowed="integers, choices, and numbers with a step",
-                do='use sampler.name = "tpe", or a space that gives it a step',
-            )
-        count = math.floor((high - low) / step + 1e-9) + 1
-        # Rounded, as 0.1 * 3 is 0.30000000000000004.
-        return self._suggest(name, [round(low + step * index, 12) for index in range(count)])
-
-    def set_user_attr(self, key: str, value: Any) -> None:
-        """Nothing: no trial is kept."""
-
-    def _suggest(self, name: str, choices: Sequence[Any]) -> Any:
+    def answer(self, name: str, asked: BaseDistribution) -> Any:
         if name in self.params:
             return self.params[name]
         assert self._digits is not None, "turn() comes first"
         if len(self._choices) == len(self._digits):
             self._digits.append(0)
+        choices = _values(name, asked)
         self.params[name] = choices[self._digits[len(self._choices)]]
         self._choices.append(choices)
         return self.params[name]
+
+
+def _values(name: str, asked: BaseDistribution) -> Sequence[Any]:
+    """All that a parameter may be."""
+    if isinstance(asked, CategoricalDistribution):
+        return asked.choices
+    if isinstance(asked, IntDistribution):
+        return range(asked.low, asked.high + 1, asked.step)
+    assert isinstance(asked, FloatDistribution)
+    if asked.step is None:
+        raise UserError(
+            f"sampler grid: {name} is continuous, between {asked.low:g} and {asked.high:g}",
+            allowed="integers, choices, and numbers with a step",
+            do='use sampler.name = "tpe", or a space that gives it a step',
+        )
+    count = math.floor((asked.high - asked.low) / asked.step + 1e-9) + 1
+    # Rounded, as 0.1 * 3 is 0.30000000000000004.
+    return [round(asked.low + asked.step * index, 12) for index in range(count)]
 
 
 def _key(params: Point) -> tuple[tuple[str, str], ...]:

@@ -12,19 +12,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from search.study.constraints import Constraint
 from search.study.database import database_problems
-from search.study.messages import explain
-from search.study.schema import (
-    SAMPLERS,
-    SCHEDULERS,
-    Direction,
-    SamplerSpec,
-    SchedulerSpec,
-    Study,
-)
+from search.study.options import sampler_problems, scheduler_problems
+from search.study.schema import Direction, Study
 from trainables.bench.assets.catalogue import ASSETS
 from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.core.errors import UserError, did_you_mean
@@ -220,47 +211,3 @@ def _flat(table: Mapping[str, Any]) -> list[str]:
         for name, value in table.items()
         for inner in (_flat(value) if isinstance(value, Mapping) else [""])
     ]
-
-
-def sampler_problems(spec: SamplerSpec) -> list[UserError]:
-    """What is wrong with a [sampler] table."""
-    if ":" in spec.name:
-        return []
-    model = SAMPLERS.get(spec.name)
-    if model is None:
-        allowed = f'{", ".join(SAMPLERS)}, or "package.module:factory"'
-        hint = did_you_mean(spec.name, SAMPLERS)
-        return [UserError("sampler.name", got=spec.name, allowed=allowed, do=hint)]
-    try:
-        model.model_validate(spec.options, strict=True)
-    except ValidationError as error:
-        return explain(error, model, "sampler.")
-    return []
-
-
-def scheduler_problems(spec: SchedulerSpec, objectives: Mapping[str, Direction]) -> list[UserError]:
-    """What is wrong with a [scheduler] table."""
-    try:
-        SCHEDULERS[spec.name].model_validate(spec.options, strict=True)
-    except ValidationError as error:
-        return explain(error, SCHEDULERS[spec.name], "scheduler.")
-    if spec.name == "none":
-        return []
-    if spec.metric is None and len(objectives) > 1:
-        allowed = ", ".join(objectives)
-        do = f"{spec.name} watches one metric: say which one"
-        return [UserError("scheduler.metric: missing", allowed=allowed, do=do)]
-    if spec.mode is None and spec.metric is not None and spec.metric not in objectives:
-        do = f'{spec.metric} is no objective: say whether to keep its "min" or its "max"'
-        return [UserError("scheduler.mode: missing", allowed='"min" or "max"', do=do)]
-    return []
-
-
-def watched(
-    spec: SchedulerSpec, objectives: Mapping[str, Direction]
-) -> tuple[str, Direction] | None:
-    """The metric a scheduler watches and its direction; None where nothing is stopped."""
-    if spec.name == "none":
-        return None
-    metric = spec.metric or next(iter(objectives))
-    return metric, spec.mode or objectives[metric]

@@ -4,18 +4,13 @@ Optuna takes no other choices, and no other kind, for a parameter that a study k
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    check_distribution_compatibility,
-)
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.trial import FrozenTrial
 
+from search.study.stand_in import StandIn, default, said
 from trainables.core.errors import UserError
 
 
@@ -33,48 +28,25 @@ def still_asks(name: str, ask: Callable[[Any], object], rows: Iterable[FrozenTri
             what, before, now = again.changed
             raise UserError(
                 f"space {name}: {what} is asked otherwise than by the trials there are",
-                got=_said(now),
-                allowed=_said(before),
+                got=said(now),
+                allowed=said(before),
                 do="undo the change, or give the study a new name",
             )
 
 
-class _Again:
-    """Stands in for a trial: gives the answers of an earlier one."""
+class _Again(StandIn):
+    """Gives the answers of an earlier trial."""
 
     def __init__(self, row: FrozenTrial) -> None:
         self.row = row
         self.changed: tuple[str, BaseDistribution, BaseDistribution] | None = None
 
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> Any:
-        return self._answer(name, IntDistribution(low, high, log, step), low)
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> Any:
-        return self._answer(name, FloatDistribution(low, high, log, step), low)
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._answer(name, CategoricalDistribution(choices), choices[0])
-
-    def set_user_attr(self, key: str, value: Any) -> None:
-        """Nothing: no trial is kept."""
-
-    def _answer(self, name: str, now: BaseDistribution, default: Any) -> Any:
+    def answer(self, name: str, asked: BaseDistribution) -> Any:
         before = self.row.distributions.get(name)
         if before is None:
-            return default
+            return default(asked)
         try:
-            check_distribution_compatibility(before, now)
+            check_distribution_compatibility(before, asked)
         except ValueError:
-            self.changed = self.changed or (name, before, now)
+            self.changed = self.changed or (name, before, asked)
         return self.row.params[name]
-
-
-def _said(asked: BaseDistribution) -> str:
-    if isinstance(asked, CategoricalDistribution):
-        return ", ".join(map(str, asked.choices))
-    kind = "a whole number" if isinstance(asked, IntDistribution) else "a number"
-    return f"{kind}, by its logarithm" if getattr(asked, "log", False) else kind

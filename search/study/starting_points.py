@@ -7,14 +7,17 @@ A point names parameters (`"wanda.percent" = 30`), and sets by their members
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from optuna.distributions import BaseDistribution
+
+from search.study.stand_in import StandIn, default, fits, said
 from spaces import sets
 from trainables.core.errors import UserError, did_you_mean
 
 Point = Mapping[str, Any]
 
 
-class _Reader:
-    """Stands in for a trial: answers from the point, and notes what it was asked."""
+class _Reader(StandIn):
+    """Answers from the point, and notes what it was asked."""
 
     def __init__(self, point: Point, what: str) -> None:
         self.point, self.what = point, what
@@ -22,29 +25,13 @@ class _Reader:
         self.asked: list[str] = []
         self.used: set[str] = set()
 
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> Any:
-        ok = lambda v: type(v) is int and low <= v <= high and (v - low) % step == 0  # noqa: E731
-        steps = f" in steps of {step}" if step != 1 else ""
-        return self._answer(name, low, ok, f"a whole number from {low} to {high}{steps}")
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> Any:
-        ok = lambda v: isinstance(v, int | float) and low <= v <= high  # noqa: E731
-        return self._answer(name, low, ok, f"a number from {low:g} to {high:g}")
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        return self._answer(name, choices[0], lambda v: v in choices, ", ".join(map(str, choices)))
-
-    def _answer(self, name: str, default: Any, ok: Callable[[Any], bool], allowed: str) -> Any:
+    def answer(self, name: str, asked: BaseDistribution) -> Any:
         self.asked.append(name)
         found, value = self._look_up(name)
         if not found:
-            return default
-        if not ok(value):
-            raise UserError(f"{self.what}: {name}", got=value, allowed=allowed)
+            return default(asked)
+        if not fits(value, asked):
+            raise UserError(f"{self.what}: {name}", got=value, allowed=said(asked))
         self.params[name] = value
         return value
 

@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSa
 from search.engine.schedulers import make_scheduler
 from search.samplers.build import make_sampler
 from search.samplers.grid import exhausted, grid_points
-from search.study.checks import sampler_problems, watched
+from search.study.options import sampler_problems, watched
 from search.study.schema import SamplerSpec, SchedulerSpec
 from trainables.core.errors import UserError
 

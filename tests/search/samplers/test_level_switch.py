@@ -7,7 +7,7 @@ import pytest
 
 from search.samplers.build import make_sampler
 from search.samplers.level_switch import LevelSwitchSampler
-from search.study.checks import sampler_problems
+from search.study.options import sampler_problems
 from search.study.schema import SamplerSpec
 from spaces import sets
 

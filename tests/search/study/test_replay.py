@@ -66,8 +66,15 @@ def by_words(trial: Any) -> None:
     ("now", "parts"),
     [
         (one_more, ["space mine: kind is asked otherwise", 'got "a, b, c"; allowed: a, b;']),
-        (another_kind, ["b.rate", 'got "a number"; allowed: a number, by its logarithm']),
-        (by_words, ["a.n", 'got "few, many"; allowed: a whole number', "a new name"]),
+        (
+            another_kind,
+            [
+                "b.rate",
+                'got "a number from 0.0001 to 0.01"; allowed: a number from',
+                "by its logarithm",
+            ],
+        ),
+        (by_words, ["a.n", 'got "few, many"; allowed: a whole number from 0 to 5', "a new name"]),
     ],
 )
 def test_another_question_under_the_same_name_is_one_message(
