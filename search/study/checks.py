@@ -17,7 +17,7 @@ from search.study.database import database_problems
 from search.study.options import sampler_problems, scheduler_problems
 from search.study.schema import Direction, Study
 from trainables.bench.assets.catalogue import ASSETS
-from trainables.bench.metrics.catalogue import METRIC_FACTS
+from trainables.bench.metrics.catalogue import HARNESS_METRICS, METRIC_FACTS
 from trainables.core.errors import UserError, did_you_mean
 from trainables.core.places import CHECKOUT
 from trainables.core.spec import Task, data_file
@@ -38,6 +38,7 @@ def problems(study: Study) -> list[UserError]:
         *source_problems("model.id", study.model.id, "model"),
         *source_problems("data.dataset", study.data.dataset, "data"),
         *_metrics(study),
+        *_harness(study),
         *_constraints(study),
         *sampler_problems(study.sampler),
         *scheduler_problems(study.scheduler, study.objectives),
@@ -130,6 +131,17 @@ def _metrics(study: Study) -> Iterator[UserError]:
     for name, direction in study.objectives.items():
         if name in fitting and name not in study.metrics:
             yield from _backwards(name, direction)
+
+
+def _harness(study: Study) -> Iterator[UserError]:
+    """Metrics that lm-evaluation-harness measures, and whether it can."""
+    asked = [name for name in (*study.objectives, *study.constraints) if name in HARNESS_METRICS]
+    if asked and study.data.harness is None:
+        do = 'name its tasks, such as harness = "arc_easy,piqa"'
+        yield UserError(f"data.harness: missing, for {', '.join(asked)}", do=do)
+    if study.data.harness is not None and importlib.util.find_spec("lm_eval") is None:
+        do = "pip install 'rayduce[harness]'"
+        yield UserError("data.harness: lm-evaluation-harness is not installed", do=do)
 
 
 def _asked_by_the_space(study: Study) -> Iterator[tuple[str, str]]:

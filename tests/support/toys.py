@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from trainables.bench.data.roles import Data
+from trainables.core.lineage import Lineage
 
 WORDS = (
     "a b c d e the cat dog sat ran on mat good bad film was not who is it red blue green one two "
@@ -67,5 +68,6 @@ def bench(model: Any, data: Data, processor: Any = None, **metrics: str) -> Simp
         data=data,
         device=torch.device("cpu"),
         role="search",
+        subject=SimpleNamespace(model=model, lineage=Lineage("toy")),
         spec=SimpleNamespace(metrics=metrics),
     )

@@ -108,6 +108,7 @@ class DataSpec(Spec):
     encoding: str | None = None  # of text files; None: UTF-8, or else what it looks like
     prompts: Prompts = "rayduce"  # how the rows of known question sets are asked
     windows: Literal["documents", "joined"] = "documents"  # joined: as published perplexities
+    harness: str | None = None  # tasks of lm-evaluation-harness, or their files: for acc, acc_norm
     items: ItemCounts = ItemCounts()
     max_length: Count = 256
     batch_size: Count = 8

@@ -44,6 +44,21 @@ folder = "runs"
 Edits = list[tuple[str, str]]
 TABLE: list[tuple[str, Edits, list[str]]] = [
     (
+        "a metric of the harness without its tasks",
+        [('perplexity = "min"', 'acc = "max"'), ('perplexity = "<= 130% of baseline"', "")],
+        ["data.harness: missing, for acc", 'such as harness = "arc_easy,piqa"'],
+    ),
+    (
+        "a form of other data",
+        [("[objectives]", 'prompts = "lm-eval"\n[objectives]')],
+        ['prompts = "lm-eval" is for task = "multiple-choice"'],
+    ),
+    (
+        "an encoding nobody knows",
+        [("[objectives]", 'encoding = "latin-99"\n[objectives]')],
+        ["data.encoding", "an encoding that Python knows"],
+    ),
+    (
         "a space that watches no metric of the task",
         [
             ('space = "omission"', ""),

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import datasets
@@ -104,7 +105,7 @@ class Data:
         return self._fingerprints[role]
 
     def _hash(self, role: Role) -> str:
-        digest = hashlib.sha256(f"{self.task} {self.labels}".encode())
+        digest = hashlib.sha256(f"{self.task} {self.labels}{_harness(self.spec)}".encode())
         for batch in self.batches(role):
             for name, tensor in sorted(batch.items()):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -150,6 +151,12 @@ def load_data(
     if processor is not None and spec.task != "image-classification":
         _must_be_known(data, processor)
     return data
+
+
+def _harness(spec: DataSpec) -> str:
+    """What else is measured on: tasks of the harness, and what their files say."""
+    names = [] if spec.harness is None else [name.strip() for name in spec.harness.split(",")]
+    return "".join(f" {n} {Path(n).read_text() if Path(n).is_file() else ''}" for n in names)
 
 
 def _tell(

@@ -10,6 +10,7 @@ Direction = Literal["min", "max"]
 _EVERY: frozenset[Task] = frozenset(get_args(Task))
 _CHOOSING: frozenset[Task] = frozenset(("classification", "image-classification"))
 _WRITING: frozenset[Task] = frozenset(("generation",))
+_HARNESS: frozenset[Task] = frozenset(("language-modelling", "multiple-choice", "generation"))
 _TOKENS: frozenset[Task] = frozenset(("language-modelling", "generation"))
 
 
@@ -66,6 +67,14 @@ METRIC_FACTS: dict[str, MetricFacts] = {
     "exact_match": MetricFacts(
         "max", "share", _WRITING, "share of texts generated word for word", high=1.0
     ),
+    "acc": MetricFacts(
+        "max", "share", _HARNESS, "accuracy as lm-evaluation-harness has it", high=1.0
+    ),
+    "acc_stderr": MetricFacts("min", "share", _HARNESS, "standard error of acc"),
+    "acc_norm": MetricFacts(
+        "max", "share", _HARNESS, "the harness's accuracy by length of choices", high=1.0
+    ),
+    "acc_norm_stderr": MetricFacts("min", "share", _HARNESS, "standard error of acc_norm"),
     "parameters": MetricFacts(
         "min", "", _EVERY, "weights and biases, tied ones once", on="weights"
     ),
@@ -93,6 +102,9 @@ METRIC_FACTS: dict[str, MetricFacts] = {
         "min", "s", _EVERY, "time of the passes over the data for the task's metrics", timed=True
     ),
 }
+
+
+HARNESS_METRICS = ("acc", "acc_stderr", "acc_norm", "acc_norm_stderr")
 
 
 def known_metrics() -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import torch
 
 from trainables.bench.data.prompts import Question
 from trainables.bench.metrics import cost, text_scores
-from trainables.bench.metrics.catalogue import METRIC_FACTS
+from trainables.bench.metrics.catalogue import HARNESS_METRICS, METRIC_FACTS
 from trainables.bench.metrics.predictions import Evaluation, finite
 from trainables.core.errors import MetricError, near
 from trainables.core.spec import Role
@@ -69,6 +69,15 @@ def _text_score(score: Callable[[Sequence[str], Sequence[str]], float]) -> Metri
     return lambda made: score(made.texts, made.references)
 
 
+def _harness(name: str) -> Metric:
+    def score(made: Evaluation) -> float:
+        if name not in made.harness:
+            raise MetricError(f"{name}: not every task of [data] harness has it")
+        return made.harness[name]
+
+    return score
+
+
 _PASSES = {
     "language-modelling": "token_losses",
     "classification": "decisions",
@@ -94,6 +103,7 @@ METRICS: dict[str, Metric] = {
     "meteor": _text_score(text_scores.meteor),
     "meteor_punctuation": _text_score(text_scores.meteor_punctuation),
     "exact_match": _text_score(text_scores.exact_match),
+    **{name: _harness(name) for name in HARNESS_METRICS},
     "parameters": lambda made: cost.count_parameters(made.model),
     "nonzero_parameters": lambda made: cost.count_nonzero(made.model),
     "bytes": lambda made: cost.saved_bytes(made.model),

@@ -98,6 +98,18 @@ class Evaluation:
         return found
 
     @cached_property
+    def harness(self) -> dict[str, float]:
+        """What the harness's tasks of the study say, in the role's part of their questions."""
+        try:
+            from trainables.bench.metrics.harness import harness_scores
+        except ImportError as error:
+            do = "pip install 'rayduce[harness]', or lm-eval"
+            raise MetricError(f"lm-evaluation-harness is not there: {error}", do=do) from error
+        with self._passing():
+            given, seed = self.spec.data, self.spec.data.seed_or(self.spec.seed)
+            return harness_scores(self.model, self.processor, given, self.role, seed)
+
+    @cached_property
     def references(self) -> list[str]:
         return [item.target for item in self.data.items(self.role)]
 
