@@ -137,11 +137,11 @@ def _harness(study: Study) -> Iterator[UserError]:
     """Metrics that lm-evaluation-harness measures, and whether it can."""
     asked = [name for name in (*study.objectives, *study.constraints) if name in HARNESS_METRICS]
     if asked and study.data.harness is None:
-        do = 'name its tasks, such as harness = "arc_easy,piqa"'
-        yield UserError(f"data.harness: missing, for {', '.join(asked)}", do=do)
+        allowed = 'its tasks or their files, such as harness = "arc_easy,piqa"'
+        yield UserError(f"data.harness: missing, for {', '.join(asked)}", allowed=allowed)
     if study.data.harness is not None and importlib.util.find_spec("lm_eval") is None:
-        do = "pip install 'rayduce[harness]'"
-        yield UserError("data.harness: lm-evaluation-harness is not installed", do=do)
+        what, do = "data.harness: lm-evaluation-harness is not installed", "or leave it out"
+        yield UserError(what, allowed="after pip install 'rayduce[harness]'", do=do)
 
 
 def _asked_by_the_space(study: Study) -> Iterator[tuple[str, str]]:
