@@ -1,12 +1,17 @@
 """A routing study small enough for tests: tiny models from configs, made-up questions."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
 
+from search.engine.pool import LocalPool
+from search.routing.commands import app
 from search.routing.load import load_route
+from search.routing.stages import Route, make_worker
 from tests.support.toys import bytes_tokenizer
 from trainables.routing.spec import RouteSpec
 
@@ -68,6 +73,20 @@ def write_study(folder: Path, storage: Path) -> Path:
 def study(folder: Path, storage: Path) -> RouteSpec:
     """The same, read."""
     return load_route(write_study(folder, storage))
+
+
+def local(spec: RouteSpec) -> LocalPool:
+    """Its workers: this process."""
+    return LocalPool(partial(make_worker, spec))
+
+
+def invoke(command: str, file: Path, whole: Route) -> str:
+    """What a command prints, run on a study that ran already."""
+    storage = str(whole.root.parent)
+    found = CliRunner().invoke(app, [command, str(file), "--storage", storage])
+    if found.exception is not None:
+        raise found.exception
+    return found.output
 
 
 def _models(folder: Path) -> None:

@@ -21,18 +21,15 @@ from typer.testing import CliRunner
 
 from search.engine import pool as route_pool
 from search.engine.pool import LocalPool, WorkItem, open_pool
-from search.errors import StudyError
 from search.journal.lock import study_lock
-from search.ledger.mirror import open_client, tracking_uri
 from search.routing.commands import app
 from search.routing.evaluation import HINDSIGHT, ORACLE, RANDOM, ROUTER
 from search.routing.export import export_route
 from search.routing.load import load_route, resources_of, store_of
-from search.routing.router_search import search_router
 from search.routing.stages import Route, make_worker
-from tests.support.routing import study, write_study
+from tests.support.routing import invoke, local, study, write_study
 from tests.support.toys import bytes_tokenizer
-from trainables.core.errors import PlanError, UserError
+from trainables.core.errors import UserError
 from trainables.core.spec import ModelSpec
 from trainables.load import load
 from trainables.omission.evaluator import alone
@@ -40,23 +37,6 @@ from trainables.omission.searches import read_sets
 from trainables.routing import worker
 from trainables.routing.spec import RouteSpec
 from trainables.routing.worker import RouteWork
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("made")
-
-
-@pytest.fixture(scope="module")
-def whole(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Route:
-    """A study that ran without interruption."""
-    route = Route(study(made, tmp_path_factory.mktemp("whole")))
-    route.evaluation(local(route.spec))
-    return route
-
-
-def local(spec: RouteSpec) -> LocalPool:
-    return LocalPool(partial(make_worker, spec))
 
 
 def outputs(root: Path) -> dict[str, Any]:
@@ -176,47 +156,6 @@ def test_sets_from_a_file_need_no_search(made: Path, tmp_path: Path) -> None:
     assert Route(given).sets(local(given)) == {"one": (1, 2), "other": (3,)}
 
 
-def test_the_routers_settings_can_be_searched(whole: Route, tmp_path: Path) -> None:
-    search = whole.spec.search.model_copy(update={"trials": 5})
-    spec = whole.spec.model_copy(update={"search": search})
-
-    class Fake(WorkItem):
-        def run(self, work: object) -> None:
-            self.path.write_text(json.dumps({"regret": self.arguments["lr"]}))
-
-    def make(settings: Any) -> WorkItem:
-        lr = settings.lr
-        return Fake(tmp_path / f"{lr}.json", "train", {"lr": lr, "settings": settings})
-
-    first, _ = search_router(spec, local(spec), make, print)
-    again, _ = search_router(spec, local(spec), make, print)
-    assert len(first) == 5
-    assert first[0].arguments["lr"] == pytest.approx(1e-4)  # the study's own, within the range
-    assert [one.path for one in first] == [one.path for one in again]
-
-
-def test_a_router_that_fails_does_not_end_the_search(whole: Route, tmp_path: Path) -> None:
-    search = whole.spec.search.model_copy(update={"trials": 4})
-    spec = whole.spec.model_copy(update={"search": search})
-    told: list[str] = []
-
-    class Fake(WorkItem):
-        def run(self, work: object) -> None:
-            if self.arguments["lr"] > self.arguments["worst"]:
-                raise PlanError("the training loss is nan")
-            self.path.write_text(json.dumps({"regret": self.arguments["lr"]}))
-
-    def make(worst: float, settings: Any) -> WorkItem:
-        what = {"lr": settings.lr, "worst": worst}
-        return Fake(tmp_path / f"{worst}-{settings.lr}.json", "train", what)
-
-    tried, failed = search_router(spec, local(spec), partial(make, 5e-5), told.append)
-    assert len(tried) + len(failed) == 4 and tried and failed
-    assert failed[0] == "the training loss is nan" and "the training loss" in told[0]
-    with pytest.raises(UserError, match="no router could be trained"):
-        search_router(spec, local(spec), partial(make, 0.0), told.append)
-
-
 @pytest.mark.parametrize("part", ["model", "data", "encoder"])
 def test_what_changes_in_its_place_starts_afresh(part: str, made: Path, tmp_path: Path) -> None:
     """Pieces, the log of losses and routers are named after contents, not after paths."""
@@ -296,71 +235,10 @@ def test_a_warm_up_that_never_ends_is_told(made: Path, tmp_path: Path) -> None:
     assert any("warm-up of 500 steps is longer than the training" in line for line in told)
 
 
-@pytest.mark.parametrize("name", ["cache", "mlartifacts", "mlflow.db"])
-def test_a_name_beside_the_studies_is_refused(name: str, made: Path, tmp_path: Path) -> None:
-    file = write_study(made, tmp_path)
-    broken = tmp_path / "broken.toml"
-    broken.write_text(file.read_text().replace('name = "tiny"', f'name = "{name}"'))
-    with pytest.raises(StudyError, match=f"name: got .{name}.*any name but"):
-        load_route(broken)
-
-
-def test_places_that_are_not_there_are_named_at_once(made: Path, tmp_path: Path) -> None:
-    file = write_study(made, tmp_path)
-    broken = tmp_path / "broken.toml"
-    broken.write_text(file.read_text().replace(str(made), str(made / "gone")))
-    with pytest.raises(StudyError) as caught:
-        load_route(broken, {"folder": "postgresql://me@host/db"})
-    for key in ("folder", "model.id", "router.encoder", "tasks.sums.dataset"):
-        assert key in str(caught.value)
-
-
-def test_a_study_of_another_kind_keeps_its_folder(made: Path, tmp_path: Path) -> None:
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "study.toml").write_text("")
-    with pytest.raises(StudyError, match="rename one"):
-        load_route(write_study(made, tmp_path))
-
-
 def test_two_at_once_are_refused(whole: Route, made: Path, tmp_path: Path) -> None:
     file = write_study(made, tmp_path)
     with study_lock(store_of(whole.spec)), pytest.raises(UserError, match="tiny is running"):
         invoke("sets", file, whole)
-
-
-def test_the_evaluation_is_one_run_in_the_ledger(whole: Route, made: Path, tmp_path: Path) -> None:
-    file = write_study(made, tmp_path)
-    for _ in range(2):
-        assert "ledger: run " in invoke("eval", file, whole)
-    client = open_client(tracking_uri(store_of(whole.spec)))
-    experiment = client.get_experiment_by_name("rayduce").experiment_id
-    [run] = client.search_runs([experiment], "tags.study = 'tiny'")
-    rows = json.loads((whole.root / "evaluation.json").read_text())["rows"]
-    found = run.data.metrics
-    assert found["router/accuracy"] == rows[ROUTER]["mean"]
-    assert found["oracle/accuracy/sums"] == rows[ORACLE]["sums"]
-    assert found["router/regret"] == rows[ROUTER]["regret"]
-    assert found["speed/prefill_speedup"] > 0
-    assert run.info.status == "FINISHED" and run.data.params["budget"] == "2"
-    kept = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert kept == {"sets.csv", "router.json", "evaluation.json"}
-
-
-def test_a_ledger_that_is_away_keeps_nobody_from_the_table(
-    whole: Route, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    told = invoke("eval", write_study(made, tmp_path), whole)
-    assert "the ledger does not answer" in told and "best static set:" in told
-
-
-def invoke(command: str, file: Path, whole: Route) -> str:
-    storage = str(whole.root.parent)
-    found = CliRunner().invoke(app, [command, str(file), "--storage", storage])
-    if found.exception is not None:
-        raise found.exception
-    return found.output
 
 
 def test_the_exported_model_loads_and_writes(whole: Route, tmp_path: Path) -> None:
@@ -371,23 +249,6 @@ def test_the_exported_model_loads_and_writes(whole: Route, tmp_path: Path) -> No
     assert "from trainables.load import load" in (tmp_path / "out" / "README.md").read_text()
     seconds = whole.timing(local(whole.spec))
     assert seconds["pruned_bytes"] < seconds["dense_bytes"]
-
-
-def test_mistakes_in_the_file_are_named(made: Path, tmp_path: Path) -> None:
-    file = write_study(made, tmp_path)
-    broken = tmp_path / "broken.toml"
-    broken.write_text(file.read_text().replace("budget = 2", "budgets = 2"))
-    with pytest.raises(StudyError, match="budgets"):
-        load_route(broken)
-    with pytest.raises(UserError, match="no such study file"):
-        load_route(tmp_path / "none.toml")
-
-
-@pytest.mark.parametrize("name", ["pudding-smollm2", "pudding-llama31-8b"])
-def test_the_studies_that_come_along_are_valid(name: str) -> None:
-    spec = load_route(Path(f"spaces/studies/{name}.toml"), {"sets.budget": 3})
-    assert (spec.name, spec.sets.budget) == (f"{name}-k3", 3)
-    assert len(spec.routed()) == 5
 
 
 def test_the_commands_say_what_they_made(whole: Route, made: Path, tmp_path: Path) -> None:

@@ -1,0 +1,21 @@
+"""A tiny routing study, made and run once for all tests of this room."""
+
+from pathlib import Path
+
+import pytest
+
+from search.routing.stages import Route
+from tests.support.routing import local, study
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("made")
+
+
+@pytest.fixture(scope="session")
+def whole(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Route:
+    """A study that ran without interruption."""
+    route = Route(study(made, tmp_path_factory.mktemp("whole")))
+    route.evaluation(local(route.spec))
+    return route
