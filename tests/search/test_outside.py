@@ -2,17 +2,16 @@
 space and a metric of its own, is searched, shown, exported and held to the contract."""
 
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from tests.support.families import GROUPED
-from tests.support.toys import bytes_tokenizer
+from tests.support.launches import tiny_study
 from trainables.core.places import CHECKOUT
 
 METHOD = '''
@@ -63,9 +62,9 @@ name = "outside"
 space = {{ name = "my_space:MySpace", high = 50 }}
 seed = 3
 [model]
-id = "{here}/model"
+id = "{folder}/model"
 [data]
-dataset = "{here}/text.txt"
+dataset = "{folder}/text.txt"
 task = "language-modelling"
 max_length = 16
 batch_size = 2
@@ -83,15 +82,9 @@ trials = 3
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A user's folder: a method, a space and a metric, a model and a text."""
-    model = LlamaForCausalLM(LlamaConfig(**GROUPED | {"vocab_size": 300}))
-    model.save_pretrained(tmp_path / "model")
-    bytes_tokenizer().save_pretrained(tmp_path / "model")
-    words = random.Random(0)
-    lines = ["".join(words.choices("abcdefgh ", k=60)) for _ in range(40)]
-    (tmp_path / "text.txt").write_text("\n".join(lines))
+    tiny_study(tmp_path, STUDY)
     (tmp_path / "my_method.py").write_text(METHOD)
     (tmp_path / "my_space.py").write_text(SPACE)
-    (tmp_path / "study.toml").write_text(STUDY.format(here=tmp_path))
     return tmp_path
 
 
@@ -122,7 +115,7 @@ def runs_of(here: Path) -> list[Any]:
 
 
 def test_a_method_from_outside_is_searched_shown_and_exported(here: Path) -> None:
-    run(here, "launch", "study.toml", "--workers", "1")
+    run(here, "launch", "killed.toml", "--workers", "1")
     trials = [(one, files) for one, files in runs_of(here) if "Quieten.share" in one.data.params]
     assert len(trials) == 3
     for one, files in trials:
