@@ -113,7 +113,10 @@ def status(
     views, unread = read_all(*_place(storage))
     if as_json:
         found = [status_json(view) for view in views]
-        found += [{"study": one, "error": str(error)} for one, error in unread.items()]
+        found += [
+            {"study": one, "state": "unreadable", "error": str(error)}
+            for one, error in unread.items()
+        ]
         _out(json.dumps(found, indent=2))
         return
     if not views and not unread:

@@ -4,7 +4,8 @@ The tables of the source are points of this space: threshold and k, one pass or 
 retrained or only the neighbours of cuts, and how many percent Wanda takes afterwards.
 """
 
-from spaces.space import Space, Trial
+from spaces.space import Choices, Space, Trial
+from spaces.wanda import Percent
 from trainables.core.spec import Count, TrainSpec
 from trainables.recover import Freeze, Recover
 from trainables.similarity.iterative import Iterate
@@ -26,13 +27,13 @@ class SimilaritySpace(Space):
         watch: a metric to report after every epoch, for the study's scheduler.
     """
 
-    thresholds: tuple[float, ...] = (99.0, 98.0, 95.0)
-    k: tuple[Count, ...] = (1, 2)
+    thresholds: Choices[float] = (99.0, 98.0, 95.0)
+    k: Choices[Count] = (1, 2)
     rule: Rule = "anchor"
     per_sample: bool = False
-    passes: tuple[Count, ...] = (1, 2)
-    freeze: tuple[Freeze, ...] = ("none", "part")
-    wanda: tuple[int, ...] = (0, 10, 20, 30, 40, 50)
+    passes: Choices[Count] = (1, 2)
+    freeze: Choices[Freeze] = ("none", "part")
+    wanda: Choices[Percent] = (0, 10, 20, 30, 40, 50)
     recover: TrainSpec = TrainSpec()
     max_drop: float = 4.0
     max_k: Count = 3

@@ -11,12 +11,14 @@ A space is a class whose fields are the ranges that a study's `[space]` table ma
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from trainables.stage import Bench, Facts, Stage
 
+T = TypeVar("T")
+Choices = Annotated[tuple[T, ...], Field(min_length=1)]  # what a categorical may be
 Point: TypeAlias = dict[str, Any]  # parameter -> value; a set may be given as a list of its members
 
 

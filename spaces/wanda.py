@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from spaces.space import Space, Trial
+from spaces.space import Choices, Space, Trial
 from trainables.core.errors import PlanError
 from trainables.stage import Facts, Stage
 from trainables.wanda import Wanda, WandaSequential
@@ -24,7 +24,7 @@ class WandaSpace(Space):
     low: Percent = 0
     high: Percent = 60
     step: Step = 5
-    sequential: Annotated[tuple[bool, ...], Field(min_length=1)] = (False,)
+    sequential: Choices[bool] = (False,)
 
     @model_validator(mode="after")
     def _some(self) -> Self:

@@ -45,7 +45,8 @@ def _explained(details: ErrorDetails, model: type[BaseModel], prefix: str) -> Us
     if kind == "missing":
         return UserError(f"{key}: missing", allowed=_description(model, location))
     if kind == "too_short":
-        return UserError(f"{key}: empty", allowed=_description(model, location))
+        field = _fields(model, location[:-1]).get(str(location[-1]))
+        return UserError(f"{key}: empty", allowed=(field and field.description) or "one or more")
     own = details.get("ctx", {}).get("error")
     if isinstance(own, UserError):  # a validator's, in our words
         return UserError(_under(key, own.what), got=own.got, allowed=own.allowed, do=own.do)

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from search.errors import StudyError
+from search.errors import StudyError, blaming
 from search.study.checks import see_current_folder
 from search.study.messages import explain
 from search.study.schema import SpaceSpec
@@ -59,7 +59,8 @@ def load_space(spec: SpaceSpec) -> Space:
     Raises UserError, with one message for the user.
     """
     ours = "." not in spec.name and ":" not in spec.name
-    found = find(f"spaces.{spec.name}" if ours else spec.name, "space")
+    with blaming(f"space {spec.name}"):
+        found = find(f"spaces.{spec.name}" if ours else spec.name, "space")
     if _is_space(found):
         return checked(found, spec.options, "space", spec.name)
     beside = sys.modules.get(getattr(found, "__module__", ""))
@@ -102,7 +103,8 @@ def find(name: str, table: str) -> Callable[..., Any]:
     module = _module(module_name)
     if module is None:
         parent, _, last = module_name.rpartition(".")
-        do = f'write "{parent}:{last}"' if parent and _module(parent) else ""
+        above = _module(parent) if parent else None
+        do = f'write "{parent}:{last}"' if hasattr(above, last) else ""
         raise UserError(f"{table}: cannot import", got=name, do=do or f"there is no {module_name}")
     offered = _offered(module)
     wanted = attribute or _only_space(offered) or table

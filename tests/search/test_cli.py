@@ -15,6 +15,7 @@ from search.cli import main
 from search.journal.lock import study_lock
 from search.journal.store import Store
 from search.journal.view import saved_toml
+from search.study.schema import Study
 from tests.support.journals import TOML, Sample
 
 RUNS = "--storage {folder}/runs"
@@ -305,7 +306,28 @@ def test_a_study_that_cannot_be_read_hides_no_other_one(
     main_ends(["status", "--json", "--storage", str(tmp_path)])
     found = {one["study"]: one for one in json.loads(capsys.readouterr().out)}
     assert found["depth"]["state"] == "finished"
-    assert set(found["garbage"]) == {"study", "error"}
+    assert found["garbage"]["state"] == "unreadable"
+    assert "cannot open the journal" in found["garbage"]["error"]
+
+
+def test_a_launch_of_which_nothing_came_ends_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def search(study: Study, store: Store, *_: object, **__: object) -> bool:
+        sample = Sample(store.folder, study)
+        sample.baseline()
+        for _ in range(6):
+            sample.journal.fail(sample.hand_out(), "out of [cuda] memory")
+        sample.close()
+        return False
+
+    monkeypatch.setattr("search.cli._search", search)
+    (tmp_path / "depth.toml").write_text(TOML)
+    with pytest.raises(SystemExit) as end:
+        main(["launch", str(tmp_path / "depth.toml"), "--storage", str(tmp_path / "runs")])
+    told = capsys.readouterr().out
+    assert end.value.code == 1
+    assert "no trial came to a result; the last one: out of [cuda] memory" in " ".join(told.split())
 
 
 def test_a_torn_study_file_is_read_from_the_journal(

@@ -62,7 +62,15 @@ def test_a_study_sets_the_ranges() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rule": "nearest"}, {"recover": {"epochs": 0}}, {"k": [0]}, {"treshold": [1]}]
+    "wrong",
+    [
+        {"rule": "nearest"},
+        {"recover": {"epochs": 0}},
+        {"k": [0]},
+        {"treshold": [1]},
+        {"thresholds": []},
+        {"wanda": [100]},
+    ],
 )
 def test_a_wrong_range_is_told(wrong: dict[str, object]) -> None:
     with pytest.raises(StudyError, match=next(iter(wrong))):

@@ -121,6 +121,7 @@ def users_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     (tmp_path / "users_package" / "inner.py").write_text(
         "def space(trial, facts):\n    return 'inner'\n"
     )
+    (tmp_path / "torn_space.py").write_text("def space(trial,\n")
     (tmp_path / "broken_space.py").write_text("import no_such_package_anywhere\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -296,7 +297,9 @@ def test_overrides_bind_to_the_space() -> None:
         ("spaces.router", {}, ["spaces.router has no function space", "allowed: start, vary"]),
         ("users_space:Own", {"most": "3"}, ['space.most: got "3"', "allowed: a whole number"]),
         ("wanda", {"low": 70}, ["space.high: got 60; allowed: low = 70, or more"]),
-        ("wanda", {"sequential": []}, ["space.sequential"]),
+        ("wanda", {"sequential": []}, ["space.sequential: empty; allowed: one or more"]),
+        ("torn_space:space", {}, ["space torn_space:space raised SyntaxError", "mend it"]),
+        ("users_space.py", {}, ["cannot import", "there is no users_space.py"]),
         ("no_such_module:space", {}, ["cannot import", "no_such_module"]),
         ("broken_space:space", {}, ["not installed: no_such_package_anywhere"]),
         (
