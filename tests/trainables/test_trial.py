@@ -120,6 +120,11 @@ def test_the_untouched_model_is_measured(bench: Bench) -> None:
     assert record["seconds"]["total"] == pytest.approx(total)
 
 
+def test_the_record_says_how_the_data_is_read(bench: Bench) -> None:
+    assert run(bench)["data_form"] == bench.data.description
+    assert "stripped" in bench.data.description["windows"]
+
+
 def test_the_same_model_is_not_evaluated_again_and_the_record_says_who_did(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,8 +184,9 @@ def _tell(
 def _must_be_known(data: Data, tokenizer: Any) -> None:
     """Raises DataError where the tokenizer does not know most of the text, or has no words."""
     unknown, marks = unknown_id(tokenizer), set(tokenizer.all_special_ids)
+    batches = data.batches("calibration")
     rows = [
-        batch["input_ids"][batch["attention_mask"].bool()] for batch in data.batches("calibration")
+        one["input_ids"][one.get("attention_mask", one["input_ids"] * 0 + 1) > 0] for one in batches
     ]
     tokens = [number for ids in rows for number in ids.tolist()]
     known = sum(number not in marks and number != unknown for number in tokens)
