@@ -73,14 +73,19 @@ class Nodes:
         self.strikes.pop(node, None)
 
     def strike(self, node: str) -> None:
-        """Note a failure that was a node's own; one that never worked is avoided at once."""
+        """Note a failure that was a node's own. One that never worked is avoided at once, one that
+        did after some in a row, and where there are others."""
         self.strikes[node] = self.strikes.get(node, 0) + 1
-        if node not in self.good or self.strikes[node] >= STRIKES:
+        others = {one["NodeID"] for one in self._usable() if self._holds(one)} - {node}
+        if node not in self.good or (others and self.strikes[node] >= STRIKES):
             AVOIDED.add(node)
 
     def left(self) -> bool:
         """Whether there is a node that can hold a trial and is not avoided."""
-        return any(fits(self.wanted, node["Resources"]) for node in self._usable())
+        return any(map(self._holds, self._usable()))
+
+    def _holds(self, node: Mapping[str, Any]) -> bool:
+        return fits(self.wanted, node["Resources"]) > 0
 
     def enough(self) -> int:
         """How many trials fit at once.

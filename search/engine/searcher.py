@@ -179,7 +179,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
 
     def _outside(self, reason: str) -> None:
         """Something that was no trial's fault: go on elsewhere, if there is anywhere."""
-        if not self.troubles.outside(reason) or not self.plan.places.left():
+        if not self.troubles.outside() or not self.plan.places.left():
             self.plan.broken(reason)
         else:
             self._say(f"tried again, as it was no trial's fault: {reason}")

@@ -15,7 +15,7 @@ from typing import Any
 
 TRIES = 3  # a trial gets, where its workers die
 DEATHS = 5  # trials in a row whose workers died: then it is not the trials
-TROUBLES = 12  # in a row, that are no trial's fault: then it is all places
+TROUBLES = 8  # in a row, that are no trial's fault: then it is all places
 AGREED = 3  # second opinions in a row that were the first one: then they are no longer asked for
 PAUSE = 1.0  # seconds after the first trouble in a row; doubled by each further one
 LONGEST = 60.0
@@ -35,7 +35,6 @@ class Troubles:
     tries: Counter[int] = field(default_factory=Counter)  # by trial: workers that died of it
     deaths: int = 0  # trials in a row that failed since their workers died
     row: int = 0  # troubles in a row that were no trial's fault
-    last: str = ""
     doubted: set[int] = field(default_factory=set)  # trials that a first process gave back
     agreed: int = 0
     rests: float = 0.0  # nothing is handed out before this moment
@@ -56,9 +55,12 @@ class Troubles:
         """Whether a process that cannot do this trial may be at fault, and not the trial."""
         return number > 0 and number not in self.doubted and self.agreed < AGREED
 
-    def outside(self, reason: str) -> bool:
-        """Something went wrong that was no trial's fault; whether to go on."""
-        self.row, self.last = self.row + 1, reason
+    def outside(self) -> bool:
+        """Something went wrong that was no trial's fault; whether to go on. What several workers
+        meet at a time counts once."""
+        if self.resting:
+            return True
+        self.row += 1
         self.rests = time.monotonic() + min(PAUSE * 2 ** (self.row - 1), LONGEST)
         return self.row < TROUBLES
 

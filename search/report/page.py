@@ -197,6 +197,11 @@ def _measured(view: View) -> Iterator[str]:
     machines = Counter(_machine(one.get("hardware") or {}) for one in records)
     told = "; ".join(f"{name}: {count} trials" for name, count in machines.most_common())
     yield _entry("hardware", told or "unknown")
+    if hosts := sorted({one["unshared"] for one in records if one.get("unshared")}):
+        own = "do not see the results' folder: each has a cache of its own"
+        yield _entry("cache", f"{', '.join(hosts)} {own}")
+    if view.notes.get("naive"):
+        yield _entry("shortcuts", "all off (launch --naive)")
     yield _entry("time", _time(view))
 
 

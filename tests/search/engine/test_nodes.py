@@ -77,19 +77,24 @@ def test_a_node_that_never_worked_is_avoided_at_once(monkeypatch: pytest.MonkeyP
     assert cluster(monkeypatch, {"CPU": 2.0}).left()  # another launch forgives
 
 
-def test_a_node_that_worked_is_avoided_after_failures_in_a_row(
+def test_a_node_that_worked_is_avoided_after_failures_in_a_row_where_there_are_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    nodes = cluster(monkeypatch, {"CPU": 2.0})
+    nodes = cluster(monkeypatch, {"CPU": 2.0}, {"CPU": 1.0})
     nodes.works("n0")
     for _ in range(2):
         for _ in range(STRIKES - 1):
             nodes.strike("n0")
-        assert nodes.left()
+        assert nodes.slots() == 3
         nodes.works("n0")
     for _ in range(STRIKES):
+        assert "n0" not in AVOIDED
         nodes.strike("n0")
-    assert not nodes.left()
+    assert nodes.slots() == 1
+    nodes.works("n1")
+    for _ in range(STRIKES):
+        nodes.strike("n1")
+    assert nodes.slots() == 1  # the last one is not given up: its trouble may pass
 
 
 def test_a_request_stays_the_same_whatever_is_avoided(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -471,6 +471,20 @@ def test_troubles_in_a_row_are_bounded_over_all_workers(
     assert states(searcher)[1:] == [TrialState.RUNNING]
 
 
+def test_what_all_workers_meet_at_once_counts_once(
+    searcher: JournalSearcher, clock: SimpleNamespace
+) -> None:
+    searcher.plan.places.room = 2 * TROUBLES  # type: ignore[attr-defined]
+    searcher.plan.budget = Budget(trials=100)
+    after_baseline(searcher)
+    for _ in range(2):
+        configs = {f"{one}": handed(searcher, f"{one}") for one in range(2 * TROUBLES)}
+        for trial_id, config in configs.items():
+            gives_back(searcher, trial_id, config, "place", reason="disk full", node="a")
+        clock.seconds += 60.0
+    assert searcher.plan.error is None
+
+
 @pytest.mark.parametrize("began", [True, False])
 def test_a_lost_node_costs_no_trial_a_try(
     searcher: JournalSearcher, clock: SimpleNamespace, began: bool

@@ -15,7 +15,7 @@ from search.report.course import best_so_far, growth
 from search.report.page import page, write_report
 from search.report.pictures import front_svg
 from search.report.plots import front_figure, front_html, groups, history_figure, told
-from tests.support.journals import TOML, Sample, sample_study
+from tests.support.journals import TOML, Sample, record, sample_study
 from trainables.core.errors import UserError
 from trainables.core.pictures import Bars, picture_data
 
@@ -84,6 +84,19 @@ def test_page_holds_everything(view: View) -> None:
         "untouched model",
     ):
         assert said in read_page.text, said
+
+
+def test_machines_with_a_cache_of_their_own_are_named(tmp_path: Path) -> None:
+    sample = Sample(tmp_path).run(upto=1)
+    number = sample.hand_out()
+    metrics = {"perplexity": 22.0, "parameters": 1e6}
+    found = record(sample.journal.uid(number), number, metrics)
+    sample.journal.settle(number, found | {"unshared": "box7"})
+    sample.journal.note("naive", True)
+    said = page(read(sample.store))
+    assert "box7 do not see the results&#x27; folder" in said
+    assert "all off (launch --naive)" in said
+    sample.close()
 
 
 def test_what_users_write_is_text(view: View) -> None:
