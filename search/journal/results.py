@@ -5,8 +5,9 @@ the front like any trial, but is never counted among them: when a study is done,
 finished + failed == planned.
 """
 
+import contextlib
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
@@ -41,8 +42,15 @@ class Step:
             settings=data["settings"],
             changed=bool(data["effects"] if "effects" in data else data.get("effect")),
             counts={k: v for k, v in data["counts"].items() if isinstance(v, int | float)},
-            pictures=tuple(map(read_picture, data.get("pictures", ()))),
+            pictures=tuple(_known_pictures(data.get("pictures", ()))),
         )
+
+
+def _known_pictures(found: Iterable[Mapping[str, Any]]) -> Iterator[Picture]:
+    """Without those of kinds that only a newer version knows."""
+    for one in found:
+        with contextlib.suppress(KeyError, TypeError):
+            yield read_picture(one)
 
 
 @dataclass(frozen=True)

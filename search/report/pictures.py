@@ -4,6 +4,7 @@ Drawn by matplotlib, for files and for pages without a script. Knows no method, 
 """
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -74,9 +75,14 @@ def _svg(draw: "Callable[[Figure], None]", rows: int, across: int) -> str:
 def _sheet(found: Sequence[Picture], figure: "Figure") -> None:
     places = figure.subplots(*_grid(len(found)), squeeze=False).flatten()
     for axes, one in zip(places, found, strict=False):
-        _matrix(axes, one) if isinstance(one, Heatmap) else _bars(axes, one)
+        try:
+            _matrix(axes, one) if isinstance(one, Heatmap) else _bars(axes, one)
+            axes.set_xlabel(one.axis)
+        except (TypeError, ValueError, IndexError) as error:  # a stage is anybody's code
+            axes.clear()
+            axes.set_axis_off()
+            axes.text(0, 0.9, f"cannot be drawn: {error}", wrap=True, va="top")
         axes.set_title(one.title, fontsize=11, loc="left")
-        axes.set_xlabel(one.axis)
     for axes in places[len(found) :]:
         axes.set_axis_off()
 
@@ -84,9 +90,8 @@ def _sheet(found: Sequence[Picture], figure: "Figure") -> None:
 def _matrix(axes: Any, one: Heatmap) -> None:
     from matplotlib.patches import Rectangle
 
-    image = axes.imshow(
-        [[_number(v) for v in row] for row in one.values], cmap="magma", vmax=one.high
-    )
+    values = [[_number(v) for v in row] for row in one.values]
+    image = axes.imshow(values, cmap="magma", vmax=one.high)
     for run in filter(None, one.boxes):
         place = (run[0] - 0.5, run[0] - 0.5)
         box = Rectangle(place, len(run), len(run), fill=False, edgecolor="#2dd4bf", lw=2)
@@ -116,7 +121,8 @@ def _whole(*found: Any) -> None:
 
 
 def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
+    """What has no value, or none that a scale could hold, leaves a gap."""
+    return float("nan") if value is None or not math.isfinite(value) else value
 
 
 # -- of a study --------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
 
 def test_json(sample: Sample) -> None:
     view = read(sample.store)
-    save_links(sample.store, {"runs": {"1": {"run_id": "abc", "digest": ""}}})
+    links = {"uri": "sqlite://", "experiment": "1", "parent": "p"}
+    save_links(sample.store, {**links, "runs": {"1": {"run_id": "abc", "front": "yes"}}})
     found = json.loads(json.dumps(best_json(view, best(view), run_ids(sample.store))))
     assert (found["study"], found["note"]) == ("depth", None)
     assert found["objectives"] == {"perplexity": "min", "parameters": "min"}
