@@ -109,8 +109,7 @@ def highest(values: Iterable[Any]) -> float:
             allowed="from 0 to 1, 255 or 65535",
             do="undo their normalisation",
         )
-    fractions = all(array.dtype.kind == "f" for array in arrays)
-    if high <= 1 and (fractions or high < 1 or arrays[0].dtype.kind == "b"):
+    if high <= 1:
         return 1.0
     return 255.0 if high <= 255 else 65535.0
 

@@ -70,9 +70,14 @@ def checked(question: Question) -> Question:
     return question
 
 
+def texts(choices: Choices) -> list[str]:
+    """The choices as text; one that is missing is an empty one, which nobody can choose."""
+    return ["" if choice is None else str(choice) for choice in choices]
+
+
 def _after(prompt: str, choices: Choices, answer: int) -> Question:
     """Choices that follow the prompt after a space."""
-    return checked(Question(prompt, tuple(f" {str(one).strip()}" for one in choices), answer))
+    return checked(Question(prompt, tuple(f" {text.strip()}" for text in texts(choices)), answer))
 
 
 def _question(text: str, choices: Choices, answer: int) -> Question:

@@ -23,6 +23,7 @@ from trainables.bench.data.prompts import (
     number,
     said,
     template,
+    texts,
     truth,
     untagged,
 )
@@ -33,10 +34,10 @@ def asked(prompt: str, choices: Choices, answer: int) -> Question:
     """Choices that follow the prompt after a space, and after what white space ends it."""
     said(prompt)
     kept = prompt.rstrip()
-    texts = [str(choice) for choice in choices]
+    named = texts(choices)
     between = f"{prompt[len(kept) :]} "
-    lengths = tuple(map(len, texts)) if between != " " else ()
-    return checked(Question(kept, tuple(between + one for one in texts), answer, lengths=lengths))
+    lengths = tuple(map(len, named)) if between != " " else ()
+    return checked(Question(kept, tuple(between + one for one in named), answer, lengths=lengths))
 
 
 def _piqa(row: Row) -> Question:
@@ -130,10 +131,10 @@ def _openbookqa(row: Row) -> Question:
 
 
 def _commonsense_qa(row: Row) -> Question:
-    letters, texts = "ABCDE", row["choices"]["text"]
-    if len(texts) != len(letters):
+    letters, places = "ABCDE", row["choices"]["text"]
+    if len(places) != len(letters):
         raise RowError("not five choices")
-    listed = "".join(f"\n{letter}. {text}" for letter, text in zip(letters, texts, strict=True))
+    listed = "".join(f"\n{letter}. {text}" for letter, text in zip(letters, places, strict=True))
     prompt = f"Question: {said(row['question'])}{listed}\nAnswer:"
     return asked(prompt, letters, labelled(letters, row["answerKey"]))
 

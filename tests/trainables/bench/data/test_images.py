@@ -113,6 +113,12 @@ def test_files_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
     assert len(data.items("search")) == 3
 
 
+@pytest.mark.parametrize("kind", [int, float, bool])
+def test_images_of_two_values_are_black_and_white(tmp_path: Path, kind: type) -> None:
+    data = loaded(tmp_path, [(array > 100).astype(kind).tolist() for array in GREY])
+    assert data.batches("search")[0]["pixel_values"].unique().tolist() == [-1.0, 1.0]
+
+
 def test_normalised_images_are_refused() -> None:
     with pytest.raises(DataError, match=r"from -1.0 to 1.0; allowed: from 0 to 1, 255 or 65535"):
         highest([np.array([[-1.0, 1.0]])])

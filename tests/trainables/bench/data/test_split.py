@@ -161,6 +161,12 @@ BAD: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         {"choices": []},
         "with fewer than two choices, or an empty one",
     ),
+    "a choice that is missing": (
+        "multiple-choice",
+        {"prompt": "is it {i}", "choices": ["yes", "no"], "answer": 1},
+        {"choices": ["yes", None]},
+        "with fewer than two choices, or an empty one",
+    ),
     "neither true nor false": (
         "multiple-choice",
         {"passage": "Cats purr {i}.", "question": "do they", "answer": "yes"},
