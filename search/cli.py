@@ -3,10 +3,12 @@
 Only what a verb needs is imported when it runs: `status`, `best` and `--help` answer at once.
 """
 
+import getpass
 import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -258,11 +260,24 @@ def ui(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; a user's error is one message and exit code 2."""
+    _somebody()
     try:
         app(args=arguments, standalone_mode=True)
     except UserError as error:
         sys.stderr.write(f"rayduce: {error}\n")
         raise SystemExit(2) from None
+
+
+def _somebody() -> None:
+    """A home and a name for a user id that has none, as in containers: libraries ask for them."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = tempfile.gettempdir()
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"uid-{os.getuid()}"
 
 
 def command() -> None:

@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,10 +32,15 @@ QUIET = {
 }
 
 
+LONGEST_TEMP = 40  # characters: Ray's sockets lie below it, and may have 107 in all
+
+
 def ray_environment() -> None:
     """What Ray reads when it is first imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if len(tempfile.gettempdir()) > LONGEST_TEMP:
+        os.environ.setdefault("RAY_TMPDIR", "/tmp")
     if "RAY_AUTH_MODE" in os.environ or "ray" in sys.modules:
         return
     if _local():

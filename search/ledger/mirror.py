@@ -63,11 +63,29 @@ def open_ledger(store: Store) -> Ledger:
     """One study's runs in the ledger in use."""
     uri = tracking_uri(store)
     store.create()
-    client, local = open_client(uri), uri == embedded(store)
+    local = uri == embedded(store)
+    if local:
+        _make(store)
+    client = open_client(uri)
     if local and (stray := Path(uri.removeprefix("sqlite:///")).parent) != store.folder:
         with contextlib.suppress(OSError):  # MLflow makes one of the URL's own spelling
             stray.rmdir()
     return Ledger(store, client, uri, local=local)
+
+
+def _make(store: Store) -> None:
+    """Make the embedded ledger under another name: it takes MLflow seconds, and what a driver that
+    was killed meanwhile leaves could never be opened again."""
+    from filelock import FileLock
+
+    with FileLock(store.folder / ".mlflow.lock"):
+        for torn in store.folder.glob(".mlflow-*.db*"):
+            torn.unlink(missing_ok=True)
+        if store.ledger.exists():
+            return
+        fresh = store.folder / f".mlflow-{os.getpid()}.db"
+        open_client(str(file_url(fresh))).search_experiments(max_results=1)
+        fresh.replace(store.ledger)
 
 
 def sync(store: Store) -> str:

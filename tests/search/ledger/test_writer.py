@@ -5,11 +5,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from optuna.samplers import RandomSampler
 
 from search.journal.view import View, read
+from search.ledger import mirror
 from search.ledger.mirror import open_client, open_ledger, sync
 from search.ledger.run_fields import allowed
 from search.ledger.run_ids import FILE, load_links, run_ids
@@ -246,6 +248,24 @@ def test_a_ledger_that_is_no_database_is_one_message(sample: Sample) -> None:
         caught.value
     )
     assert caught.value.__suppress_context__
+
+
+def test_a_driver_killed_while_the_ledger_was_made_leaves_none(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample.store.ledger.unlink()
+
+    def killed(uri: str) -> Any:
+        Path(unquote(uri.removeprefix("sqlite:///"))).write_bytes(b"half of its tables")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mirror, "open_client", killed)
+        open_ledger(sample.store)
+    assert not sample.store.ledger.exists()
+    assert "3 of them new" in sync(sample.store)
+    left = [path.name for path in sample.store.folder.glob(".mlflow*")]
+    assert left in ([], [".mlflow.lock"])
 
 
 def test_no_password_of_a_ledger_is_kept_or_told(
