@@ -39,7 +39,7 @@ from search.study.database import stored
 from search.study.load import compare, study_toml
 from search.study.replay import still_asks
 from search.study.schema import Study
-from search.study.space import load_space
+from search.study.space import load_space, try_out
 from search.study.starting_points import read_point
 from spaces.space import Space
 from trainables.core.errors import UserError
@@ -200,6 +200,7 @@ class Launch:
         def ask(trial: Any) -> object:
             return space.stages(trial, facts)
 
+        try_out(space, facts, self.study.space.name)
         still_asks(self.study.space.name, ask, journal.trials())
         first = [
             _point(point, ask, f"first[{index}]") for index, point in enumerate(self.study.first)

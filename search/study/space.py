@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, TypeGuard, TypeVar, get_type_hints
 
+import optuna
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from search.errors import StudyError, blaming
@@ -83,6 +84,24 @@ def _like_a_space(function: Callable[..., Any], name: str) -> Callable[..., Any]
         allowed = "a Space, or a function (trial, facts, *, ranges)"
         raise UserError(f"space {name}", got=str(signature), allowed=allowed) from None
     return function
+
+
+def try_out(space: Space, facts: Facts, name: str) -> None:
+    """Ask a space once, before any trial: a mistake in it would fail them all.
+
+    Raises:
+        UserError: what it raised, or that it returns something else than stages. A ValueError is
+            its way to refuse a combination.
+    """
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    with blaming(f"space {name}"):
+        try:
+            found: object = space.stages(trial, facts)
+        except (ValueError, optuna.TrialPruned):
+            return
+    if not isinstance(found, list | tuple) or not all(isinstance(one, Stage) for one in found):
+        kinds = [type(one).__name__ for one in (found if isinstance(found, list) else [found])]
+        raise UserError(f"space {name} returned", got=kinds, allowed="a list of stages")
 
 
 # -- what a name means -------------------------------------------------------------------------

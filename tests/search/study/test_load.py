@@ -6,8 +6,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from optuna import TrialPruned
 from optuna.trial import FixedTrial
 from ray import cloudpickle
 
@@ -21,10 +23,11 @@ from search.study.load import (
     study_toml,
 )
 from search.study.schema import Resources, SpaceSpec
-from search.study.space import load_space
+from search.study.space import FunctionSpace, load_space, try_out
 from trainables.core.errors import UserError
 from trainables.core.places import CHECKOUT
 from trainables.stage import Facts
+from trainables.wanda import Wanda
 
 SHORT = """
 name = "depth"
@@ -253,6 +256,38 @@ def test_what_stands_beside_a_users_function_belongs_to_it() -> None:
     found = load_space(SpaceSpec(name="users_space:space", options={"most": 3}))
     assert found.starts(FACTS) == [{"most": 3}]
     assert found.survey(None) == {"looked": True}  # type: ignore[arg-type]
+
+
+def given(stages: Any) -> FunctionSpace:
+    """A function that returns these, or raises them."""
+
+    def space(trial: Any, facts: Any) -> Any:
+        trial.suggest_int("n", 0, trial.number + 1)
+        if isinstance(stages, Exception):
+            raise stages
+        return stages
+
+    return FunctionSpace(function=space, ranges={}, surveys=None, starting=None)
+
+
+@pytest.mark.parametrize("stages", [[], (Wanda(0.5),), ValueError("odd"), TrialPruned()])
+def test_a_space_may_refuse_what_it_is_tried_with(stages: Any) -> None:
+    try_out(given(stages), FACTS, "mine:space")
+
+
+@pytest.mark.parametrize(
+    ("stages", "part"),
+    [
+        (KeyError("influence"), "space mine:space raised KeyError: 'influence'"),
+        (None, 'space mine:space returned: got ["NoneType"]; allowed: a list of stages'),
+        ([Wanda, "omission"], 'got ["ABCMeta", "str"]; allowed: a list of stages'),
+        (Wanda(0.5), "allowed: a list of stages"),
+    ],
+)
+def test_a_mistake_in_a_space_is_told_before_any_trial(stages: Any, part: str) -> None:
+    with pytest.raises(UserError) as caught:
+        try_out(given(stages), FACTS, "mine:space")
+    assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(
