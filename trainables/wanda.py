@@ -164,7 +164,7 @@ def _lowest(score: Float[Tensor, "outputs inputs"], count: int) -> Bool[Tensor, 
     """The `count` lowest of each row, of equal ones the first: what a stable sort finds, sooner."""
     if count == 0:
         return torch.zeros_like(score, dtype=torch.bool)
-    if score.is_cuda:
+    if score.device.type != "cpu":
         return _lowest_sorted(score, count)
     # numpy's selection takes a twentieth of the time of torch's sort
     limit = torch.from_numpy(np.partition(score.numpy(), count - 1)[:, count - 1 : count])
