@@ -307,15 +307,15 @@ def _run(study: "Study", *, naive: bool = False, retry: bool = False) -> None:
     console.print(best_table(view, found))
     where = storage_flag(store.folder, study.storage.database)
     if stopped:
-        console.print(f"interrupted; go on with: rayduce resume {study.name}{where}")
+        _out(f"interrupted; go on with: rayduce resume {study.name}{where}")
         raise SystemExit(130)
     if view.failed:
-        console.print(view.failed, markup=False)
+        _out(view.failed)
         raise SystemExit(1)
     first = next(iter(study.objectives))
-    console.print(f"pages:   rayduce ui{where}\nreport:  rayduce report {study.name}{where}")
+    _out(f"pages:   rayduce ui{where}\nreport:  rayduce report {study.name}{where}")
     if found.trials:
-        console.print(f"export:  rayduce export {study.name} --best {first} --to DIR{where}")
+        _out(f"export:  rayduce export {study.name} --best {first} --to DIR{where}")
 
 
 def _search(

@@ -9,12 +9,30 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from search.launch import NOTED, Clock
+from tests.support.journals import Sample
 from tests.support.launches import BUDGET, Driver, tiny_study
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     return tiny_study(tmp_path)
+
+
+def test_the_time_of_a_killed_launch_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, sample = [1000.0], Sample(tmp_path)
+    monkeypatch.setattr("search.launch.time.time", lambda: now[0])
+    for launch in range(2):
+        clock = Clock(sample.journal)  # of a launch that is killed a moment after its last tick
+        for _ in range(100):
+            now[0] += 1.0
+            clock.tick()
+        noted = sample.journal.noted("seconds")
+        assert 0 <= clock.seconds() - noted < NOTED
+        assert noted > 100 * (launch + 1) - 2 * NOTED
+    sample.close()
 
 
 @pytest.fixture
