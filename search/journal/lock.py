@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from search.journal.fence import Driver, busy
 from search.journal.store import Store, unreachable, write_text
 from search.study.database import database_url
+from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -64,6 +65,9 @@ def study_lock(store: Store) -> Iterator[Driver]:
         lock.acquire()
     except Timeout:
         raise busy(store.study, owner_name(store)) from None
+    except OSError as error:
+        do = "choose another folder with --storage"
+        raise UserError(f"cannot write to {store.root}: {error.strerror}", do=do) from error
     try:
         with _database_lock(store, me) if store.database else contextlib.nullcontext():
             write_text(store.owner, json.dumps(asdict(me)))

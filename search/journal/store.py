@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.journal.patience import cause
+from search.journal.patience import Patience, cause
 from search.study.database import database_url, redacted
 from search.study.schema import Study
 from trainables.core.errors import UserError, did_you_mean
@@ -179,12 +179,13 @@ def launched(store: Store, storage: "RDBStorage") -> Iterator[tuple[Study, str]]
     Raises:
         UserError: the name is taken in the database by something else.
     """
+    patient = Patience(storage)
     try:
-        known = storage.get_study_id_from_name(store.study)
+        known = patient(lambda: storage.get_study_id_from_name(store.study))
     except KeyError:
         pass
     else:
-        notes = storage.get_study_user_attrs(known)
+        notes = patient(lambda: storage.get_study_user_attrs(known))
         if "toml" in notes:
             yield saved_study(notes["toml"], store.study), "the journal"
         elif "token" not in notes and (notes or storage.get_n_trials(known)):

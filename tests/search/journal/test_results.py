@@ -2,10 +2,12 @@
 
 import itertools
 import random
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from search.journal.lock import study_lock
 from search.journal.results import Result, front, losses, ranked
@@ -13,6 +15,7 @@ from search.journal.store import Store
 from search.journal.view import View, read, results_of
 from search.report.best import best
 from search.study.constraints import parse_where
+from search.study.load import study_toml
 from search.study.schema import Budget
 from tests.support.journals import TOML, Sample, record, sample_study
 from trainables.core.errors import UserError
@@ -220,3 +223,14 @@ def test_one_trial_per_model_and_none_that_changed_nothing(tmp_path: Path) -> No
     made.close()
     assert numbers(best(view).trials) == [1, 4]
     assert [one.number for one in view.results if one.on_front] == [0, 1, 2, 3, 4]
+
+
+def test_a_password_in_an_older_journal_is_not_read_from_it(tmp_path: Path) -> None:
+    made = Sample(tmp_path).run(upto=1)
+    tables = tomllib.loads(study_toml(made.study))
+    tables["storage"]["database"] = "postgresql://me:s3cret@host/name"
+    made.journal.note("toml", tomli_w.dumps(tables))
+    view = read(made.store)
+    made.close()
+    assert view.study.storage.database == "postgresql://me@host/name"
+    assert "s3cret" not in study_toml(view.study)

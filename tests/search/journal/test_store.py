@@ -130,6 +130,12 @@ def test_one_driver_at_a_time(store: Store, holder: "subprocess.Popen[str]") -> 
         pass
 
 
+def test_a_lock_that_cannot_be_made_is_one_message(store: Store) -> None:
+    store.lock.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot write to .*depth: Is a directory.*--storage"):
+        study_lock(store).__enter__()
+
+
 def test_a_dead_driver_holds_nothing(store: Store, holder: "subprocess.Popen[str]") -> None:
     holder.send_signal(signal.SIGKILL)
     holder.wait()
