@@ -25,9 +25,14 @@ def suggest(
     Parameters `<name>.count`, 0 to `most`, and `<name>.<number>`, 1 for a candidate; the set is
     the `count` cheapest candidates, at equal prices the first.
     """
-    count = trial.suggest_int(f"{name}.count", 0, min(most, len(members)))
+    count = trial.suggest_int(count_of(name), 0, min(most, len(members)))
     candidates = [n for n in members if trial.suggest_int(f"{name}.{n:02d}", 0, 1)]
     return tuple(sorted(sorted(candidates, key=lambda n: (price[n], n))[:count]))
+
+
+def count_of(group: str) -> str:
+    """The parameter that says how many members a set has."""
+    return f"{group}.count"
 
 
 def group_of(parameter: str) -> str | None:
@@ -57,8 +62,8 @@ def read(params: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[name] = value
     for group in units:
-        if found.get(f"{group}.count", 0) >= len(found[group]):
-            found.pop(f"{group}.count", None)
+        if found.get(count_of(group), 0) >= len(found[group]):
+            found.pop(count_of(group), None)
     return found
 
 

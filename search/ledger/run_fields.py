@@ -101,7 +101,7 @@ def params_of(result: Result) -> dict[str, Any]:
             same = by_name.get(f"{step.stage}.{name}".lower())
             if same is not None:
                 proposed.pop(same, None)
-                proposed.pop(f"{same}.count", None)
+                proposed.pop(sets.count_of(same), None)
                 done.setdefault(f"{step.stage}.{name}", value)
     return {**proposed, **done}
 

@@ -53,7 +53,7 @@ class LevelSwitchSampler(BaseSampler):
             known = earlier.distributions
             units = [name for name in known if _is_unit(name, known[name])]
             if units:
-                counts = [f"{group}.count" for group in sets.groups(units)]
+                counts = [sets.count_of(group) for group in sets.groups(units)]
                 return {name: known[name] for name in sorted([*units, *counts]) if name in known}
         return {}
 
@@ -71,7 +71,7 @@ class LevelSwitchSampler(BaseSampler):
             if frozenset(name for names in child.values() for name in names) not in tried:
                 break
         values = {name: int(name in child[g]) for g, names in groups.items() for name in names}
-        counts = {f"{group}.count": len(names) for group, names in child.items()}
+        counts = {sets.count_of(group): len(names) for group, names in child.items()}
         return values | {name: n for name, n in counts.items() if name in search_space}
 
     def _child(self, groups: Groups, parent: FrozenTrial | None, rng: Random) -> Groups:
@@ -102,7 +102,7 @@ class LevelSwitchSampler(BaseSampler):
     def _right_size(self, trial: FrozenTrial, groups: Groups) -> bool:
         for group, names in groups.items():
             size = sum(trial.params.get(name, 0) for name in names)
-            if size != trial.params.get(f"{group}.count", size) or size != (self.drop or size):
+            if size != trial.params.get(sets.count_of(group), size) or size != (self.drop or size):
                 return False
         return True
 
