@@ -8,13 +8,13 @@ from typing import Any, get_args
 
 import datasets
 
-from trainables.bench.data.adapter import TaskAdapter
-from trainables.bench.data.images import ImageClassification
 from trainables.bench.data.sources import Splits, open_splits
 from trainables.bench.data.split import MEASURED, Drawing, Taken
-from trainables.bench.data.tasks import Classification, Generation, MultipleChoice
+from trainables.bench.data.tasks.adapter import TaskAdapter
+from trainables.bench.data.tasks.images import ImageClassification
+from trainables.bench.data.tasks.text import Classification, Generation, MultipleChoice
+from trainables.bench.data.tasks.windows import LanguageModelling
 from trainables.bench.data.tokenize import unknown_id
-from trainables.bench.data.windows import LanguageModelling
 from trainables.core.errors import DataError, near
 from trainables.core.spec import DataSpec, Role, Task
 from trainables.core.types import Batch

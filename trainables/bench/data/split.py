@@ -15,9 +15,9 @@ from typing import Any
 
 import datasets
 
-from trainables.bench.data.adapter import TaskAdapter, folded
 from trainables.bench.data.columns import Row, RowError, holds_text
-from trainables.bench.data.windows import LanguageModelling, Window
+from trainables.bench.data.tasks.adapter import TaskAdapter, folded
+from trainables.bench.data.tasks.windows import LanguageModelling, Window
 from trainables.core.errors import DataError, near
 from trainables.core.spec import DataSpec, Role
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from trainables.bench.data.adapter import TaskAdapter
 from trainables.bench.data.columns import Labels, Row, RowError
+from trainables.bench.data.tasks.adapter import TaskAdapter
 from trainables.core.errors import DataError
 from trainables.core.spec import DataSpec, Role
 from trainables.core.types import Batch

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import datasets
 import torch
 
-from trainables.bench.data.adapter import TaskAdapter, folded
 from trainables.bench.data.columns import Labels, Row, RowError
 from trainables.bench.data.prompts import (
     GIVEN,
@@ -26,6 +25,7 @@ from trainables.bench.data.prompts import (
     given,
 )
 from trainables.bench.data.published import FORMS, asked
+from trainables.bench.data.tasks.adapter import TaskAdapter, folded
 from trainables.bench.data.tokenize import (
     Ids,
     choice_rows,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainables.bench.data.images import highest, open_image
 from trainables.bench.data.roles import Data, load_data
+from trainables.bench.data.tasks.images import highest, open_image
 from trainables.core.errors import DataError
 from trainables.core.spec import DataSpec
 

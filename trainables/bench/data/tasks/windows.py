@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from trainables.bench.data.adapter import TaskAdapter, folded
 from trainables.bench.data.columns import Row, RowError
+from trainables.bench.data.tasks.adapter import TaskAdapter, folded
 from trainables.bench.data.tokenize import Ids, opening, plain_ids
 from trainables.core.errors import DataError
 from trainables.core.spec import Role

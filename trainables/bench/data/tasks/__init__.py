@@ -1,0 +1,1 @@
+"""What an item of each task is, and how items become the batches a model takes."""
