@@ -177,3 +177,31 @@ def test_without_shortcuts_a_study_comes_to_the_same(study: Path, driver: Driver
     naive.folder.mkdir()
     naive.run("launch", str(study), "--trials", "3", "--naive")
     assert [row.values for row in naive.rows()] == shared
+
+
+BREAKS = """
+import os
+from pathlib import Path
+
+def score(made):
+    log = Path(os.environ["RAYDUCE_TEST_LOG"])
+    with log.open("a") as file:
+        file.write(f"x {os.getpid()}\\n")
+    mine = [line for line in log.read_text().splitlines() if line.endswith(f" {os.getpid()}")]
+    if len(mine) > 2:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+    return 1.0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_process_that_breaks_and_stays_broken_costs_no_trial(study: Path, driver: Driver) -> None:
+    (driver.folder / "my_scores.py").write_text(BREAKS)
+    text = study.read_text().replace("tests.support.slow_metric:pause", "my_scores:score")
+    study.write_text(text)
+    driver.run("launch", str(study), "--trials", "6", "--workers", "1")
+    assert [row.state for row in driver.rows()] == [TrialState.COMPLETE] * 7
+    processes = [process for _, process in driver.measured()]
+    assert len(set(processes)) > 2
+    assert max(map(processes.count, processes)) == 3  # the third one failed, and it left
