@@ -10,13 +10,19 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
 from search.journal import fence
 from search.journal.fence import Driver, Fence, living
+from search.journal.journal import Journal
+from search.journal.lock import study_lock
+from search.journal.store import Store, open_storage
 from search.journal.tables import Tables
 from tests.support.journals import Sample, memory
 from trainables.core.errors import UserError
+
+POSTGRES = os.environ.get("RAYDUCE_TEST_POSTGRES")
 
 
 @pytest.fixture
@@ -96,3 +102,28 @@ def test_a_user_id_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("data", [None, 3, {}, {"who": "me", "since": "then"}, {"pid": "1"}])
 def test_what_is_no_claim_is_read_as_none(data: object) -> None:
     assert Driver.read(data) is None
+
+
+@pytest.mark.skipif(POSTGRES is None, reason="RAYDUCE_TEST_POSTGRES names no server")
+def test_postgres_a_driver_whose_connection_was_cut_keeps_the_study(tmp_path: Path) -> None:
+    here, there = (Store(tmp_path / place, "fenced", POSTGRES) for place in ("here", "there"))
+    with study_lock(here) as me:
+        storage = open_storage(here, create=True)
+        journal = Journal(storage, "fenced", {"perplexity": "min"}, driver=me)
+        with storage.engine.begin() as connection:  # as a server that restarts would
+            connection.execute(sa.text(CUT), {"name": f"rayduce {me}"[:63]})
+        with study_lock(there) as other:
+            second = open_storage(there, create=True)
+            with pytest.raises(UserError, match=f"running already: .* pid {os.getpid()}"):
+                Journal(second, "fenced", {"perplexity": "min"}, driver=other)
+        journal.note("git_commit", "of the first")
+        journal.close()
+        with study_lock(there) as other:
+            Journal(second, "fenced", {"perplexity": "min"}, driver=other).close()
+            with pytest.raises(UserError, match="taken over by"):
+                journal.note("git_commit", "of the first again")
+        storage.engine.dispose()
+        second.engine.dispose()
+
+
+CUT = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = :name"
