@@ -59,8 +59,9 @@ def save(model: nn.Module, processor: Any, task: Task, folder: Path) -> Saved:
         return Saved(model.save_to(folder), plain=False, note="Needs Rayduce beside transformers.")
     if not isinstance(model, PreTrainedModel):
         raise PlanError(f"{type(model).__name__} is no transformers model and has no save_to")
-    line = "from transformers import {head}\nmodel = {head}.from_pretrained({folder})"
-    load = line.replace("{head}", head_for(task, reads_targets(model)).__name__)
+    own_code = ", trust_remote_code=True" if getattr(model.config, "auto_map", None) else ""
+    head = head_for(task, reads_targets(model)).__name__
+    load = f"from transformers import {head}\nmodel = {head}.from_pretrained({{folder}}{own_code})"
     if not misfits(model):
         model.save_pretrained(folder)
         return Saved(load)

@@ -5,12 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertModel, T5Config
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    T5Config,
+    dynamic_module_utils,
+)
 
-from tests.support.families import COMMON
+from tests.support.families import COMMON, batch_of, build
 from tests.support.toys import word_tokenizer
 from trainables.bench.bench import Bench
+from trainables.bench.models.check import check_model
 from trainables.bench.models.load import fresh, load_config, load_model, load_processor
+from trainables.bench.models.save import save
+from trainables.bench.models.surgery import remove_blocks
+from trainables.bench.models.verify import prove
 from trainables.bench.training.loop import Training
 from trainables.core.errors import ModelError
 from trainables.core.fork import same_tensors
@@ -124,24 +133,55 @@ def test_a_tokenizer_that_is_broken_is_told_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def own_code(folder: Path) -> Path:
+CONFIGURATION = """from transformers import LlamaConfig
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+"""
+MODELING = """from transformers import LlamaForCausalLM
+from .configuration_own import OwnConfig
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model type whose code lies beside it."""
-    BertModel(BertConfig(**COMMON)).save_pretrained(folder)
+    modules = tmp_path / "modules"  # where transformers puts code that it runs
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(modules))
+    monkeypatch.setenv("HF_MODULES_CACHE", str(modules))
+    monkeypatch.syspath_prepend(str(modules))
+    folder = tmp_path / "own"
+    build("llama").save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
+    places = {"AutoConfig": "configuration_own.OwnConfig"}
+    places["AutoModelForCausalLM"] = "modeling_own.OwnForCausalLM"
+    config |= {"model_type": "own", "architectures": ["OwnForCausalLM"], "auto_map": places}
     (folder / "config.json").write_text(json.dumps(config))
-    code = 'class OwnConfig(BertConfig):\n    model_type = "own"\n'
-    (folder / "configuration_own.py").write_text(f"from transformers import BertConfig\n\n\n{code}")
+    (folder / "configuration_own.py").write_text(CONFIGURATION)
+    (folder / "modeling_own.py").write_text(MODELING)
     return folder
 
 
-def test_code_of_a_model_runs_only_where_the_study_says_so(tmp_path: Path) -> None:
-    folder = own_code(tmp_path)
+def test_code_of_a_model_runs_only_where_the_study_says_so(own_code: Path) -> None:
     with pytest.raises(ModelError, match=r"Python code.*\[model\] trust_remote_code = true"):
-        load_config(folder, ModelSpec(id=str(folder)))
-    trusting = ModelSpec(id=str(folder), trust_remote_code=True)
-    assert load_config(folder, trusting).model_type == "own"
+        load_config(own_code, ModelSpec(id=str(own_code)))
+    trusting = ModelSpec(id=str(own_code), trust_remote_code=True)
+    assert load_config(own_code, trusting).model_type == "own"
+
+
+def test_such_a_model_is_cut_saved_and_proved(own_code: Path, tmp_path: Path) -> None:
+    trusting = ModelSpec(id=str(own_code), trust_remote_code=True)
+    model = load_model(own_code, trusting, "language-modelling", ())
+    check_model(model, batch_of(model), "language-modelling")
+    remove_blocks(model, {1})
+    (tmp_path / "out").mkdir()
+    saved = save(model, None, "language-modelling", tmp_path / "out")
+    assert "trust_remote_code=True" in saved.load
+    assert prove(saved.load, tmp_path / "out", model, batch_of(model)).difference < 1e-4
 
 
 def test_a_folder_without_weights_is_told(tmp_path: Path) -> None:
