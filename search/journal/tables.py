@@ -162,7 +162,9 @@ class Tables:
         first = next(iter(table.primary_key.columns))
         query = sa.select(*columns).join(TRIALS, TRIALS.c.trial_id == table.c.trial_id)
         found: dict[int, list[Any]] = {}
-        for row in connection.execute(query.where(wanted).order_by(first)).all():
+        cursor = connection.execute(query.where(wanted).order_by(first)).cursor
+        assert cursor is not None
+        for row in cursor.fetchall():  # plain tuples: there are many
             found.setdefault(row[0], []).append(row)
         return found
 
