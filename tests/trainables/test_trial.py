@@ -25,7 +25,7 @@ from trainables.omission.method import Omission
 from trainables.stage import Facts, Stage, Summary
 from trainables.trial import open_bench, reason, run_stages
 from trainables.wanda import Wanda, WandaSequential
-from trainables.worker import Trial
+from trainables.worker import Place, Trial
 
 METRICS = ("perplexity", "nonzero_parameters")
 Record = dict[str, Any]
@@ -233,7 +233,7 @@ def worker(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tri
     """A warm worker as Ray would make it, without Ray."""
     monkeypatch.setattr(tune.Trainable, "__init__", lambda self: None)
     made = Trial()
-    made.setup(config(0), bench.spec, OmissionWandaSpace(), "study", tmp_path / "results")
+    made.setup(config(0), bench.spec, OmissionWandaSpace(), "study", Place(tmp_path / "results"))
     return made
 
 
@@ -335,7 +335,7 @@ def test_a_model_that_cannot_be_opened_is_said_by_the_baseline(
     monkeypatch.setattr(tune.Trainable, "__init__", lambda self: None)
     worker = Trial()
     missing = spec(folder, tmp_path / "cache", model="nothing")
-    worker.setup(config(0), missing, OmissionWandaSpace(), "study", tmp_path / "results")
+    worker.setup(config(0), missing, OmissionWandaSpace(), "study", Place(tmp_path / "results"))
     record = finish(worker)
     assert record["state"] == "broken"
     assert "no config.json in that folder" in record["reason"]
