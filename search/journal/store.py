@@ -216,12 +216,14 @@ def _open(url: "URL") -> "RDBStorage":
 
     logging.getLogger("alembic").setLevel(logging.ERROR)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # What is met where another process makes the tables at the same time.
+    being_made = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.IntegrityError)
     text = url.render_as_string(hide_password=False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for _ in range(OPEN_ATTEMPTS):
-                with contextlib.suppress(sqlalchemy.exc.OperationalError):
+                with contextlib.suppress(*being_made):
                     return optuna.storages.RDBStorage(text, engine_kwargs=_settings(url))
                 time.sleep(0.2)  # another process may be making the tables right now
             return optuna.storages.RDBStorage(text, engine_kwargs=_settings(url))

@@ -266,3 +266,22 @@ def test_an_owner_without_its_keys_is_nobody(store: Store) -> None:
         store.owner.write_text(text)
         assert owner_name(store) is None
         assert driver_of(store) is None
+
+
+@pytest.mark.parametrize("kind", ["OperationalError", "IntegrityError"])
+def test_a_journal_that_another_process_is_making_is_opened_a_moment_later(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sqlalchemy.exc
+
+    error = getattr(sqlalchemy.exc, kind)("insert", {}, Exception("alembic_version.version_num"))
+    made, left = optuna.storages.RDBStorage, [error, error]
+
+    def racing(*given: object, **settings: object) -> object:
+        if left:
+            raise left.pop()
+        return made(*given, **settings)
+
+    monkeypatch.setattr("optuna.storages.RDBStorage", racing)
+    open_storage(Store(tmp_path, "depth"), create=True).engine.dispose()
+    assert left == []
