@@ -8,7 +8,7 @@ import optuna
 
 from search.journal.journal import Journal
 from search.journal.results import Result
-from search.samplers.grid import exhausted
+from search.samplers.grid import exhausted, is_grid
 from search.study.schema import Budget
 from trainables.core.errors import UserError, placed
 from trainables.core.spec import Assignment
@@ -88,10 +88,15 @@ class Plan:
     error: UserError | None = None  # why the study ends here
 
     @property
+    def is_grid(self) -> bool:
+        """Whether the sampler comes to an end by itself."""
+        return self.journal.copy is not None and is_grid(self.journal.copy.study)
+
+    @property
     def spent(self) -> bool:
         """Whether no new trial may start; that a grid is through is noted, as only we know it."""
         copy = self.journal.copy
-        if copy is not None and not self.exhausted and exhausted(copy):
+        if copy is not None and not self.exhausted and exhausted(copy.study):
             self.exhausted = True
             self.journal.note("exhausted", True)
         trials = len(self.journal.trials()) - 1

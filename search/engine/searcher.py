@@ -14,7 +14,6 @@ from ray.tune.search import Searcher
 from search.engine.dispatch import Plan
 from search.engine.trouble import DEATHS, TRIES, Troubles, no_memory, node_lost, told_death
 from search.journal.journal import Record
-from search.samplers.grid import is_grid
 from trainables.core.spec import Assignment
 from trainables.stage import Facts
 
@@ -105,7 +104,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         self.plan.on_end(number)
         self.plan.refusals += 1
         journal = self.plan.journal
-        if self.plan.refusals == REFUSALS and not is_grid(journal.copy):  # a grid has an end
+        if self.plan.refusals == REFUSALS and not self.plan.is_grid:  # a grid has an end
             why = journal.trials()[number].user_attrs["record"]["reason"]
             self.plan.broken(f"{REFUSALS} points in a row came to nothing, the last as {why}")
 

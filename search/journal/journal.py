@@ -1,29 +1,26 @@
 """The journal: what happened to every trial, in Optuna's storage, which is the truth.
 
-Number 0 is the baseline. The sampler works on a copy in memory (without the baseline, which has
-no parameters), so that the storage gets a trial whole, in one write when it is handed out and one
-when it is told. A trial without an end is still owed: it is handed out again, under its number.
+Number 0 is the baseline. The sampler works on a copy in memory, so that the storage gets a trial
+whole, in one write when it is handed out and one when it is told. A trial without an end is still
+owed: it is handed out again, under its number.
 """
 
-import contextlib
 import json
 import math
 import secrets
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
-from search.errors import blaming
 from search.journal.fence import Driver
 from search.journal.rows import Rows
+from search.journal.sampler_copy import Ask, SamplerCopy
 from search.study.constraints import Constraint
 from trainables.core.errors import UserError
 from trainables.core.spec import Assignment
@@ -50,8 +47,7 @@ class Journal:
         if "token" not in self.rows.notes:
             self.note("token", secrets.token_hex(4))
         self.token: str = self.rows.notes["token"]
-        self.copy: optuna.Study | None = None
-        self.copied: dict[int, int] = {}  # by number: the trial's id in the copy
+        self.copy: SamplerCopy | None = None
         self.points: list[Params] = []
         self.owed: list[FrozenTrial] = []
 
@@ -115,33 +111,17 @@ class Journal:
 
     def begin(self, sampler: BaseSampler, starts: Sequence[Params]) -> None:
         """Load the sampler's copy, and put the starting points not yet tried first."""
-        with _quiet():
-            self.copy = optuna.create_study(sampler=sampler, directions=self.rows.directions)
-            for row in self.trials()[1:]:
-                self.copied[row.number] = self._add(row)
+        self.copy = SamplerCopy(sampler, self.rows.directions)
+        for row in self.trials()[1:]:
+            self.copy.add(row)
         self.points = []
         for point in starts:
             if point not in self.points and not any(_is_try(row, point) for row in self.trials()):
                 self.points.append(point)
 
-    def _add(self, row: FrozenTrial) -> int:
-        """Copy a row for the sampler, without its record, which is large."""
-        assert self.copy is not None
-        light = create_trial(
-            state=row.state,
-            params=row.params,
-            distributions=row.distributions,
-            values=row.values,
-            system_attrs=row.system_attrs,
-            intermediate_values=row.intermediate_values,
-        )
-        light.datetime_start = row.datetime_start
-        light.datetime_complete = row.datetime_complete
-        return self.copy._storage.create_new_trial(self.copy._study_id, light)
-
     # -- handing out -------------------------------------------------------------------------
 
-    def hand_out(self, ask: Callable[[optuna.Trial], object] | None) -> Assignment | None:
+    def hand_out(self, ask: Ask | None) -> Assignment | None:
         """The next trial: one owed, else the baseline, else what the sampler proposes.
 
         Args:
@@ -167,25 +147,15 @@ class Journal:
     def _given(self, number: int) -> Assignment:
         return Assignment(number, self.uid(number), dict(self.trials()[number].params))
 
-    def _propose(self, ask: Callable[[optuna.Trial], object]) -> Assignment | None:
+    def _propose(self, ask: Ask) -> Assignment | None:
         assert self.copy is not None, "begin() comes before the first proposal"
-        attrs: dict[str, Any] = {}
-        if self.points:
-            attrs["start"] = self.points.pop(0)
-            self.copy.enqueue_trial(attrs["start"])
-        sampler, refused = self.copy.sampler, None
-        with blaming(f"sampler {type(sampler).__name__}"):
-            trial = self.copy.ask()
-        try:
-            ask(trial)
-        except Exception as error:  # a space may refuse a combination; a mistake in it shows here
-            if _raised_by(sampler, error):
-                with blaming(f"sampler {type(sampler).__name__}"):
-                    raise
-            refused = f"the space refused: {type(error).__name__}: {error}"
-        frozen = self.copy._storage.get_trial(trial._trial_id)
-        number = self.rows.open(frozen.params, frozen.distributions, attrs, frozen.system_attrs)
-        self.copied[number] = trial._trial_id
+        point = self.points.pop(0) if self.points else None
+        proposed, refused = self.copy.propose(ask, point)
+        attrs = {} if point is None else {"start": point}
+        number = self.rows.open(
+            proposed.params, proposed.distributions, attrs, proposed.system_attrs
+        )
+        self.copy.number(proposed, number)
         if refused is None:
             return self._given(number)
         self.fail(number, refused)
@@ -265,14 +235,8 @@ class Journal:
 
     def _mirror(self, number: int) -> None:
         """Let the sampler see the end of a trial."""
-        if self.copy is None or number == 0:
-            return
-        row = self.trials()[number]
-        with _quiet():
-            trial = optuna.Trial(self.copy, self.copied[number])
-            for key, value in row.constraints.items():
-                trial.set_constraint(key, value)
-            self.copy.tell(trial, row.values, state=row.state)
+        if self.copy is not None and number > 0:
+            self.copy.tell(self.trials()[number])
 
 
 def _is_blameless(row: FrozenTrial) -> bool:
@@ -310,19 +274,3 @@ def _no_baseline(name: str) -> UserError:
         f"study {name} has trials, and no measurement of the untouched model",
         do="launch it under another name, or with another --storage",
     )
-
-
-def _raised_by(sampler: BaseSampler, error: BaseException) -> bool:
-    """Whether an error came out of the sampler, which the space's own calls run."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_locals.get("self") is sampler for frame, _ in frames)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)

@@ -42,9 +42,9 @@ def grid_points(ask: Ask) -> list[Point]:
     return points
 
 
-def is_grid(study: optuna.Study | None) -> bool:
+def is_grid(study: optuna.Study) -> bool:
     """Whether the study's sampler comes to an end by itself."""
-    return study is not None and isinstance(study.sampler, GridSampler)
+    return isinstance(study.sampler, GridSampler)
 
 
 def exhausted(study: optuna.Study) -> bool:

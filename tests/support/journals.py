@@ -126,7 +126,7 @@ class Sample:
         """Start a trial at a point."""
         assert self.journal.copy is not None
         point = {"omission.skip.20": skip[0], "omission.skip.21": skip[1], "wanda.percent": percent}
-        self.journal.copy.enqueue_trial(point)
+        self.journal.copy.study.enqueue_trial(point)
 
         def ask(trial: optuna.Trial) -> None:
             trial.suggest_int("omission.skip.20", 0, 1)

@@ -131,7 +131,7 @@ def test_a_constraint_is_measured_against_the_baseline(
     assert violation == LIMIT.violation(perplexity, 20.0)
     copied = driver.journal.copy
     assert copied is not None
-    assert copied.trials[0].constraints == {"perplexity": violation}
+    assert copied.study.trials[0].constraints == {"perplexity": violation}
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_killed_before_the_result_the_trial_is_owed_with_number_and_parameters(
     assert resumed.hand_out().number == 2
     copied = resumed.journal.copy
     assert copied is not None
-    assert copied.trials[0].values == [25.0, 100.0]
+    assert copied.study.trials[0].values == [25.0, 100.0]
 
 
 def test_killed_after_the_durable_result_the_trial_is_told_and_not_run_again(
@@ -416,17 +416,17 @@ def test_after_a_resume_the_sampler_knows_what_the_rows_hold(
     driver.hand_out()
     resumed = Driver(storage, driver.results).begin().journal
     assert resumed.copy is not None
-    rows, copied = resumed.trials()[1:], resumed.copy.get_trials()
+    rows, copied = resumed.trials()[1:], resumed.copy.study.get_trials()
     for one in ("params", "values", "state", "constraints", "distributions"):
         assert [getattr(row, one) for row in copied] == [getattr(row, one) for row in rows]
-    assert resumed.copy.directions == resumed.rows.directions
+    assert resumed.copy.study.directions == resumed.rows.directions
 
 
 def test_an_uninterrupted_copy_equals_the_rows_too(driver: Driver) -> None:
     for perplexity in (21.0, 45.0, math.nan):
         driver.journal.settle(driver.hand_out().number, record(perplexity))
     assert driver.journal.copy is not None
-    rows, copied = driver.journal.trials()[1:], driver.journal.copy.get_trials()
+    rows, copied = driver.journal.trials()[1:], driver.journal.copy.study.get_trials()
     for one in ("params", "values", "state", "constraints"):
         assert [getattr(row, one) for row in copied] == [getattr(row, one) for row in rows]
 
