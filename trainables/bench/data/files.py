@@ -5,6 +5,7 @@ A guess is said, with the key that overrides it. In CSV files only an empty cell
 """
 
 import csv
+import glob
 import gzip
 import io
 import logging
@@ -63,7 +64,7 @@ def read_files(paths: list[Path], spec: DataSpec) -> datasets.Dataset:
         documents = [text for path in paths for text in _documents(_text(path, spec), paths, spec)]
         return datasets.Dataset.from_dict({"text": documents})
     with tempfile.TemporaryDirectory() as folder:
-        names = [str(_as_utf8(path, spec, Path(folder))) for path in paths]
+        names = [glob.escape(str(_as_utf8(path, spec, Path(folder)))) for path in paths]
         found = datasets.load_dataset(DATA_FILES[kind], data_files=names)
         return cast(datasets.Dataset, found["train"])
 

@@ -277,8 +277,9 @@ def choose(templates: tuple[Template, ...], columns: Collection[str], named: str
         if one.columns <= set(columns):
             return one
     forms = "; ".join(f"{each.name}: {', '.join(sorted(each.columns))}" for each in templates)
+    here = ", ".join(dict.fromkeys(columns))
     raise DataError(
-        f"the data set has the columns {', '.join(columns)}, which is none of the known {named}"
+        f"the data set has the columns {here}, which is none of the known {named}"
         f"forms ({forms}). Map them with [data.columns]"
     )
 

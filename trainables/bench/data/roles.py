@@ -165,7 +165,7 @@ def _tell(
     """Say what a user may not expect: texts that are not read, classes that cannot be learned."""
     name, classes = adapter.spec.dataset, adapter.classes
     unread = adapter.describe()["not read"]
-    if unread and adapter.spec.task in ("classification", "language-modelling"):
+    if unread and adapter.spec.task in ("classification", "language-modelling", "generation"):
         read = ", ".join(f"{word} = {column}" for word, column in adapter.read().items())
         log.warning('"%s": read as %s; not read: %s', name, read, ", ".join(unread))
     if classes is None:

@@ -1,11 +1,12 @@
 """Opening a data set: a hub id, a local file or folder, or an asset, as tables by split."""
 
+import glob
 import random
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import datasets
 import pyarrow as pa
@@ -18,20 +19,36 @@ from trainables.core.spec import DATA_FILES, DataSpec, data_file
 
 Row: TypeAlias = dict[str, Any]
 Splits: TypeAlias = dict[str, datasets.Dataset]
+Table = TypeVar("Table", datasets.Dataset, datasets.IterableDataset)
 
 _ROWS_READ = 50_000  # of a stream, to draw from: data sorted by class is to give more than one
 _IMAGES_READ = 5_000
-_BROKEN = (datasets.exceptions.DatasetsError, OSError, ValueError, EOFError, zlib.error)
+_BROKEN = (
+    datasets.exceptions.DatasetsError,
+    OSError,
+    ValueError,
+    EOFError,
+    StopIteration,
+    zlib.error,
+)
 _IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 def open_splits(spec: DataSpec) -> Splits:
     """The data set's splits by name. DataError says what is wrong with the id or the files."""
-    found = _open(spec)
+    found = {name: _packed(table) for name, table in _open(spec).items()}
     if spec.rows is None:
         return found
     with _quiet():
         return {name: _some(table, spec) for name, table in found.items()}
+
+
+def _packed(table: Table) -> Table:
+    """The same with its images as files: one that cannot be read is a row's trouble, no table's."""
+    for name, feature in (table.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            table = table.cast_column(name, datasets.Image(decode=False))
+    return table
 
 
 def _some(table: datasets.Dataset, spec: DataSpec) -> datasets.Dataset:
@@ -57,9 +74,18 @@ def _open(spec: DataSpec) -> Splits:
             return _local(path, spec) if path.exists() else _hub(spec)
     except _BROKEN as error:
         raise DataError(
-            f'data set "{spec.dataset}" could not be opened: {error}. Allowed: a hub id, a local '
-            f"file ({', '.join(DATA_FILES)}), a folder, or asset:NAME"
+            f'data set "{spec.dataset}" could not be opened: {_told(error)}. Allowed: a hub id, '
+            f"a local file ({', '.join(DATA_FILES)}), a folder, or asset:NAME"
         ) from error
+
+
+def _told(error: BaseException) -> str:
+    """What went wrong in the first place: `datasets` says only that it did."""
+    while isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__:
+        error = error.__cause__
+    if isinstance(error, StopIteration):
+        return "there is nothing in it"
+    return str(error).strip().rstrip(".") or type(error).__name__
 
 
 def _asset(name: str, part: str | None) -> Splits:
@@ -83,9 +109,12 @@ def _local(path: Path, spec: DataSpec) -> Splits:
         return _named(datasets.load_from_disk(str(path)))
     files = [each for each in sorted(path.rglob("*")) if each.is_file()]
     if {each.suffix.lower() for each in files} & _IMAGES:
-        return _named(datasets.load_dataset("imagefolder", data_dir=str(path)))
+        return _named(datasets.load_dataset("imagefolder", data_dir=glob.escape(str(path))))
     if files and all(data_file(each.name) == ".txt" for each in files):
         return {"train": read_files(files, spec)}
+    if glob.has_magic(str(path)):  # which `datasets` takes for a pattern
+        do = "rename it, or name a file in it"
+        raise DataError("a folder's path holds one of * ? [", got=str(path), do=do)
     builder = datasets.load_dataset_builder(str(path), spec.subset)
     parts = {str(split): [Path(one) for one in names] for split, names in _files_of(builder)}
     if not all(data_file(one.name) for names in parts.values() for one in names):
@@ -108,7 +137,7 @@ def _hub(spec: DataSpec) -> Splits:
 def _read(stream: datasets.IterableDataset, spec: DataSpec) -> datasets.Dataset:
     """Some rows of a stream, drawn from all its files and the first rows of each, without
     downloading the rest. Running text keeps its beginning."""
-    rows = spec.rows or 0
+    rows, stream = spec.rows or 0, _packed(stream)
     if spec.windows != "joined":
         buffer = _IMAGES_READ if spec.task == "image-classification" else _ROWS_READ
         stream = stream.shuffle(seed=0, buffer_size=max(buffer, rows))

@@ -11,6 +11,7 @@ import pytest
 
 from search.study.checks import looks_local
 from trainables.bench.data.files import read_files
+from trainables.bench.data.sources import open_splits
 from trainables.core.errors import DataError
 from trainables.core.spec import DATA_FILES, DataSpec
 
@@ -150,3 +151,27 @@ def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "o.xlsx").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"no reader for this kind of file.*\.csv, \.tsv"):
         read(tmp_path / "o.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "there is nothing in it"), ('{"text": "a"\n{"b"', "JSON parse error")],
+)
+def test_rows_that_cannot_be_read_are_told_by_what_is_wrong(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "o.jsonl").write_text(text)
+    spec = DataSpec(dataset=str(tmp_path / "o.jsonl"), task="language-modelling")
+    with pytest.raises(DataError, match=f"could not be opened: .*{said}"):
+        open_splits(spec)
+
+
+@pytest.mark.parametrize("name", ["data [v2].jsonl", "a*b?.jsonl", "data [v2].csv"])
+def test_a_name_may_hold_what_patterns_are_made_of(tmp_path: Path, name: str) -> None:
+    text = "text\na\n" if name.endswith("csv") else '{"text": "a"}\n'
+    (tmp_path / "[one] folder").mkdir()
+    (tmp_path / "[one] folder" / name).write_text(text)
+    spec = DataSpec(dataset=str(tmp_path / "[one] folder" / name), task="language-modelling")
+    assert open_splits(spec)["train"]["text"][:] == ["a"]
+    with pytest.raises(DataError, match=r"path holds one of \* \? \[: got .*rename it"):
+        open_splits(spec.model_copy(update={"dataset": str(tmp_path / "[one] folder")}))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import datasets
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from trainables.bench.data.columns import Labels, Row, RowError
@@ -99,7 +99,7 @@ def highest(values: Iterable[Any]) -> float:
 
     DataError where they are no such numbers.
     """
-    arrays = [np.asarray(value) for value in values if _is_numbers(value)]
+    arrays = [array for value in values if _is_numbers(value) if _is_sound(array := _array(value))]
     if not arrays:
         return 255.0
     low, high = min(map(np.min, arrays)), max(map(np.max, arrays))
@@ -112,6 +112,18 @@ def highest(values: Iterable[Any]) -> float:
     if high <= 1:
         return 1.0
     return 255.0 if high <= 255 else 65535.0
+
+
+def _array(value: Any) -> np.ndarray[Any, Any]:
+    """Numbers as an array; an empty one where they make none, as rows of several lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return np.zeros(0)
+
+
+def _is_sound(array: np.ndarray[Any, Any]) -> bool:
+    return array.size > 0 and array.dtype.kind in "biuf" and bool(np.isfinite(array).all())
 
 
 def _is_numbers(value: Any) -> bool:
@@ -139,14 +151,14 @@ def open_image(value: Any, white: float = 255.0) -> Image.Image:
         value = value["bytes"] if value.get("bytes") is not None else value["path"]
     try:
         if isinstance(value, bytes):
-            value = Image.open(io.BytesIO(value))
+            value = ImageOps.exif_transpose(Image.open(io.BytesIO(value)))
         elif isinstance(value, str):
-            value = Image.open(value)
+            value = ImageOps.exif_transpose(Image.open(value))
         if isinstance(value, Image.Image):
             return _eight_bits(value)
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise RowError("an image that cannot be read") from error
-    return _from_numbers(np.asarray(value), white)
+    return _from_numbers(_array(value), white)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -167,6 +179,8 @@ def _from_numbers(pixels: np.ndarray[Any, Any], white: float) -> Image.Image:
         pixels = pixels[:, :, 0]
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)):
         raise RowError("an image that is not height x width (x 1, 3 or 4)")
+    if not _is_sound(pixels):
+        raise RowError("an image of things that are not finite numbers")
     scaled = pixels if white == 255 else np.rint(pixels.astype(np.float64) * (255 / white))
     return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
 

@@ -128,3 +128,36 @@ def test_a_dark_image_is_read_on_the_scale_of_the_others() -> None:
     images = [np.full((2, 2), 0.0), np.full((2, 2), 1.0), np.full((2, 2), 200.0)]
     white = highest(images)
     assert np.asarray(open_image(images[1], white)).max() == 1
+
+
+@pytest.mark.parametrize("odd", [[[1, 2], [3]], [[float("nan")] * 6] * 6])
+def test_numbers_that_make_no_image_are_one_rows_trouble(tmp_path: Path, odd: Any) -> None:
+    whole = [(array / 255).tolist() for array in GREY]
+    data = loaded(tmp_path, [odd, *whole])
+    assert seen(data) <= {array.tobytes() for array in GREY}
+    assert sum(data.description["passed over"].values()) <= 1
+
+
+def folder_of_images(folder: Path) -> DataSpec:
+    for number, array in enumerate(GREY):
+        place = folder / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(place / f"{number}.png")
+    given = {"dataset": str(folder), "task": "image-classification", "items": FEW}
+    return DataSpec.model_validate(given)
+
+
+def test_a_file_that_is_no_image_is_passed_over(tmp_path: Path) -> None:
+    spec = folder_of_images(tmp_path / "images [2]")
+    for number in range(20):
+        (tmp_path / "images [2]" / "a" / f"bad{number}.png").write_bytes(b"none %d" % number)
+    data = load_data(spec, None, 0)
+    assert seen(data) <= {array.tobytes() for array in GREY}
+    assert data.description["passed over"]["an image that cannot be read"] > 0
+
+
+def test_a_photo_is_turned_as_its_camera_says() -> None:
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side
+    Image.new("L", (4, 8)).save(file, "PNG", exif=exif)
+    assert open_image({"bytes": file.getvalue(), "path": None}).size == (8, 4)
