@@ -3,27 +3,22 @@
 Only what a verb needs is imported when it runs: `status`, `best` and `--help` answer at once.
 """
 
-import getpass
 import json
 import os
 import re
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from search.routing.commands import app as route_app
+from search.terminal import console, note, quiet_libraries, say, somebody
 from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from search.journal.store import Store
-    from search.study.schema import Study
 
 app = typer.Typer(
     name="rayduce",
@@ -60,6 +55,7 @@ def launch(
     storage: Storage = None,
 ) -> None:
     """Run a study; launched again, it goes on where it was interrupted."""
+    from search.run import run
     from search.study.load import load_study, storage_overrides
 
     overrides: dict[str, Any] = {
@@ -70,7 +66,7 @@ def launch(
         "resources.workers": workers,
         **storage_overrides(storage),
     }
-    _run(load_study(study, overrides), naive=naive)
+    run(load_study(study, overrides), naive=naive)
 
 
 @app.command()
@@ -89,12 +85,13 @@ def resume(
 ) -> None:
     """Go on with an interrupted study, as it was launched."""
     from search.journal.view import saved_toml
+    from search.run import run
     from search.study.load import parse_study
 
     store = _store(name, storage)
     text = saved_toml(store)
     here = {"budget.trials": trials, "storage.folder": str(store.folder)}  # it may have moved
-    _run(parse_study(text, str(store.toml), here), retry=retry_failed)
+    run(parse_study(text, str(store.toml), here), retry=retry_failed)
 
 
 @app.command()
@@ -110,7 +107,7 @@ def status(
 
     if name:
         view = read(_store(name, storage))
-        _out(json.dumps(status_json(view), indent=2) if as_json else "\n".join(status_lines(view)))
+        say(json.dumps(status_json(view), indent=2) if as_json else "\n".join(status_lines(view)))
         return
     views, unread = read_all(*_place(storage))
     if as_json:
@@ -119,14 +116,14 @@ def status(
             {"study": one, "state": "unreadable", "error": str(error)}
             for one, error in unread.items()
         ]
-        _out(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
         return
     if not views and not unread:
-        _out("no studies yet: rayduce launch spaces/studies/smoke.toml")
+        say("no studies yet: rayduce launch spaces/studies/smoke.toml")
     for view in views:
-        _out("\n".join(status_lines(view)))
+        say("\n".join(status_lines(view)))
     for one, error in unread.items():
-        _out(f"{one}: cannot be read: {error}")
+        say(f"{one}: cannot be read: {error}")
 
 
 @app.command()
@@ -150,9 +147,9 @@ def best(
     view = read(store)
     found = choose(view, where_of(view, where), top)
     if as_json:
-        _out(json.dumps(best_json(view, found, run_ids(store)), indent=2))
+        say(json.dumps(best_json(view, found, run_ids(store)), indent=2))
     else:
-        _console().print(best_table(view, found))
+        console().print(best_table(view, found))
 
 
 @app.command()
@@ -174,18 +171,16 @@ def export(
     from search.export import export_run, export_trial
     from search.journal.store import Store
 
-    with _quiet_libraries():
-        if RUN_ID.fullmatch(name):
-            if trial is not None or best_by is not None:
-                raise UserError("--trial and --best choose among a study's trials; a run is one")
-            place = Store(Path(_place(storage)[0]).expanduser().absolute(), "runs")
-            told = export_run(place, name, to, name=register, said=_progress)
-        else:
-            store = _store(name, storage)
-            told = export_trial(
-                store, to, trial=trial, metric=best_by, register=register, said=_progress
-            )
-    _out(told)
+    quiet_libraries()
+    if RUN_ID.fullmatch(name):
+        if trial is not None or best_by is not None:
+            raise UserError("--trial and --best choose among a study's trials; a run is one")
+        place = Store(Path(_place(storage)[0]).expanduser().absolute(), "runs")
+        told = export_run(place, name, to, name=register, said=note)
+    else:
+        store = _store(name, storage)
+        told = export_trial(store, to, trial=trial, metric=best_by, register=register, said=note)
+    say(told)
 
 
 @app.command("apply")
@@ -201,11 +196,9 @@ def apply_stages(
     from search.apply import apply_file
 
     folder = Path(_place(storage)[0])
-    with _quiet_libraries():
-        told = apply_file(
-            file, to, model=model, dataset=dataset, task=task, folder=folder, said=_progress
-        )
-    _out(told)
+    quiet_libraries()
+    told = apply_file(file, to, model=model, dataset=dataset, task=task, folder=folder, said=note)
+    say(told)
 
 
 @app.command()
@@ -218,7 +211,7 @@ def report(
     from search.report.page import write_report
 
     store = _store(name, storage)
-    _out(str(write_report(store, to or store.root / "report.html")))
+    say(str(write_report(store, to or store.root / "report.html")))
 
 
 @app.command()
@@ -234,9 +227,9 @@ def table(
 
     view = read(_store(name, storage))
     if csv is not None:
-        _out(str(write_csv(view, csv)))
+        say(str(write_csv(view, csv)))
     else:
-        _console().print(chain_table(view))
+        console().print(chain_table(view))
 
 
 @app.command()
@@ -244,12 +237,14 @@ def sync(name: Name, storage: Storage = None) -> None:
     """Bring the ledger (MLflow) up to date with the journal."""
     from search.ledger.mirror import sync as bring
 
-    _out(bring(_store(name, storage)))
+    say(bring(_store(name, storage)))
 
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(help="Where to listen on this machine.")] = 5000,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Where to listen on this machine.")
+    ] = 5000,
     storage: Storage = None,
 ) -> None:
     """Open the ledger in MLflow's pages."""
@@ -260,24 +255,12 @@ def ui(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; a user's error is one message and exit code 2."""
-    _somebody()
+    somebody()
     try:
         app(args=arguments, standalone_mode=True)
     except UserError as error:
         sys.stderr.write(f"rayduce: {error}\n")
         raise SystemExit(2) from None
-
-
-def _somebody() -> None:
-    """A home and a name for a user id that has none, as in containers: libraries ask for them."""
-    try:
-        Path.home()
-    except RuntimeError:
-        os.environ["HOME"] = tempfile.gettempdir()
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):
-        os.environ["USER"] = f"uid-{os.getuid()}"
 
 
 def command() -> None:
@@ -288,50 +271,6 @@ def command() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
-
-
-def _run(study: "Study", *, naive: bool = False, retry: bool = False) -> None:
-    """Search, then say what was found and what to do next."""
-    from search.journal.store import Store
-    from search.journal.view import read
-    from search.report.best import best as choose
-    from search.report.format import storage_flag
-    from search.report.tables import best_table
-
-    console = _console()
-    store = Store.of(study)
-    with _quiet_libraries():
-        stopped = _search(study, store, console, naive=naive, retry=retry)
-    view = read(store)
-    found = choose(view)
-    console.print(best_table(view, found))
-    where = storage_flag(store.folder, study.storage.database)
-    if stopped:
-        _out(f"interrupted; go on with: rayduce resume {study.name}{where}")
-        raise SystemExit(130)
-    if view.failed:
-        _out(view.failed)
-        raise SystemExit(1)
-    first = next(iter(study.objectives))
-    _out(f"pages:   rayduce ui{where}\nreport:  rayduce report {study.name}{where}")
-    if found.trials:
-        _out(f"export:  rayduce export {study.name} --best {first} --to DIR{where}")
-
-
-def _search(
-    study: "Study", store: "Store", console: "Console", *, naive: bool, retry: bool
-) -> bool:
-    """Whether someone stopped it."""
-    from search.launch import Launch, fetch_assets
-    from search.progress import Lines, Screen
-
-    fetch_assets(study)
-    screen = Screen(study, console) if console.is_terminal else Lines(study, console)
-    try:
-        with screen:
-            return Launch(study, store, screen, naive=naive, retry=retry).run()
-    except KeyboardInterrupt:
-        return True
 
 
 def _store(name: str, storage: str | None) -> "Store":
@@ -347,35 +286,3 @@ def _place(storage: str | None) -> tuple[str, str | None]:
 
     given = storage_overrides(storage)
     return given.get("storage.folder", "runs"), given.get("storage.database")
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console()
-
-
-def _out(text: str) -> None:
-    typer.echo(text)
-
-
-def _progress(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Progress bars and notices of the libraries, off: the screen is ours."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    yield
-
-
-QUIET = {
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TQDM_DISABLE": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}

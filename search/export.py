@@ -99,6 +99,8 @@ def export_run(
 
 def choose(view: View, trial: int | None, metric: str | None) -> tuple[Result, str]:
     """The trial to export, and a plain word where none meets the constraints."""
+    if trial is not None and metric is not None:
+        raise UserError("--trial and --best both name a trial", do="give one of them")
     if trial is not None:
         result = view.trial(trial)
         _check_complete(result)

@@ -141,6 +141,7 @@ class Launch:
 
     def _search(self, journal: Journal, mirror: Mirror) -> None:
         if self._done(journal):
+            self.watcher.phase("all its trials ended before; --trials asks for more")
             return
         ray_environment()
         with ThreadPoolExecutor(1) as pool:  # importing all this takes as long as starting Ray

@@ -56,6 +56,8 @@ def better(study: Study, metric: str, value: float, baseline: float | None) -> S
     direction = study.objectives.get(metric) or (fact.direction if fact else None)
     if baseline is None or direction is None or value == baseline:
         return "same"
+    if delta(metric, value, baseline) == "=":  # as the change is shown
+        return "same"
     return "better" if (value < baseline) == (direction == "min") else "worse"
 
 

@@ -63,26 +63,29 @@ def _row(result: Result, facts: Mapping[str, Any]) -> Row:
 def chain_table(view: View) -> "Table":
     """The rows as a table for people."""
     from rich.table import Table
+    from rich.text import Text
 
     rows = chain_rows(view)
     scores = list(dict.fromkeys(name for row in rows for name in row.scores))
+    columns = {
+        "blocks": [_blocks(row) for row in rows],
+        "parameters": [_text(row.parameters, ",d") for row in rows],
+        "non-zeros": [_text(row.nonzeros, ",d") for row in rows],
+        **{name: [_text(row.scores.get(name), ".4f") for row in rows] for name in scores},
+        "evaluation s": [_text(row.seconds, ".2f") for row in rows],
+        "frozen": [_text(row.frozen, "d") for row in rows],
+    }
+    shown = {name: column for name, column in columns.items() if any(column)}
     table = Table("trial", "model", title=view.study.name)
-    numbers = ("blocks", "parameters", "non-zeros", *scores, "evaluation s", "frozen")
-    for name in numbers:
-        table.add_column(name, justify="right")
-    for row in rows:
-        stacks = f" ({','.join(map(str, row.kept))})" if row.kept else ""
-        table.add_row(
-            str(row.number) if row.number else "",
-            row.model,
-            _text(row.blocks, "d") + stacks,
-            _text(row.parameters, ",d"),
-            _text(row.nonzeros, ",d"),
-            *(_text(row.scores.get(name), ".4f") for name in scores),
-            _text(row.seconds, ".2f"),
-            _text(row.frozen, "d"),
-        )
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row, *values in zip(rows, *shown.values(), strict=True):
+        table.add_row(str(row.number or ""), Text(row.model), *values)
     return table
+
+
+def _blocks(row: Row) -> str:
+    return _text(row.blocks, "d") + (f" ({','.join(map(str, row.kept))})" if row.kept else "")
 
 
 def _text(value: float | None, form: str) -> str:

@@ -36,7 +36,7 @@ def result_table(view: View, shown: Iterable[Result], title: str) -> "Table":
 
     names = view.study.metrics_measured
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column("trial", justify="right")
+    table.add_column("trial", justify="right", no_wrap=True)
     for name in names:
         table.add_column(_heading(view.study, name), justify="right", no_wrap=True)
     table.add_column("what was done", overflow="fold")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from search.terminal import console, note, say
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -43,8 +45,8 @@ def sets(
     """Stage 1: find diverse omission sets by greedy searches over tasks and losses."""
     with _opened(study, workers, budget, storage) as (route, pool):
         for name, omit in route.sets(pool).items():
-            typer.echo(f"{name}: {' '.join(map(str, omit))}")
-    typer.echo(str(route.root / "sets.csv"))
+            say(f"{name}: {' '.join(map(str, omit))}")
+    say(str(route.root / "sets.csv"))
 
 
 @app.command()
@@ -53,8 +55,8 @@ def dataset(
 ) -> None:
     """Stage 2: how likely each training item's right answer is under every set."""
     with _opened(study, workers, budget, storage) as (route, pool):
-        typer.echo(str(route.dataset(pool)))
-    typer.echo(str(route.root / "all_log.csv"))
+        say(str(route.dataset(pool)))
+    say(str(route.root / "all_log.csv"))
 
 
 @app.command()
@@ -64,7 +66,7 @@ def train(
     """Stage 3: train the router."""
     with _opened(study, workers, budget, storage) as (route, pool):
         folder = route.train(pool)
-    typer.echo(f"{folder}\n{folder.with_suffix('.json').read_text()}")
+    say(f"{folder}\n{folder.with_suffix('.json').read_text()}")
 
 
 @app.command("eval")
@@ -72,21 +74,19 @@ def evaluate(
     study: File, workers: Workers = None, budget: Budget = None, storage: Storage = None
 ) -> None:
     """Stage 4: judge the router against the dense model, static sets, chance and the oracle."""
-    from rich.console import Console
-
     from search.routing.evaluation import speed
     from search.routing.record import keep
 
     with _opened(study, workers, budget, storage) as (route, pool):
         found, timing = route.evaluation(pool), speed(route.timing(pool))
-        Console(width=120).print(table(found))
-        _tell(keep(route, found, timing))
-    typer.echo(
+        console().print(table(found))
+        note(keep(route, found, timing))
+    say(
         f"speed-up with the router's time: prefill {timing['prefill_speedup']:.2f}, generation "
         f"{timing['generation_speedup']:.2f}; weights resident {timing['resident_bytes']:.3g} "
         f"bytes, used per prompt {timing['active_bytes']:.3g}, dense {timing['dense_bytes']:.3g}"
     )
-    typer.echo(found.verdict())
+    say(found.verdict())
 
 
 @app.command()
@@ -102,8 +102,8 @@ def export(
 
     with _opened(study, workers, budget, storage) as (route, pool):
         for line in export_route(route, pool, to):
-            typer.echo(repr(line))
-    typer.echo(f'from trainables.load import load; model = load("{to}")')
+            say(repr(line))
+    say(f'from trainables.load import load; model = load("{to}")')
 
 
 def table(found: "Evaluation") -> "Table":
@@ -127,9 +127,5 @@ def _opened(
     from search.routing.stages import opened
 
     given = {"resources.workers": workers, "sets.budget": budget, "folder": storage}
-    with opened(load_route(study, given), _tell) as found:
+    with opened(load_route(study, given), note) as found:
         yield found
-
-
-def _tell(text: str) -> None:
-    typer.echo(text, err=True)

@@ -139,6 +139,12 @@ TABLE: list[tuple[str, str, list[str]]] = [
         ["--to: the folder is not empty", "name a new one"],
     ),
     (
+        "two ways to choose",
+        f"export depth --trial 1 --best accuracy --to {{folder}}/x {RUNS}",
+        ["--trial and --best both name a trial; give one of them"],
+    ),
+    ("no such port", f"ui --port 99999 {RUNS}", ["Invalid value for '--port'"]),
+    (
         "best in what was not measured",
         f"export depth --best speed --to {{folder}}/x {RUNS}",
         ['--best: not measured: got "speed"', "allowed: perplexity, parameters"],
@@ -321,13 +327,23 @@ def test_a_launch_of_which_nothing_came_ends_with_one(
         sample.close()
         return False
 
-    monkeypatch.setattr("search.cli._search", search)
+    monkeypatch.setattr("search.run.search", search)
     (tmp_path / "depth.toml").write_text(TOML)
     with pytest.raises(SystemExit) as end:
         main(["launch", str(tmp_path / "depth.toml"), "--storage", str(tmp_path / "runs")])
     told = capsys.readouterr().out
     assert end.value.code == 1
     assert "no trial came to a result; the last one: out of [cuda] memory" in " ".join(told.split())
+
+
+def test_a_launch_with_nothing_left_to_do_says_so(
+    searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
+    main_ends(["resume", "depth", "--storage", str(tmp_path / "runs")])
+    told = capsys.readouterr().out
+    assert "depth: all its trials ended before; --trials asks for more" in told
+    assert "rayduce report depth" in told
 
 
 def test_a_torn_study_file_is_read_from_the_journal(

@@ -101,6 +101,8 @@ def test_better_or_worse(sample: Sample) -> None:
     assert better(sample.study, "perplexity", 19.0, 20.0) == "better"
     assert better(sample.study, "accuracy", 0.8, 0.9) == "worse"
     assert better(sample.study, "unknown", 0.8, 0.9) == "same"
+    assert better(sample.study, "perplexity", 20.001, 20.0) == "same"  # shown as "="
+    assert better(sample.study, "perplexity", 0.0, 0.0) == "same"
 
 
 def test_sets_by_their_members() -> None:

@@ -63,6 +63,17 @@ def test_the_table_is_for_people() -> None:
     assert "4 (2,2)" in text and "0.7500" in text and "1,000" in text and "1.50" in text
 
 
+def test_columns_without_a_value_are_left_out_and_numbers_are_never_cut() -> None:
+    scores = {"perplexity": 317.68737, "nonzero_parameters": 134_515_008}
+    view = _view()
+    plain = View(view.study, (Result(0, "complete", {}, scores, {}, {"stages": []}),))
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(chain_table(plain))
+    text = console.export_text()
+    assert "frozen" not in text and "evaluation s" not in text and "blocks" not in text
+    assert "317.6874" in text and "134,515,008" in text
+
+
 def test_all_that_stages_show_is_one_picture() -> None:
     stage = _stage("Iterate") | {"pictures": [picture_data(one) for one in PICTURES]}
     record = {"stages": [stage, _stage("Wanda")]}
