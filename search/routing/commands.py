@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.terminal import console, note, say
+from search.terminal import console, note, quiet_libraries, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -126,6 +126,7 @@ def _opened(
     from search.routing.load import load_route
     from search.routing.stages import opened
 
+    quiet_libraries()
     given = {"resources.workers": workers, "sets.budget": budget, "folder": storage}
     with opened(load_route(study, given), note) as found:
         yield found

@@ -84,6 +84,8 @@ def storage_overrides(place: str | None) -> dict[str, str]:
     """What `--storage` means: a database where it is a URL, else the folder of the results."""
     if place is None:
         return {}
+    if Path(place).expanduser().is_file():
+        raise UserError("--storage: not a folder", got=place)
     return {"storage.database" if "://" in place else "storage.folder": place}
 
 

@@ -51,6 +51,11 @@ TABLE: list[tuple[str, str, list[str]]] = [
         ["no such study file", 'did you mean "depth.toml"'],
     ),
     ("a folder as a study file", "launch {folder}", ["no such study file"]),
+    (
+        "a file as the storage",
+        "status --storage {folder}/depth.toml",
+        ["--storage: not a folder", "depth.toml"],
+    ),
     # -- best
     (
         "unknown metric",

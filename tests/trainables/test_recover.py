@@ -16,6 +16,7 @@ from tests.support import families
 from tests.support.benches import do, tiny_bench
 from tests.support.planted import FAMILIES, plant, tiny
 from tests.support.routing import write_study
+from tests.support.same import same_tensors
 from trainables.bench.bench import Bench
 from trainables.bench.models.structure import blocks, family, linears, reach
 from trainables.bench.models.surgery import silence
@@ -23,7 +24,7 @@ from trainables.bench.training.examples import examples, shuffled, steps
 from trainables.bench.training.freeze import cut_neighbours, frozen, neighbours, train_mode
 from trainables.bench.training.loop import Training, deterministic, give, tensors_of
 from trainables.core.errors import FieldError, UserError
-from trainables.core.fork import put, same_tensors
+from trainables.core.fork import put
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
 from trainables.omission.method import Omission
 from trainables.recover import Recover, zeros

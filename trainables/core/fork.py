@@ -6,7 +6,6 @@ never write into one, they `put` a new one in its place. Training needs `own` fi
 
 import copy
 
-import torch
 from torch import Tensor, nn
 
 from trainables.core.types import PreTrainedModel
@@ -41,9 +40,3 @@ def own(model: PreTrainedModel) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = buffer.clone()
-
-
-def same_tensors(one: PreTrainedModel, other: PreTrainedModel) -> bool:
-    """Whether two models of one architecture hold bit-identical tensors."""
-    mine, theirs = one.state_dict(), other.state_dict()
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)

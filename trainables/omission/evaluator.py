@@ -7,7 +7,7 @@ other float rounding: 1e-6 relative in float32, 1e-2 in bfloat16.)
 """
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -63,16 +63,6 @@ def _parts(block: int, omit: Collection[int], unit: Unit) -> list[Part]:
     }[unit]
     names: tuple[Part, Part] = ("attention", "ffn")
     return [name for name, is_gone in zip(names, gone, strict=True) if not is_gone]
-
-
-def naive_forwards(paths: Iterable[Kept]) -> int:
-    """Block-forwards when every candidate runs by itself."""
-    return sum(map(len, paths))
-
-
-def shared_forwards(paths: Iterable[Kept]) -> int:
-    """Block-forwards when common prefixes run once: the nodes of the trie."""
-    return len({steps[:end] for steps in paths for end in range(1, len(steps) + 1)})
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ from pydantic import Field
 from trainables.core.spec import Count, DataSpec, ModelSpec, Spec, Task
 
 TaskLoss = Literal["tl", "tld"]
-TextLoss = Literal["ppl", "kl"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

@@ -1,7 +1,7 @@
 """Shared prefixes change nothing but the work: every loss equals the naive twin's, bit by bit."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,23 @@ from trainables.core.errors import PlanError
 from trainables.omission import evaluator as prefix
 from trainables.omission import losses
 from trainables.omission.evaluator import (
+    Kept,
     PrefixEvaluator,
     alone,
-    naive_forwards,
     path,
-    shared_forwards,
 )
 from trainables.omission.loss_log import Memo
 from trainables.omission.searches import PUBLISHED, greedy
+
+
+def naive_forwards(paths: Iterable[Kept]) -> int:
+    """Block-forwards when every candidate runs by itself."""
+    return sum(map(len, paths))
+
+
+def shared_forwards(paths: Iterable[Kept]) -> int:
+    """Block-forwards when common prefixes run once: the nodes of the trie."""
+    return len({steps[:end] for steps in paths for end in range(1, len(steps) + 1)})
 
 
 class Words:

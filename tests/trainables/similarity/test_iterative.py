@@ -10,13 +10,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.support.benches import do, tiny_bench
 from tests.support.planted import plant, tiny
+from tests.support.same import same_tensors
 from tests.support.toys import bytes_tokenizer
 from trainables.bench import bench as bench_module
 from trainables.bench.bench import Bench
 from trainables.bench.metrics.predictions import finite
 from trainables.bench.models.structure import blocks, linears
 from trainables.core.errors import FieldError
-from trainables.core.fork import same_tensors
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec
 from trainables.recover import Recover
 from trainables.similarity.iterative import Iterate

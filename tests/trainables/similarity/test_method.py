@@ -9,10 +9,11 @@ from torch import Tensor, nan
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from tests.support.planted import FAMILIES, batch_for, plant, tiny
+from tests.support.same import same_tensors
 from trainables.bench.models.structure import blocks, towers
 from trainables.bench.models.surgery import remove_blocks
 from trainables.core.errors import FieldError, PlanError
-from trainables.core.fork import fork, own, same_tensors
+from trainables.core.fork import fork, own
 from trainables.core.types import Batch
 from trainables.similarity.method import (
     Similarity,

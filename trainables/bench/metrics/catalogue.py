@@ -107,11 +107,6 @@ METRIC_FACTS: dict[str, MetricFacts] = {
 HARNESS_METRICS = ("acc", "acc_stderr", "acc_norm", "acc_norm_stderr")
 
 
-def known_metrics() -> tuple[str, ...]:
-    """The names of all built-in metrics."""
-    return tuple(METRIC_FACTS)
-
-
 def is_timed(name: str) -> bool:
     """Whether a metric differs between two runs of one model; a user's own is taken not to."""
     return name in METRIC_FACTS and METRIC_FACTS[name].timed

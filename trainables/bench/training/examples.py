@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from trainables.core.types import Batch
+from trainables.core.types import IGNORED, Batch
 
-_FILL = {"labels": -100}  # all else is filled up with zeros but the token numbers
+_FILL = {"labels": IGNORED}  # all else is filled up with zeros but the token numbers
 
 
 def examples(batches: Iterable[Batch], *, apart: bool = False) -> list[Batch]:
@@ -60,6 +60,6 @@ def _trimmed(row: Batch, apart: bool) -> Batch:
     own = {"labels", "decoder_input_ids", "decoder_attention_mask"} if apart else set()
     cut = {n: v[mask] if v.shape == mask.shape and n not in own else v for n, v in row.items()}
     if apart and "labels" in row and row["labels"].dim():
-        predicted = (row["labels"] != -100).nonzero()
+        predicted = (row["labels"] != IGNORED).nonzero()
         cut["labels"] = row["labels"][: int(predicted.max()) + 1 if len(predicted) else 1]
     return cut

@@ -16,11 +16,12 @@ from transformers import (
 )
 
 from tests.support.families import COMMON, FAMILIES, GROUPED, batches, build
+from tests.support.same import same_tensors
 from trainables.bench.models.blockwise import Walk
 from trainables.bench.models.structure import blocks
 from trainables.bench.models.surgery import remove_blocks
 from trainables.core.errors import PlanError
-from trainables.core.fork import fork, same_tensors
+from trainables.core.fork import fork
 from trainables.core.types import Batch
 
 MORE = {

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests.support.families import FAMILIES, KINDS, batch_of, build, kind
+from tests.support.same import same_tensors
 from tests.support.toys import bytes_tokenizer
 from trainables.bench.models.check import check_model
 from trainables.bench.models.structure import blocks, family, stacks
 from trainables.bench.models.surgery import remove_blocks
 from trainables.core.errors import ModelError, UserError
-from trainables.core.fork import same_tensors
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, Task
 from trainables.trial import open_bench
 

@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from tests.support.families import COMMON, batch_of, build
+from tests.support.same import same_tensors
 from tests.support.toys import word_tokenizer
 from trainables.bench.bench import Bench
 from trainables.bench.models.check import check_model
@@ -22,7 +23,6 @@ from trainables.bench.models.surgery import remove_blocks
 from trainables.bench.models.verify import prove
 from trainables.bench.training.loop import Training
 from trainables.core.errors import ModelError
-from trainables.core.fork import same_tensors
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
 from trainables.trial import open_bench
 

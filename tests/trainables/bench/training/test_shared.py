@@ -8,10 +8,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from tests.support.planted import tiny
+from tests.support.same import same_tensors
 from trainables.bench.training.loop import TrainingSteps, tensors_of
 from trainables.bench.training.shared import once, trained_once
 from trainables.core.cache import Cache
-from trainables.core.fork import same_tensors
 from trainables.core.types import PreTrainedModel
 from trainables.stage import drain
 
