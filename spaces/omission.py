@@ -7,7 +7,7 @@ from pydantic import Field
 from spaces import sets
 from spaces.space import Point, Space, Trial
 from trainables.omission.importance import BlockInfluence
-from trainables.omission.method import Omission
+from trainables.omission.method import Omission, check_unit
 from trainables.stage import Bench, Facts, Stage
 
 Blocks = Annotated[int, Field(ge=0)]
@@ -27,8 +27,11 @@ class OmissionSpace(Space):
     unit: Unit = "block"
 
     def survey(self, bench: Bench) -> dict[str, Any]:
-        """Block influence on the calibration data."""
-        return {"influence": bench.stats(BlockInfluence)["influence"].tolist()}
+        """Block influence on the calibration data. Refuses a unit that the model does not have."""
+        if self.unit != "block":
+            check_unit(bench.model, self.unit)
+        found = {"influence": bench.stats(BlockInfluence)["influence"].tolist()}
+        return found | super().survey(bench)
 
     def starts(self, facts: Facts) -> list[Point]:
         """The least influential 1, 2, 4, ... blocks."""

@@ -1,11 +1,13 @@
 """The published searches over omission sets: how many blocks go, by which search and which loss."""
 
+from typing import Any
+
 from pydantic import Field, field_validator
 
 from spaces.space import Point, Space, Trial
 from trainables.core.spec import Count
 from trainables.omission.searched import LossName, Search, SearchedOmission, Unit
-from trainables.stage import Facts, Stage
+from trainables.stage import Bench, Facts, Stage
 
 JUDGED: tuple[Search, ...] = ("greedy", "evolve")  # the others look at states, at no loss
 
@@ -25,6 +27,13 @@ class OmissionSearchSpace(Space):
     @classmethod
     def _largest_last(cls, budgets: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(budgets)))
+
+    def survey(self, bench: Bench) -> dict[str, Any]:
+        """Nothing; a search that the model or the data does not allow is refused here."""
+        for by in self.by:
+            for loss in self.losses if by in JUDGED else self.losses[:1]:
+                SearchedOmission(1, loss, by, self.unit).check(bench)
+        return super().survey(bench)
 
     def starts(self, facts: Facts) -> list[Point]:
         """Every budget by the first search and loss, the smallest first."""

@@ -4,13 +4,15 @@ The tables of the source are points of this space: threshold and k, one pass or 
 retrained or only the neighbours of cuts, and how many percent Wanda takes afterwards.
 """
 
+from typing import Any
+
 from spaces.space import Choices, Space, Trial
 from spaces.wanda import Percent
 from trainables.core.spec import Count, TrainSpec
 from trainables.recover import Freeze, Recover
 from trainables.similarity.iterative import Iterate
 from trainables.similarity.method import Rule, Similarity, SimilarityPerSample
-from trainables.stage import Facts, Stage
+from trainables.stage import Bench, Facts, Stage
 from trainables.wanda import Wanda
 
 
@@ -39,6 +41,16 @@ class SimilaritySpace(Space):
     max_k: Count = 3
     metric: str = ""
     watch: str = ""
+
+    def survey(self, bench: Bench) -> dict[str, Any]:
+        """Nothing; what no trial could do is refused here. What is measured on the way, every
+        trial's first pass needs."""
+        method = SimilarityPerSample if self.per_sample else Similarity
+        Iterate(recover=Recover(watch=self.watch), metric=self.metric, max_k=self.max_k).check(
+            bench
+        )
+        bench.stats(method)
+        return super().survey(bench)
 
     def stages(self, trial: Trial, facts: Facts) -> list[Stage]:
         method = SimilarityPerSample if self.per_sample else Similarity

@@ -1,12 +1,12 @@
 """Wanda alone: how many percent of each row become zero."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from spaces.space import Choices, Space, Trial
 from trainables.core.errors import PlanError
-from trainables.stage import Facts, Stage
+from trainables.stage import Bench, Facts, Stage
 from trainables.wanda import Wanda, WandaSequential
 
 Percent = Annotated[int, Field(ge=0, le=99)]
@@ -31,6 +31,12 @@ class WandaSpace(Space):
         if self.low > self.high:
             raise PlanError("high", got=self.high, allowed=f"low = {self.low}, or more")
         return self
+
+    def survey(self, bench: Bench) -> dict[str, Any]:
+        """Nothing; `sequential` is refused here for a model that cannot be run block by block."""
+        if any(self.sequential):
+            WandaSequential.check(bench)
+        return super().survey(bench)
 
     def stages(self, trial: Trial, facts: Facts) -> list[Stage]:
         share = trial.suggest_int("wanda.percent", self.low, self.high, step=self.step) / 100

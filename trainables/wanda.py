@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from trainables.bench.models.batches import reaching
-from trainables.bench.models.blockwise import Entry, Walk, watching
+from trainables.bench.models.blockwise import Entry, Walk, walk_alone, watching
 from trainables.bench.models.structure import linears, rows, run_blocks, unrows
 from trainables.core.cache import digest_tensors
 from trainables.core.errors import PlanError
@@ -108,6 +108,11 @@ class WandaSequential(Wanda):
     published, and nothing that trials could share."""
 
     sequential: ClassVar[bool] = True
+
+    @staticmethod
+    def check(bench: Bench) -> None:
+        """Raises PlanError where the bench's model cannot be run block by block."""
+        walk_alone(bench.model)
 
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         if self._nothing:

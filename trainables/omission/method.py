@@ -63,13 +63,18 @@ class Omission(Method):
         return {"attention": self.attention, "ffn": self.ffn}
 
 
-def _silence(model: PreTrainedModel, kind: str, numbers: tuple[int, ...]) -> None:
-    if not numbers:
-        return
+def check_unit(model: PreTrainedModel, kind: str) -> None:
+    """Raises PlanError where a block's attention or FFN cannot be skipped by itself."""
     row = family(model)
     if not row.pre_norm or len(stacks(model)) != 1:
         raise PlanError(f"{row.name}: skipping only the {kind} needs a pre-norm single stack")
-    everything = blocks(model)
+
+
+def _silence(model: PreTrainedModel, kind: str, numbers: tuple[int, ...]) -> None:
+    if not numbers:
+        return
+    check_unit(model, kind)
+    row, everything = family(model), blocks(model)
     path = row.attention_out if kind == "attention" else row.contract
     for number in numbers:
         if number >= len(everything):

@@ -14,23 +14,29 @@ from collections.abc import Collection, Generator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from trainables.bench.models.blockwise import walk_alone
 from trainables.bench.models.structure import blocks, fixed_blocks
 from trainables.core.cache import digest
 from trainables.core.errors import PlanError
 from trainables.core.lineage import code
 from trainables.core.pictures import Bars
+from trainables.core.spec import Task
 from trainables.core.types import Progress
 from trainables.omission.evaluator import PrefixEvaluator, alone
 from trainables.omission.importance import BlockInfluence, windows
 from trainables.omission.loss_log import Memo
 from trainables.omission.losses import Loss, answers, kl, ppl
-from trainables.omission.method import Omission
+from trainables.omission.method import Omission, check_unit
 from trainables.omission.searches import Omit, Score, evolve, greedy_steps, lowest, window
 from trainables.stage import Bench, Stage, Summary
 
 LossName: TypeAlias = Literal["ppl", "kl", "tl", "tld"]
 Search: TypeAlias = Literal["greedy", "evolve", "window", "influence"]
 Unit: TypeAlias = Literal["block", "attention", "ffn"]
+_JUDGE: dict[tuple[LossName, LossName], tuple[Task, ...]] = {  # losses, and the data they are of
+    ("ppl", "kl"): ("language-modelling", "generation"),
+    ("tl", "tld"): ("multiple-choice",),
+}
 FIELD: dict[Unit, str] = {"block": "skip", "attention": "attention", "ffn": "ffn"}
 
 
@@ -63,8 +69,26 @@ class SearchedOmission(Stage):
         whole = self.unit == "block" or self.by in ("greedy", "evolve")
         self.require("unit", whole, f'"block" where by = "{self.by}"')
 
+    def check(self, bench: Bench) -> None:
+        """Raises PlanError where this cannot be searched on the bench's model and data."""
+        if self.by != "influence":
+            walk_alone(bench.model)
+        if self.unit != "block":
+            check_unit(bench.model, self.unit)
+        if self.by not in ("greedy", "evolve"):
+            return
+        kinds = [names for names, tasks in _JUDGE.items() if bench.data.task in tasks]
+        if not any(self.loss in names for names in kinds):
+            raise PlanError(
+                f"SearchedOmission.loss on {bench.data.task} data",
+                got=self.loss,
+                allowed=" or ".join(f'"{name}"' for names in kinds for name in names)
+                or '"window" or "influence" as by, which look at no loss',
+            )
+
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         """Search on the calibration role, then skip what was found."""
+        self.check(bench)
         order, losses = yield from self._search(bench)
         found = Omission(**{FIELD[self.unit]: order})
         done = found.apply(bench.model, {})
@@ -120,11 +144,6 @@ class SearchedOmission(Stage):
         return digest(bench.subject.lineage.key, loss.fingerprint(), self.unit, code(), where)
 
     def _loss(self, bench: Bench) -> Loss:
-        asked = bench.data.task == "multiple-choice"
-        if asked != (self.loss in ("tl", "tld")):
-            allowed = '"tl" or "tld"' if asked else '"ppl" or "kl"'
-            what = f"SearchedOmission.loss on {bench.data.task} data"
-            raise PlanError(what, got=self.loss, allowed=allowed)
         if self.loss in ("tl", "tld"):
             items = bench.data.items("calibration")
             length = bench.spec.data.max_length

@@ -87,6 +87,10 @@ class Iterate(Stage):
         details |= {"passes": passes, "stopped": stopped}
         return self._summary(log, {"k": k}, details)
 
+    def check(self, bench: Bench) -> None:
+        """Raises FieldError where `metric` or `watch` does not fit the bench's task."""
+        self._chosen(bench)
+
     def _chosen(self, bench: Bench) -> "Iterate":
         """The same with a metric. Raises FieldError where one does not fit the task."""
         chosen = replace(self, metric=self.metric or _USUAL[bench.spec.data.task])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.bench.models.batches import reaching
-from trainables.bench.models.structure import stacks
+from trainables.bench.models.structure import Stack, stacks
 from trainables.core.errors import PlanError
 from trainables.core.fork import fork
 from trainables.core.types import Batch, PreTrainedModel
@@ -26,6 +26,17 @@ class Entry:
 
     hidden: Tensor  # (batch, tokens, width)
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]]  # per block: what follows the hidden state
+
+
+def walk_alone(model: PreTrainedModel) -> Stack:
+    """The one stack of a model that can be run block by block; PlanError where it has several."""
+    found = stacks(model)
+    if len(found) != 1:
+        raise PlanError(
+            f"{type(model).__name__} has {len(found)} stacks of blocks; to run it block by block, "
+            "as published, it may have one"
+        )
+    return found[0]
 
 
 class _Tap(nn.Module):
@@ -59,12 +70,7 @@ class Walk:
     )
 
     def __post_init__(self) -> None:
-        found = stacks(self.model)
-        if len(found) != 1:
-            raise PlanError(
-                f"{type(self.model).__name__} has {len(found)} stacks; a walk needs one"
-            )
-        self.blocks = list(found[0].blocks)
+        self.blocks = list(walk_alone(self.model).blocks)
         self._shell = fork(self.model)
         shell = stacks(self._shell)[0]
         taps = [_Tap(block, self, index) for index, block in enumerate(self.blocks)]
