@@ -51,6 +51,7 @@ def two(
 ) -> tuple[Ledger, Ledger, View]:
     """Two machines with a ledger in common, each with its own folder."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{sample.store.ledger}")
+    monkeypatch.chdir(tmp_path)  # where MLflow puts files of a database that is not ours
     shutil.copytree(sample.store.folder, tmp_path / "there")
     here, there = open_ledger(sample.store), open_ledger(sample.store)
     there.store = Sample(tmp_path / "there").store
