@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 
 from trainables.bench.data.roles import Data
 from trainables.bench.metrics.catalogue import is_timed
-from trainables.bench.metrics.evaluate import load_metric, measure_all
+from trainables.bench.metrics.evaluate import measure_all
 from trainables.bench.models.batches import ready
 from trainables.core.cache import Cache, digest
-from trainables.core.lineage import Lineage, code, source_version
+from trainables.core.lineage import Lineage, code, reference_version, source_version
 from trainables.core.spec import BenchSpec, Role
 from trainables.core.types import Batch, Stats
 from trainables.stage import Calibrates, Measured, Method, Subject
@@ -144,4 +144,4 @@ def metric_version(name: str, custom: Mapping[str, str]) -> str:
     """A metric's name with the version of its code: ours, and a user's own with all it imports."""
     if name not in custom:
         return f"{name}@{code()}"
-    return f"{name}@{source_version(load_metric(custom[name]))}"
+    return f"{name}@{reference_version(custom[name])}"

@@ -131,7 +131,19 @@ def _own_version(thing: Any) -> str:
     bases = inspect.getmro(thing) if inspect.isclass(thing) else (thing,)
     names = {str(getattr(one, "__module__", "")) for one in bases}
     files = sorted({path for name in names for path in own_files(name)})
-    return digest(importable_name(thing), *[p.read_text() for p in files]) if files else ""
+    return digest(importable_name(thing), *map(_text, files)) if files else ""
+
+
+@cache
+def reference_version(where: str) -> str:
+    """The same for what `package.module:name` leads to, of whatever kind: two functions that one
+    factory made are told apart by their names alone. Read once per process, too."""
+    files = sorted(own_files(where.partition(":")[0]))
+    return digest(code(), where, *map(_text, files))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def own_files(name: str) -> frozenset[Path]:
@@ -140,10 +152,10 @@ def own_files(name: str) -> frozenset[Path]:
     found: dict[Path, None] = {}
     waiting = [name]
     while waiting:
-        path = _own_file(waiting.pop())
+        path = _own_file(module := waiting.pop())
         if path is not None and path not in found:
             found[path] = None
-            waiting += _imported(path)
+            waiting += _imported(path, module)
     return frozenset(found)
 
 
@@ -186,10 +198,15 @@ def _not_own() -> tuple[Path, ...]:
     return (CHECKOUT / "trainables", *folders)
 
 
-def _imported(path: Path) -> Iterator[str]:
-    """The absolute names of all that a file imports, wherever in it."""
-    package = _package(path)
-    for node in ast.walk(ast.parse(path.read_text())):
+def _imported(path: Path, name: str) -> Iterator[str]:
+    """The absolute names of all that a module's file imports, wherever in it."""
+    parts = name.split(".")
+    package = parts if path.name == "__init__.py" else parts[:-1]  # which may have no such file
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # a file that is named by an import which never happens
+        return
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -197,13 +214,3 @@ def _imported(path: Path) -> Iterator[str]:
             base = ".".join([*above, *filter(None, [node.module])])
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def _package(path: Path) -> list[str]:
-    """The packages that a file lies in, outermost first."""
-    parts: list[str] = []
-    folder = path.parent
-    while (folder / "__init__.py").is_file():
-        parts.insert(0, folder.name)
-        folder = folder.parent
-    return parts

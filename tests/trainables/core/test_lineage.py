@@ -19,7 +19,9 @@ from trainables.core.lineage import (
     code_version,
     fingerprint,
     importable_name,
+    own_files,
     own_version,
+    reference_version,
     source_version,
 )
 from trainables.omission import Omission
@@ -146,6 +148,36 @@ def test_two_methods_with_equal_effects_are_two_lineages(own: Callable[..., Modu
 def test_two_functions_of_one_file_are_two_versions(own: Callable[..., ModuleType]) -> None:
     mine = own()
     assert source_version(mine.five) != source_version(mine.six)
+
+
+def test_two_functions_of_one_factory_are_two_versions(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "users_factory.py").write_text(
+        "from functools import partial\n"
+        "def scaled(k):\n    return lambda made: k\n"
+        "five, six, part = scaled(5), scaled(6), partial(max, 1)\n"
+    )
+    names = ("five", "six", "part")
+    assert len({reference_version(f"users_factory:{name}") for name in names}) == 3
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_packages_own_modules_count_by_any_kind_of_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marked: bool
+) -> None:
+    """With an `__init__.py` or without, and with a file that is not Python."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / f"users_package_{marked}"
+    (package / "deep").mkdir(parents=True)
+    (package / "a.py").write_text("from .deep.b import f\nfrom . import c\n")
+    (package / "deep" / "b.py").write_text("from ..d import f\n")
+    (package / "c.py").write_bytes("# -*- coding: latin-1 -*-\nNAME = 'é'\n".encode("latin-1"))
+    (package / "d.py").write_text("print 'old Python'\n")
+    for folder in (package, package / "deep") if marked else ():
+        (folder / "__init__.py").write_text("")
+    found = {path.name for path in own_files(f"{package.name}.a")} - {"__init__.py"}
+    assert found == {"a.py", "b.py", "c.py", "d.py"}
+    assert len(reference_version(f"{package.name}.a:f")) == 16
 
 
 def test_our_own_code_is_no_users_code() -> None:
