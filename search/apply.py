@@ -20,7 +20,7 @@ from search.rebuild import Plan, Said, free, make
 from search.study.checks import problems, see_current_folder
 from search.study.load import resolved
 from search.study.messages import explain
-from search.study.schema import Study
+from search.study.schema import RUNS, Study
 from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def apply_file(
     model: str,
     dataset: str | None = None,
     task: str | None = None,
-    folder: Path = Path("runs"),
+    folder: Path = Path(RUNS),
     said: Said = lambda text: None,
 ) -> str:
     """Do the stages of a compression.json or trial.toml to another model; what to tell the user.

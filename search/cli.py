@@ -283,6 +283,7 @@ def _store(name: str, storage: str | None) -> "Store":
 def _place(storage: str | None) -> tuple[str, str | None]:
     """The folder and the database that --storage means."""
     from search.study.load import storage_overrides
+    from search.study.schema import RUNS
 
     given = storage_overrides(storage)
-    return given.get("storage.folder", "runs"), given.get("storage.database")
+    return given.get("storage.folder", RUNS), given.get("storage.database")

@@ -102,21 +102,31 @@ class Launch:
             self._warn()
             self._continue(storage)
             journal = open_journal(self.study, storage, driver)
-            if self.retry:
-                again = journal.retry(self.store.results)
-                self.watcher.phase(f"{again} failed trials run again")
-            journal.reclaim(self.store.results)
-            write_text(self.store.toml, study_toml(self.study))
-            journal.note("toml", study_toml(self.study))
-            journal.note("git_commit", git_commit())
-            self.naive = self.naive or bool(journal.noted("naive"))
-            journal.note("naive", self.naive)
             try:
+                self._begin(journal)
                 with Mirror(self.study, self.store) as mirror:
                     self._search(journal, mirror)
                 return not self._done(journal)
             finally:
                 journal.close()
+
+    def _begin(self, journal: Journal) -> None:
+        """Settle what earlier launches left, and note what this one is."""
+        if self.naive and journal.trials() and not journal.noted("naive"):
+            raise UserError(
+                f"study {self.study.name} was begun with its shortcuts",
+                got="--naive",
+                do="give the naive search another name in the file, and compare",
+            )
+        if self.retry:
+            again = journal.retry(self.store.results)
+            self.watcher.phase(f"{again} failed trials run again")
+        journal.reclaim(self.store.results)
+        write_text(self.store.toml, study_toml(self.study))
+        journal.note("toml", study_toml(self.study))
+        journal.note("git_commit", git_commit())
+        self.naive = self.naive or bool(journal.noted("naive"))
+        journal.note("naive", self.naive)
 
     def _warn(self) -> None:
         kind = network_file_system(self.store.root)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from search.journal.results import Result, Step
-from search.study.schema import Study
+from search.study.schema import RUNS, Study
 from spaces import sets
 from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.core.spec import Role
@@ -126,6 +126,6 @@ def mark(result: Result) -> str:
 
 def storage_flag(folder: Path | str, database: str | None) -> str:
     """What commands need to find a study: ` --storage …`, or nothing where it lies in `runs`."""
-    if Path(folder).absolute() != Path("runs").absolute():
+    if Path(folder).absolute() != Path(RUNS).absolute():
         return f" --storage {shlex.quote(str(folder))}"
     return f" --storage {shlex.quote(database)}" if database else ""

@@ -26,6 +26,7 @@ from trainables.core.spec import BenchSpec, Count, DataSpec, ModelSpec, Seed, Sp
 Direction = Literal["min", "max"]
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+RUNS = "runs"  # the folder of the results where nobody says another
 TAKEN = ("cache", "mlartifacts", "mlflow.db")  # names next to the studies' folders
 
 
@@ -160,7 +161,7 @@ class Resources(Spec):
 class StorageSpec(Spec):
     """Where results land; a PostgreSQL URL for drivers on several machines."""
 
-    folder: str = "runs"
+    folder: str = RUNS
     database: str | None = None
     cache_gb: Positive = 20.0
 

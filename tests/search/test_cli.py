@@ -341,6 +341,15 @@ def test_a_launch_of_which_nothing_came_ends_with_one(
     assert "no trial came to a result; the last one: out of [cuda] memory" in " ".join(told.split())
 
 
+def test_a_study_begun_with_shortcuts_does_not_become_naive(
+    searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
+    told = said(f"launch {tmp_path}/depth.toml --naive --storage {tmp_path}/runs", capsys)
+    assert "study depth was begun with its shortcuts" in told and "another name" in told
+    main_ends(["resume", "depth", "--storage", str(tmp_path / "runs")])  # and is left as it was
+
+
 def test_a_launch_with_nothing_left_to_do_says_so(
     searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
