@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.storages import RDBStorage
 
-from search.engine.dispatch import Ask, Nobody, Places, Plan, Watcher
+from search.engine.dispatch import Nobody, Places, Plan, Watcher
 from search.engine.preflight import check_resources
 from search.engine.ray_session import ray_cluster, ray_environment, refuse_lost_folder
 from search.engine.shipping import users_modules
@@ -25,6 +25,7 @@ from search.errors import blaming
 from search.journal.fence import Driver
 from search.journal.journal import Journal
 from search.journal.lock import study_lock
+from search.journal.sampler_copy import Ask
 from search.journal.store import (
     Store,
     launched,

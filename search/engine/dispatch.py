@@ -4,17 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import optuna
-
 from search.journal.journal import Journal
 from search.journal.results import Result
+from search.journal.sampler_copy import Ask
 from search.samplers.grid import exhausted, is_grid
 from search.study.schema import Budget
 from trainables.core.errors import UserError, placed
 from trainables.core.spec import Assignment
 from trainables.stage import Facts
-
-Ask = Callable[[optuna.Trial], object]
 
 
 class Watcher(Protocol):

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 from search.errors import blaming
 
-Ask = Callable[[optuna.Trial], object]
+Ask = Callable[[optuna.Trial], object]  # runs the space on a trial
 
 
 class SamplerCopy:

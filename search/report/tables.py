@@ -50,7 +50,7 @@ def result_table(view: View, shown: Iterable[Result], title: str) -> "Table":
 
 
 def _heading(study: Study, metric: str) -> str:
-    return f"{metric} ({study.objectives[metric]})" if metric in study.objectives else metric
+    return f"{metric}\n({study.objectives[metric]})" if metric in study.objectives else metric
 
 
 def _text(cell: Cell | None) -> "Text":

@@ -1,5 +1,6 @@
 """What `best` and `status` answer."""
 
+import io
 import json
 import subprocess
 import sys
@@ -49,6 +50,16 @@ def test_table_shows_changes(sample: Sample) -> None:
     text = console.export_text()
     assert "134M" in text and "127M  -5.2 %" in text and "25  +25 %" in text
     assert "untouched model" in text and "Omission skip=20,21" in text
+
+
+def test_the_table_fits_a_narrow_window(sample: Sample) -> None:
+    view = read(sample.store)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(best_table(view, best(view, top=5)))
+    text = console.export_text()
+    assert "…" not in text
+    for words in ("untouched model", "Omission skip=20,21", "127M  -5.2 %", "(min)"):
+        assert words in text
 
 
 def test_status(sample: Sample) -> None:
