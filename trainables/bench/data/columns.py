@@ -1,5 +1,6 @@
 """Reading a row by a task's words, whatever its columns are called, and the names of classes."""
 
+import logging
 import re
 from collections.abc import ItemsView, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -9,6 +10,7 @@ import datasets
 from trainables.core.errors import DataError, near
 from trainables.core.spec import DataSpec
 
+log = logging.getLogger(__name__)
 Row: TypeAlias = dict[str, Any]
 Words: TypeAlias = Mapping[str, tuple[str, ...]]  # a task's words, and other names they go by
 
@@ -158,6 +160,13 @@ class Labels:
     def number_as(self, model: Sequence[str], dataset: str) -> None:
         """Number and name the classes as a fine-tuned model does; DataError if they are others."""
         order = matched(self.names, model, dataset)
+        if _unnamed(model) and not all(name.isdigit() for name in self.names):
+            told = ", ".join(f"{number} = {name}" for number, name in enumerate(self.names))
+            log.warning(
+                '"%s": the model has no names for its classes; they are taken in the order of the '
+                "data set's (%s)",
+                *(dataset, told),
+            )
         self._number = {value: order[number] for value, number in self._number.items()}
         self.names = self.names if _unnamed(model) else tuple(model)
 

@@ -102,6 +102,18 @@ def test_classes_without_names_match_by_number(
     assert spelled == [str(c) if isinstance(c, str) else names[c] for c in classes]
 
 
+def test_an_order_that_is_taken_on_trust_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = classifier(tmp_path, {0: "LABEL_0", 1: "LABEL_1"})
+    opened(tmp_path, model, rows(tmp_path, "no", "yes"))
+    assert "the model has no names for its classes" in caplog.text
+    assert "(0 = no, 1 = yes)" in caplog.text
+    caplog.clear()
+    opened(tmp_path, model, rows(tmp_path, 0, 1))
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("names", "classes", "said"),
     [

@@ -218,3 +218,11 @@ def test_an_encoder_is_no_language_model(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match=r"bert .*both directions"):
         open_bench(spec)
+
+
+def test_weights_that_are_torn_are_one_message(tmp_path: Path) -> None:
+    BertForSequenceClassification(BertConfig(**COMMON)).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(ModelError, match=r"cannot be loaded: .*header"):
+        load_model(tmp_path, ModelSpec(id=str(tmp_path)), "classification", ("a", "b"))
