@@ -31,6 +31,8 @@ def load_route(path: Path, overrides: Mapping[str, Any] | None = None) -> RouteS
             (tables.setdefault(table, {}) if table else tables)[name] = value
         if value is not None and key == "sets.budget":
             tables["name"] = f"{tables.get('name', path.stem)}-k{value}"
+    if "space" in tables and "tasks" not in tables:
+        raise UserError(f"{path}: no routing study", do=f"rayduce launch {path}")
     try:
         spec = RouteSpec.model_validate_json(json.dumps(tables, default=str), strict=True)
     except ValidationError as error:

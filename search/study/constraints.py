@@ -60,10 +60,6 @@ class Constraint:
         excess = (value - limit if self.at_most else limit - value) / scale
         return 0.0 if 0 < excess <= TOLERANCE else excess
 
-    def holds(self, value: float, baseline: float | None = None) -> bool:
-        """Whether a value is within the limit."""
-        return self.violation(value, baseline) <= 0
-
     def describe(self, baseline: float | None = None) -> str:
         """`perplexity <= 130% of baseline (<= 24.7)`."""
         said = self.key

@@ -48,6 +48,8 @@ def read_text(path: Path | str) -> str:
 def parse_study(text: str, source: str, overrides: Overrides | None = None) -> Study:
     """Check the text of a study file; `source` is what messages call it."""
     tables = _overridden(parse_tables(text, source), overrides or {})
+    if "tasks" in tables and "space" not in tables:
+        raise UserError(f"{source}: a routing study", do=f"rayduce route eval {source}")
     try:
         study = Study.model_validate_json(json.dumps(tables, default=str), strict=True)
     except ValidationError as error:

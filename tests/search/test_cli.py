@@ -72,6 +72,16 @@ TABLE: list[tuple[str, str, list[str]]] = [
     ("none of the best", f"best depth --top 0 {RUNS}", ["Invalid value for '--top'"]),
     # -- launch
     (
+        "a routing study",
+        "launch spaces/studies/pudding-smollm2.toml",
+        ["a routing study", "rayduce route eval spaces/studies/pudding-smollm2.toml"],
+    ),
+    (
+        "a study that routes nothing",
+        "route eval spaces/studies/smoke.toml",
+        ["no routing study", "rayduce launch spaces/studies/smoke.toml"],
+    ),
+    (
         "zero trials",
         f"launch {{folder}}/depth.toml --trials 0 {RUNS}",
         ["budget.trials: got 0", "allowed: 1 or more"],

@@ -65,9 +65,10 @@ def test_violation_is_a_share_of_the_limit() -> None:
 def test_rounding_does_not_decide() -> None:
     for baseline in (0.07, 0.29, 0.58, 0.92):
         limit = parse_constraint("m", ">= baseline - 0.04")
-        assert limit.holds(round(baseline - 0.04, 2), baseline)
-        assert parse_constraint("m", "<= 110% of baseline").holds(baseline * 11 / 10, baseline)
-        assert not limit.holds(baseline - 0.0401, baseline)
+        assert limit.violation(round(baseline - 0.04, 2), baseline) <= 0
+        above = parse_constraint("m", "<= 110% of baseline")
+        assert above.violation(baseline * 11 / 10, baseline) <= 0
+        assert limit.violation(baseline - 0.0401, baseline) > 0
 
 
 def test_a_baseline_that_is_needed_is_asked_for() -> None:
