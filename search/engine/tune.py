@@ -21,6 +21,8 @@ from search.study.schema import Study
 from spaces.space import Space
 
 if TYPE_CHECKING:
+    from ray.tune import Tuner
+
     from search.engine.searcher import JournalSearcher
     from trainables.worker import Place
 
@@ -80,7 +82,6 @@ def run_tune(study: Study, place: "Place", cache: Path, space: Space, plan: Plan
     from ray.tune.error import TuneError
 
     from search.engine.nodes import Elsewhere, bundle
-    from search.engine.schedulers import make_scheduler
     from search.engine.searcher import JournalSearcher
     from trainables.worker import Trial
 
@@ -92,30 +93,39 @@ def run_tune(study: Study, place: "Place", cache: Path, space: Space, plan: Plan
         place=place,
         minutes=plan.budget.minutes_per_trial,
     )
-    searcher = JournalSearcher(plan)
+    trial = tune.with_resources(trainable, Elsewhere([bundle(study.resources)]))
     scratched = tempfile.TemporaryDirectory(prefix="rayduce-")
     with scratched as scratch, patient_reuse(plan.places.slots):
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, Elsewhere([bundle(study.resources)])),
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=make_scheduler(study.scheduler, study.objectives),
-                num_samples=-1,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name=study.name,
-                storage_path=scratch,
-                failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands out again
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[_listener(searcher)],
-                verbose=0,
-            ),
-        )
+        tuner = _tuner(study, trial, JournalSearcher(plan), scratch)
         try:
             tuner.fit()
         except (RayError, TuneError) as error:  # the cluster is gone
             plan.failed(type(error)(str(error).strip().splitlines()[-1]))
+
+
+def _tuner(study: Study, trial: Any, searcher: "JournalSearcher", scratch: str) -> "Tuner":
+    """Tune as a plain executor: the searcher proposes, the journal keeps, the ledger is ours."""
+    from ray import tune
+
+    from search.engine.schedulers import make_scheduler
+
+    return tune.Tuner(
+        trial,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=make_scheduler(study.scheduler, study.objectives),
+            num_samples=-1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=study.name,
+            storage_path=scratch,
+            failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands out again
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[_listener(searcher)],
+            verbose=0,
+        ),
+    )
 
 
 def _listener(searcher: "JournalSearcher") -> Any:
