@@ -34,7 +34,7 @@ def walk_alone(model: PreTrainedModel) -> Stack:
     if len(found) != 1:
         raise PlanError(
             f"{type(model).__name__} has {len(found)} stacks of blocks; to run it block by block, "
-            "as published, it may have one"
+            "as published, it must have one"
         )
     return found[0]
 

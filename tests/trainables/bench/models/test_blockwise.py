@@ -104,5 +104,5 @@ def test_entries_of_several_batches_may_be_open_at_once() -> None:
 
 @pytest.mark.parametrize("name", ["t5", "resnet"])
 def test_several_stacks_are_refused(name: str) -> None:
-    with pytest.raises(PlanError, match="has 2 stacks; a walk needs one"):
+    with pytest.raises(PlanError, match="has 2 stacks of blocks"):
         Walk(build(name))
