@@ -85,8 +85,8 @@ def run_plan(spec: BenchSpec, study: Mapping[str, Any], rows: int) -> tuple[list
     for number, point in enumerate(study["first"][:rows]):
         fixed = optuna.trial.FixedTrial(point)
         stages = space.stages(fixed, Facts(blocks=12))
-        bench = base.fork()
-        record = drain(run_stages(bench, stages, f"chains/{number}"))
+        bench = base.fork(f"chains/{number}")
+        record = drain(run_stages(bench, stages))
         bench.cache.release()
         done.append(_ran(record, tensors_of(bench.model)))
     return done, time.perf_counter() - began
@@ -94,13 +94,13 @@ def run_plan(spec: BenchSpec, study: Mapping[str, Any], rows: int) -> tuple[list
 
 def _ran(record: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Ran:
     epochs = sum(int(counts["epochs_run"]) for counts in _trainings(record))
-    blocks = int(record["stages"][0]["counts"]["blocks"])
+    blocks = int(record["shape"]["blocks"])
     return Ran(blocks, epochs, digest_tensors(weights), record["metrics"])
 
 
 def _trainings(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for stage in record["stages"]:
-        for counts in stage["counts"].get("passes", (stage["counts"],)):
+        for counts in stage["details"].get("passes", (stage["counts"],)):
             if "epochs_run" in counts:
                 yield counts
 

@@ -116,7 +116,7 @@ def evaluate_plainly(config: Point, spec: dict[str, Any]) -> None:
     clock.append(time.perf_counter())
     Wanda(config["wanda.percent"] / 100).apply(bench.model, stats)
     clock.append(time.perf_counter())
-    found = measure_all(bench, METRICS)
+    found = measure_all(bench, METRICS, "search")
     clock.append(time.perf_counter())
     spent = [after - before for before, after in pairwise(clock)]
     names = ("load", "calibrate", "apply", "evaluate")

@@ -117,11 +117,11 @@ def fill(storage: RDBStorage, study_id: int, numbers: range) -> None:
                 **{"trial_id": key, "param_name": name, "param_value": value},
                 distribution_json=coin,
             )
-        for objective, value in enumerate(found.values()):
+        for objective, measured in enumerate(found.values()):
             kind = models.TrialValueModel.TrialValueType.FINITE
             add(
                 models.TrialValueModel,
-                **{"trial_id": key, "objective": objective, "value": value, "value_type": kind},
+                **{"trial_id": key, "objective": objective, "value": measured, "value_type": kind},
             )
         text = json.dumps(record(number, found))
         add(models.TrialUserAttributeModel, trial_id=key, key="record", value_json=text)
