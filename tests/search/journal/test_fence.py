@@ -74,8 +74,12 @@ def test_a_dead_driver_of_this_machine_is_not_waited_for(
     monkeypatch.setattr(fence, "SILENCE", 600.0)
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    claimed(storage, replace(Driver(), pid=process.pid))._over.set()
-    claimed(storage, Driver()).release()
+    first = claimed(storage, replace(Driver(), pid=process.pid))
+    first._over.set()
+    second = claimed(storage, Driver())
+    with pytest.raises(UserError, match=r"taken over by .* pid"):
+        checked(first)
+    second.release()
 
 
 def test_the_driver_that_was_replaced_writes_nothing_more(tmp_path: Path) -> None:

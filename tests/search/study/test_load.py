@@ -272,7 +272,15 @@ def given(stages: Any) -> FunctionSpace:
 
 @pytest.mark.parametrize("stages", [[], (Wanda(0.5),), ValueError("odd"), TrialPruned()])
 def test_a_space_may_refuse_what_it_is_tried_with(stages: Any) -> None:
-    try_out(given(stages), FACTS, "mine:space")
+    asked: list[object] = []
+    space = given(stages)
+
+    def noted(trial: object, facts: Facts) -> Any:
+        asked.append(trial)
+        return space.function(trial, facts)
+
+    try_out(space.model_copy(update={"function": noted}), FACTS, "mine:space")
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(

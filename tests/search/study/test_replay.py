@@ -44,7 +44,14 @@ def moody(trial: Any) -> None:
 def test_ranges_may_move_and_parameters_come_and_go(
     now: Ask, rows: list[optuna.trial.FrozenTrial]
 ) -> None:
-    still_asks("mine", now, rows)
+    asked: list[object] = []
+
+    def noted(trial: Any) -> object:
+        asked.append(trial)
+        return now(trial)
+
+    still_asks("mine", noted, rows)
+    assert asked, "the rows were replayed"
 
 
 def one_more(trial: Any) -> None:
