@@ -30,7 +30,7 @@ from ray import tune
 from trainables.bench.survey import SpaceLike, gather
 from trainables.core.blame import blame, spoiled
 from trainables.core.cache import write_durably
-from trainables.core.errors import placed
+from trainables.core.errors import line_of, placed
 from trainables.core.spec import Assignment, BenchSpec
 from trainables.core.types import Progress
 from trainables.stage import Facts, Stage
@@ -207,6 +207,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             "state": "broken" if back else "fail",
             "reason": self._reason(error),
             "blame": whose,
+            "where": f"{type(error).__name__} {line_of(error)}",
             "spoiled": spoiled(error),
             "metrics": {},
         }

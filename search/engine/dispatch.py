@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from optuna.trial import TrialState
+
 from search.journal.journal import Journal
 from search.journal.results import Result
 from search.journal.sampler_copy import Ask
@@ -98,6 +100,11 @@ class Plan:
             self.journal.note("exhausted", True)
         trials = len(self.journal.trials()) - 1
         return self.budget.spent(trials, self.seconds(), exhausted=self.exhausted)
+
+    @property
+    def measured(self) -> bool:
+        """Whether any candidate came to a result, in this launch or an earlier one."""
+        return any(row.state == TrialState.COMPLETE for row in self.journal.trials()[1:])
 
     def ready(self, facts: Facts) -> None:
         """There is a baseline: from now on the space can be asked."""

@@ -12,8 +12,17 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from search.engine.dispatch import Plan
-from search.engine.trouble import DEATHS, TRIES, Troubles, no_memory, node_lost, told_death
+from search.engine.trouble import (
+    AT_ONE_LINE,
+    DEATHS,
+    TRIES,
+    Troubles,
+    no_memory,
+    node_lost,
+    told_death,
+)
 from search.journal.journal import Record
+from trainables.core.errors import UserError
 from trainables.core.spec import Assignment
 from trainables.stage import Facts
 
@@ -163,8 +172,21 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         else:
             self.troubles.failed(number, record)
         self.plan.on_end(number)
+        self._hope(record)
         if number == 0:
             self.plan.ready(Facts.read(record["facts"]))
+
+    def _hope(self, record: Record) -> None:
+        """End the study where one mistake fails trial after trial: it would go on until the time is
+        up. A trial that fails is no reason, as long as others do not, or fail of something else."""
+        troubles, name = self.troubles, self.plan.journal.name
+        if troubles.alike < AT_ONE_LINE or not troubles.hopeless(measured=self.plan.measured):
+            return
+        what = f"the last {troubles.alike} trials failed of one thing: {record['reason']}"
+        do = f"mend it, then rayduce resume {name} --retry-failed"
+        if record.get("blame") == "candidate":
+            do = f"rayduce resume {name} goes on all the same; other ranges are another study"
+        self.plan.failed(UserError(f"study {name}: {what}", do=do))
 
     def _given_back(self, handout: Assignment | None, record: Record) -> None:
         """A place or a process could not do a trial, which another one will."""

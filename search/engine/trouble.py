@@ -17,6 +17,10 @@ TRIES = 3  # a trial gets, where its workers die
 DEATHS = 5  # trials in a row whose workers died: then it is not the trials
 TROUBLES = 8  # in a row, that are no trial's fault: then it is all places
 AGREED = 3  # second opinions in a row that were the first one: then they are no longer asked for
+AT_ONE_LINE = 12  # trials in a row that one mistake in code ends, none measured yet: then all do
+AT_ONE_LINE_LATER = (
+    100  # the same, where others were measured, or where the candidates are to blame
+)
 PAUSE = 1.0  # seconds after the first trouble in a row; doubled by each further one
 LONGEST = 60.0
 
@@ -38,10 +42,12 @@ class Troubles:
     doubted: set[int] = field(default_factory=set)  # trials that a first process gave back
     agreed: int = 0
     rests: float = 0.0  # nothing is handed out before this moment
+    line: tuple[str, str] = ("", "")  # who is to blame for the last failure, and where it was
+    alike: int = 0  # failures in a row there
 
     def well(self, number: int) -> None:
         """A trial was measured."""
-        self.row = self.deaths = 0
+        self.row = self.deaths = self.alike = 0
         if number in self.doubted:
             self.agreed = 0
 
@@ -50,6 +56,19 @@ class Troubles:
         self.row = self.deaths = 0
         if number in self.doubted and record.get("blame") in ("code", "process"):
             self.agreed += 1
+        line = (record.get("blame", ""), record.get("where", ""))
+        self.alike = self.alike + 1 if line == self.line and line[1] else 1
+        self.line = line
+
+    def hopeless(self, *, measured: bool) -> bool:
+        """Whether the failures in a row are one mistake, that all trials would meet.
+
+        Args:
+            measured: whether any candidate of the study came to a result.
+        """
+        if self.line[0] == "code":
+            return self.alike >= (AT_ONE_LINE_LATER if measured else AT_ONE_LINE)
+        return self.alike >= AT_ONE_LINE_LATER and not measured
 
     def doubts(self, number: int) -> bool:
         """Whether a process that cannot do this trial may be at fault, and not the trial."""

@@ -90,6 +90,7 @@ def test_what_is_no_trials_fault_is_given_back_and_a_spoiled_worker_leaves(
     record, leave = ends(make(error), doubt=doubt)
     assert (record["state"], leave) == (state, leaves)
     assert str(error.args[-1]) in record["reason"]
+    assert record["where"].startswith(f"{type(error).__name__} test_worker.py:")
 
 
 def test_a_worker_that_fails_trial_after_trial_leaves(make: Callable[..., Trial]) -> None:

@@ -53,10 +53,14 @@ class FieldError(UserError, ValueError):
 
 def placed(error: BaseException) -> str:
     """An error in one line, with the place where it happened."""
-    said = " ".join(str(error).split())
+    said, place = " ".join(str(error).split()), line_of(error)
+    return f"{type(error).__name__}: {said}{f' ({place})' if place else ''}"
+
+
+def line_of(error: BaseException) -> str:
+    """The file and line that raised an error; empty where it was not raised."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {said}{place}"
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def quoted(value: object) -> str:

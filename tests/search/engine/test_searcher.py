@@ -15,7 +15,14 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorErro
 
 from search.engine.dispatch import Nobody, Plan
 from search.engine.searcher import GIVEN_UP, REFUSALS, JournalSearcher
-from search.engine.trouble import AGREED, DEATHS, TRIES, TROUBLES
+from search.engine.trouble import (
+    AGREED,
+    AT_ONE_LINE,
+    AT_ONE_LINE_LATER,
+    DEATHS,
+    TRIES,
+    TROUBLES,
+)
 from search.journal.journal import Journal
 from search.journal.store import Store, open_storage
 from search.samplers.grid import GridSampler, grid_points
@@ -425,6 +432,62 @@ def test_a_sampler_that_raises_is_told_as_the_samplers_trouble(method: str, tmp_
     searcher.suggest("one")
     assert "sampler Broken raised IndexError: empty population" in str(searcher.plan.error)
     assert states(searcher) == [TrialState.COMPLETE], "no trial fails of it"
+
+
+# -- one mistake, met by every trial ---------------------------------------------------------------
+
+
+def fails(searcher: JournalSearcher, where: str, blame: str = "code") -> None:
+    config = handed(searcher, "one")
+    said = {"state": "fail", "metrics": {}, "blame": blame, "where": where}
+    reason = f"TypeError: no {config['given'].number} ({where})"
+    searcher.on_trial_complete("one", ended(searcher, config, reason=reason, **said))
+
+
+def hours(folder: Path) -> JournalSearcher:
+    searcher = JournalSearcher(plan(folder, budget=Budget(hours=8)))
+    after_baseline(searcher)
+    return searcher
+
+
+def test_one_mistake_in_code_does_not_write_failed_trials_until_the_time_is_up(
+    tmp_path: Path,
+) -> None:
+    searcher = hours(tmp_path)
+    for _ in range(AT_ONE_LINE):
+        assert searcher.plan.error is None
+        fails(searcher, "TypeError mine.py:3")
+    assert searcher.suggest("next") == searcher.FINISHED
+    said = str(searcher.plan.error)
+    assert f"the last {AT_ONE_LINE} trials failed of one thing: TypeError: no" in said
+    assert "rayduce resume depth --retry-failed" in said
+    assert states(searcher)[1:] == [TrialState.FAIL] * AT_ONE_LINE
+    again = JournalSearcher(plan(tmp_path, budget=Budget(hours=8)))
+    again.plan.ready(FACTS)  # a launch after the mistake was mended
+    fails(again, "TypeError mine.py:3")
+    assert again.plan.error is None
+
+
+@pytest.mark.parametrize(
+    ("measured", "blame", "lines", "allowed"),
+    [
+        (False, "code", ("TypeError a.py:1", "TypeError a.py:2"), None),
+        (True, "code", ("TypeError a.py:1",), AT_ONE_LINE_LATER),
+        (False, "candidate", ("PlanError a.py:1",), AT_ONE_LINE_LATER),
+        (True, "candidate", ("PlanError a.py:1",), None),
+        (False, "code", ("",), None),
+    ],
+)
+def test_trials_that_fail_do_not_end_a_study_that_works(
+    tmp_path: Path, measured: bool, blame: str, lines: tuple[str, ...], allowed: int | None
+) -> None:
+    searcher = hours(tmp_path)
+    if measured:
+        searcher.on_trial_complete("one", ended(searcher, handed(searcher, "one")))
+    for number in range(AT_ONE_LINE_LATER):
+        assert searcher.plan.error is None, f"after {number} failures"
+        fails(searcher, lines[number % len(lines)], blame)
+    assert (searcher.plan.error is None) == (allowed is None)
 
 
 # -- what is no trial's fault ----------------------------------------------------------------------
