@@ -43,8 +43,10 @@ from search.study.schema import Study
 from search.study.space import load_space, try_out
 from search.study.starting_points import read_point
 from spaces.space import Space
-from trainables.core.errors import UserError
+from trainables.core.cache import write_durably
+from trainables.core.errors import UserError, placed
 from trainables.core.places import CHECKOUT
+from trainables.core.scores import from_text, scores_file
 from trainables.stage import Facts
 
 if TYPE_CHECKING:
@@ -176,6 +178,7 @@ class Launch:
             on_facts=lambda facts: self._ready(journal, space, facts),
             on_end=lambda number: self._ended(journal, number, mirror),
             on_tick=clock.tick,
+            on_scores=self._keep_scores,
             watcher=self.watcher,
             naive=self.naive,
         )
@@ -191,6 +194,13 @@ class Launch:
                 clock.note()
         if plan.error is not None:
             raise plan.error
+
+    def _keep_scores(self, uid: str, text: str) -> None:
+        """Write what a trial's items scored, where its worker does not see the folder."""
+        try:
+            write_durably(scores_file(self.store.results, uid), from_text(text).pack())
+        except OSError as error:
+            self.watcher.phase(f"warning: what items scored is not kept: {placed(error)}")
 
     def _place(self) -> "Place":
         """Where results go, with a mark by which a worker knows that folder."""

@@ -18,6 +18,7 @@ from trainables.core.errors import FieldError, PlanError
 from trainables.core.fork import fork
 from trainables.core.lineage import Effect, Lineage, importable_name, own_version
 from trainables.core.pictures import Picture
+from trainables.core.scores import Scores
 from trainables.core.spec import BenchSpec, Role, Spec, Task
 from trainables.core.types import Batch, PreTrainedModel, Progress, Result, Stats
 
@@ -80,10 +81,12 @@ class Subject:
 
 
 class Measured(NamedTuple):
-    """Metrics, and who measured them before ("study/number"); None if any was measured just now."""
+    """Metrics, who measured them before ("study/number"; None if any was measured just now), and
+    what each item scored, for metrics that are of items."""
 
     values: dict[str, float]
     same_as: str | None
+    scores: Scores = Scores("", {})
 
 
 @runtime_checkable
@@ -102,6 +105,7 @@ class Rows(Protocol):
     def task(self) -> Task: ...
     def batches(self, role: Role) -> list[Batch]: ...
     def items(self, role: Role) -> Sequence[Any]: ...
+    def by_batch(self, role: Role) -> list[Sequence[Any]]: ...
     def fingerprint(self, role: Role) -> str: ...
 
 

@@ -98,10 +98,11 @@ def run_stages(bench: Bench, stages: Sequence[Stage]) -> Generator[Progress, Non
     for stage in stages:
         done.append((yield from _noting(progress, _do(bench, stage))))
     staged = time.perf_counter()
-    metrics, same_as = bench.measure(bench.spec.objectives)
+    metrics, same_as, scores = bench.measure(bench.spec.objectives)
     ended = time.perf_counter()
     return {
         "metrics": metrics,
+        "scores": scores.text(),
         "stages": done,
         "shape": shape(bench.model),
         "base": bench.base.lineage.base,

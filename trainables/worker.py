@@ -31,6 +31,7 @@ from trainables.bench.survey import SpaceLike, gather
 from trainables.core.blame import blame, spoiled
 from trainables.core.cache import write_durably
 from trainables.core.errors import line_of, placed
+from trainables.core.scores import from_text, scores_file
 from trainables.core.spec import Assignment, BenchSpec
 from trainables.core.types import Progress
 from trainables.stage import Facts, Stage
@@ -150,10 +151,18 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         if record["state"] == "broken":
             return record
         try:
-            write_durably(self.place.results / f"{record['uid']}.json", json.dumps(record))
+            return self._written(record)
         except OSError as error:
             return record | {"unsaved": placed(error)}
-        return record
+
+    def _written(self, record: Record) -> Record:
+        """A trial's end in its files: what items scored first, as the record says that all is
+        there."""
+        kept = {name: value for name, value in record.items() if name != "scores"}
+        if text := record.get("scores"):
+            write_durably(scores_file(self.place.results, record["uid"]), from_text(text).pack())
+        write_durably(self.place.results / f"{record['uid']}.json", json.dumps(kept))
+        return kept
 
     def _leave(self, record: Record) -> bool:
         """Whether this process should do no more trials."""

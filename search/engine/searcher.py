@@ -166,6 +166,8 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         if number == 0 and record["state"] != "complete":
             self.plan.broken(record["reason"])
             return
+        if text := record.get("scores"):
+            self.plan.on_scores(handout.uid, text)
         self.plan.journal.settle(number, record)
         if record["state"] == "complete":
             self.troubles.well(number)

@@ -208,6 +208,7 @@ class Journal:
             self.note("facts", record["facts"])
         values = [float(record["metrics"][name]) for name in self.objectives]
         kept = {**record, "facts": None}
+        kept.pop("scores", None)  # which have a file of their own
         self.rows.end(number, TrialState.COMPLETE, kept, values, violations)
 
     def unusable(self, record: Record) -> str | None:

@@ -28,6 +28,7 @@ from search.study.schema import SpaceSpec
 from tests.support.families import FAMILIES
 from tests.support.journals import Sample, sample_study
 from tests.support.toys import jsonl, word_tokenizer
+from trainables.bench.metrics.evaluate import Measure
 from trainables.bench.models.structure import blocks
 from trainables.bench.models.verify import Proof
 from trainables.core.errors import PlanError, UserError
@@ -83,13 +84,13 @@ def test_held_out_data_is_measured_once(
     from trainables.bench import bench
 
     measured: list[str] = []
-    measure_all = bench.measure_all
+    measure_items = bench.measure_items
 
-    def noted(one: Any, names: Any, role: Any) -> dict[str, float]:
+    def noted(one: Any, names: Any, role: Any) -> dict[str, Measure]:
         measured.extend([role] if names else [])
-        return measure_all(one, names, role)
+        return measure_items(one, names, role)
 
-    monkeypatch.setattr(bench, "measure_all", noted)
+    monkeypatch.setattr(bench, "measure_items", noted)
     for name in ("one", "two"):
         export_trial(tiny.store, tmp_path / name, trial=1)
     assert measured == ["held_out", "held_out"]  # the untouched model and the trial's
@@ -219,12 +220,12 @@ def test_stages_decide_on_search_data_and_held_out_is_only_looked_at(
     """On held-out data every pass would be undone, as accuracy falls to nothing there."""
     from trainables.bench import bench as bench_module
 
-    def judged(one: Any, names: Any, role: Any) -> dict[str, float]:
+    def judged(one: Any, names: Any, role: Any) -> dict[str, Measure]:
         whole = len(blocks(one.model)) == 4
-        return dict.fromkeys(names, 1.0 if role == "search" or whole else 0.0)
+        return dict.fromkeys(names, Measure(1.0 if role == "search" or whole else 0.0))
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    monkeypatch.setattr(bench_module, "measure_all", judged)
+    monkeypatch.setattr(bench_module, "measure_items", judged)
     FAMILIES["bert"]().save_pretrained(tmp_path / "model")
     word_tokenizer().save_pretrained(tmp_path / "model")
     words = [{"text": f"x{i % 9} the {word}", "label": word} for i in range(20) for word in ABC]

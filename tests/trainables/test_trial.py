@@ -133,7 +133,7 @@ def test_the_same_model_is_not_evaluated_again_and_the_record_says_who_did(
     def measure(*_: object) -> dict[str, float]:
         raise AssertionError("evaluated again")
 
-    monkeypatch.setattr("trainables.bench.bench.measure_all", measure)
+    monkeypatch.setattr("trainables.bench.bench.measure_items", measure)
     again = run(bench, Omission(skip=(1,)), Wanda(0.5), by="study/2")
     assert (first["same_as"], again["same_as"]) == (None, "study/1")
     assert again["metrics"] == first["metrics"]

@@ -15,6 +15,7 @@ from ray import tune
 
 from tests.support.launches import ROOT, tiny_study
 from trainables.core.errors import PlanError
+from trainables.core.scores import from_text, read_scores
 from trainables.core.spec import Assignment
 from trainables.stage import Facts, Stage
 from trainables.worker import ROW, Place, Trial, Watchdog
@@ -144,9 +145,23 @@ def test_a_machine_that_does_not_see_the_drivers_folder_says_so(
             mark.write_text(content)
         record, _ = ends(make(place=other))
         assert record["unshared"] and not (tmp_path / "results").exists()
+    assert from_text(record["scores"])["perplexity"].total() == record["metrics"]["perplexity"]
     mark.write_text("of this launch")
     record, _ = ends(make(place=other))
     assert "unshared" not in record and (tmp_path / "results").is_dir()
+
+
+def test_what_items_scored_lies_beside_the_result_whoever_measured_it(
+    make: Callable[..., Trial], tmp_path: Path
+) -> None:
+    first, second = (ends(make(), number)[0] for number in (0, 1))
+    assert "scores" not in first and second["same_as"] == "study/0"
+    one, other = (read_scores(tmp_path / f"scores/t-0000{number}.npz") for number in (0, 1))
+    assert one is not None and other is not None
+    for found in (one, other):
+        assert found.fingerprint == first["data"]["search"]
+        assert found["perplexity"].total() == first["metrics"]["perplexity"]
+        assert list(found) == ["perplexity"]
 
 
 HANG = """

@@ -20,10 +20,11 @@ from transformers import PreTrainedModel
 
 from trainables.bench.data.roles import Data
 from trainables.bench.metrics.catalogue import is_timed
-from trainables.bench.metrics.evaluate import measure_all
+from trainables.bench.metrics.evaluate import Measure, measure_items
 from trainables.bench.models.batches import ready
 from trainables.core.cache import Cache, digest
 from trainables.core.lineage import Lineage, code, reference_version, source_version
+from trainables.core.scores import Scores, from_text
 from trainables.core.spec import BenchSpec, Role
 from trainables.core.types import Batch, Stats
 from trainables.stage import Calibrates, Measured, Method, Subject
@@ -90,22 +91,22 @@ class Bench:
         A model that was measured before is not measured again, except for metrics that are times or
         memory: those belong to this process at this hour, and each trial takes its own.
         """
-        if self.spec.naive:
-            return Measured(measure_all(self, names, role), None)
-        shared = [name for name in names if not is_timed(name)]
-        keys = {name: self._key(name, role) for name in shared}
-        found = {name: self.cache.find("metrics", key) for name, key in keys.items()}
-        known = {name: entry for name, entry in found.items() if entry is not None}
-        values = {name: float(entry["value"]) for name, entry in known.items()}
+        keys = {} if self.spec.naive else {n: self._key(n, role) for n in names if not is_timed(n)}
+        entries = {name: self.cache.find("metrics", key) for name, key in keys.items()}
+        known = {name: entry for name, entry in entries.items() if entry is not None}
+        found = {name: _read(name, entry) for name, entry in known.items()}
         missing = [name for name in names if name not in known]
-        for name, value in (measure_all(self, missing, role) if missing else {}).items():
-            values[name] = value
+        items = self.data.fingerprint(role)
+        for name, one in (measure_items(self, missing, role) if missing else {}).items():
+            found[name] = one
             if name in keys:
-                self.cache.store("metrics", keys[name], {"value": value, "by": self.by})
-        everything = known and len(known) == len(shared)
+                self.cache.store("metrics", keys[name], _entry(name, one, items, self.by))
+        everything = known and len(known) == len(keys)
         first = str(next(iter(known.values()))["by"]) if everything else ""
         return Measured(
-            {name: values[name] for name in names}, None if first in ("", self.by) else first
+            {name: found[name].value for name in names},
+            None if first in ("", self.by) else first,
+            Scores(items, {n: part for n in names if (part := found[n].scores) is not None}),
         )
 
     def _key(self, name: str, role: Role) -> str:
@@ -115,6 +116,17 @@ class Bench:
             metric_version(name, self.spec.metrics),
             {**hardware(self), "dtype": self.spec.model.dtype},
         )
+
+
+def _entry(name: str, one: Measure, items: str, by: str) -> dict[str, Any]:
+    """What the cache keeps of a metric."""
+    scored = {} if one.scores is None else {"scores": Scores(items, {name: one.scores}).text()}
+    return {"value": one.value, "by": by} | scored
+
+
+def _read(name: str, entry: Mapping[str, Any]) -> Measure:
+    scores = from_text(entry["scores"])[name] if "scores" in entry else None
+    return Measure(float(entry["value"]), scores)
 
 
 def hardware(bench: Bench) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Cache:
     def json(self, kind: str, key: str, make: Callable[[], Any]) -> Any:
         """Plain data, computed by `make` the first time."""
         path = self.path(kind, key, ".json")
-        self._ensure(path, lambda target: _write_text(target, json.dumps(make())))
+        self._ensure(path, lambda target: _write(target, json.dumps(make())))
         return json.loads(path.read_text())
 
     def find(self, kind: str, key: str) -> Any | None:
@@ -165,18 +165,18 @@ def _delete_unheld(entry: Path) -> bool:
     return True
 
 
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
+def _write(path: Path, content: str | bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def write_durably(path: Path, text: str) -> None:
+def write_durably(path: Path, content: str | bytes) -> None:
     """Write a file so that after a crash it is there whole, or as it was before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    _write_text(temporary, text)
+    _write(temporary, content)
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

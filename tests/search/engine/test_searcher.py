@@ -646,3 +646,15 @@ def test_a_folder_that_a_node_does_not_see_is_said_once(searcher: JournalSearche
     said = [text for text in searcher.plan.watcher.said if "box7" in text]  # type: ignore[attr-defined]
     assert len(said) == 1 and "its cache is its own" in said[0]
     assert states(searcher) == [TrialState.COMPLETE] * 3
+
+
+def test_what_items_scored_comes_through_ray_where_the_folder_is_not_shared(
+    searcher: JournalSearcher,
+) -> None:
+    kept: dict[str, str] = {}
+    searcher.plan.on_scores = kept.__setitem__
+    after_baseline(searcher)
+    config = handed(searcher, "one")
+    searcher.on_trial_complete("one", ended(searcher, config, scores="packed", unshared="box7"))
+    assert kept == {config["given"].uid: "packed"}
+    assert "scores" not in searcher.plan.journal.trials()[1].user_attrs["record"]

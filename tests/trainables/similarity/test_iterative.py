@@ -14,6 +14,7 @@ from tests.support.same import same_tensors
 from tests.support.toys import bytes_tokenizer
 from trainables.bench import bench as bench_module
 from trainables.bench.bench import Bench
+from trainables.bench.metrics.evaluate import Measure
 from trainables.bench.metrics.predictions import finite
 from trainables.bench.models.structure import blocks, linears
 from trainables.core.errors import FieldError
@@ -32,11 +33,11 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """Accuracy by number of blocks, instead of what the tiny model says."""
     table: dict[int, float] = {}
 
-    def measured(bench: Any, names: Any, role: str) -> dict[str, float]:
+    def measured(bench: Any, names: Any, role: str) -> dict[str, Measure]:
         found = {name: table[len(blocks(bench.model))] for name in names}
-        return {name: finite(name, value) for name, value in found.items()}
+        return {name: Measure(finite(name, value)) for name, value in found.items()}
 
-    monkeypatch.setattr(bench_module, "measure_all", measured)
+    monkeypatch.setattr(bench_module, "measure_items", measured)
     return table
 
 

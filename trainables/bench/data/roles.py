@@ -82,14 +82,17 @@ class Data:
     def batches(self, role: Role) -> list[Batch]:
         """Batches on the CPU, ready for `model(**batch)`; made once."""
         if role not in self._batches:
-            items, size = self.items(role), self.spec.batch_size
-            starts = range(0, len(items), size)
-            made = [self.adapter.batch(items[i : i + size], role) for i in starts]
+            made = [self.adapter.batch(items, role) for items in self.by_batch(role)]
             for check in self._checks:
                 for batch in made:
                     check(batch)
             self._batches[role] = made
         return self._batches[role]
+
+    def by_batch(self, role: Role) -> list[Sequence[Any]]:
+        """The items of each batch."""
+        items, size = self.items(role), self.spec.batch_size
+        return [items[start : start + size] for start in range(0, len(items), size)]
 
     def hold_to(self, check: Callable[[Batch], None]) -> None:
         """Check every batch, those made so far and those to come; it raises what is wrong."""

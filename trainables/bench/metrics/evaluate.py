@@ -1,71 +1,80 @@
 """The metrics of a bench, by name.
 
 A user's own metric is a function of the same `Evaluation`, named by where it is to be imported
-from: its `model`, `data`, `role` and `processor`, `batches()` for the rows of its role.
+from: its `model`, `data`, `role` and `processor`, `batches()` for the rows of its role. It gives a
+number, or one for each item.
 """
 
 import importlib
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from trainables.bench.data.prompts import Question
 from trainables.bench.metrics import cost, text_scores
 from trainables.bench.metrics.catalogue import HARNESS_METRICS, METRIC_FACTS
 from trainables.bench.metrics.predictions import Evaluation, finite
 from trainables.core.errors import MetricError, near
+from trainables.core.scores import ItemScores, Rule, mean_of
 from trainables.core.spec import Role
 from trainables.stage import Bench
 
-Metric: TypeAlias = Callable[[Evaluation], float]  # built in, or a user's own
+Metric: TypeAlias = Callable[[Evaluation], Any]  # built in, or a user's own
 
 
-def _loss(made: Evaluation) -> float:
+class Measure(NamedTuple):
+    """A metric's number, and what it is made of where that is items."""
+
+    value: float
+    scores: ItemScores | None = None
+
+
+def _loss(made: Evaluation) -> ItemScores:
     if made.data.task in ("classification", "image-classification"):
-        return made.decisions.loss / len(made.decisions.wanted)
-    total, count = made.token_losses
-    return total / max(count, 1)
+        return mean_of(made.decisions.losses.numpy())
+    return _per_token(made, "ratio")
 
 
-def _perplexity(made: Evaluation) -> float:
-    loss = _loss(made)
-    return math.inf if loss > 700 else math.exp(loss)  # which would raise
+def _perplexity(made: Evaluation) -> ItemScores:
+    return _per_token(made, "exp-ratio")
 
 
-def _accuracy(made: Evaluation) -> float:
+def _per_token(made: Evaluation, rule: Rule) -> ItemScores:
+    sums, counts = made.token_losses
+    return ItemScores(rule, {"value": sums.numpy(), "weight": counts.numpy()})
+
+
+def _accuracy(made: Evaluation) -> ItemScores:
     if made.data.task == "multiple-choice":
         return _right(made, lambda item: [1] * len(item.choices))
     found = made.decisions
-    return float((found.predicted == found.wanted).double().mean())
+    return mean_of((found.predicted == found.wanted).numpy())
 
 
-def _accuracy_norm(made: Evaluation) -> float:
+def _accuracy_norm(made: Evaluation) -> ItemScores:
     """As the common evaluation harness has it: by characters, the space in front left out."""
     return _right(made, lambda item: item.characters)
 
 
-def _right(made: Evaluation, lengths_of: Callable[[Question], Sequence[int]]) -> float:
-    items = made.data.items(made.role)
-    hits = 0
-    for item, scores in zip(items, made.choices, strict=True):
+def _right(made: Evaluation, lengths_of: Callable[[Question], Sequence[int]]) -> ItemScores:
+    hits = []
+    for item, scores in zip(made.items, made.choices, strict=True):
         lengths = torch.tensor([max(float(length), 1.0) for length in lengths_of(item)])
-        hits += int((scores / lengths).argmax()) == item.answer
-    return hits / len(items)
+        hits.append(int((scores / lengths).argmax()) == item.answer)
+    return mean_of(hits)
 
 
-def _macro_f1(made: Evaluation) -> float:
+def _macro_f1(made: Evaluation) -> ItemScores:
     """Mean F1 over the classes that occur, in the data or in what was predicted."""
     found = made.decisions
-    scores = []
-    for label in torch.unique(torch.cat((found.predicted, found.wanted))):
-        said, right = found.predicted == label, found.wanted == label
-        scores.append(2 * int((said & right).sum()) / int(said.sum() + right.sum()))
-    return sum(scores) / len(scores)
+    columns = {"predicted": found.predicted.numpy(), "wanted": found.wanted.numpy()}
+    return ItemScores("macro-f1", columns)
 
 
-def _text_score(score: Callable[[Sequence[str], Sequence[str]], float]) -> Metric:
+def _text_score(score: Callable[[Sequence[str], Sequence[str]], ItemScores]) -> Metric:
     return lambda made: score(made.texts, made.references)
 
 
@@ -120,18 +129,23 @@ def measure_all(bench: Bench, names: Sequence[str], role: Role) -> dict[str, flo
     Raises:
         MetricError: a metric is unknown, does not fit the task, or is no finite number.
     """
+    return {name: one.value for name, one in measure_items(bench, names, role).items()}
+
+
+def measure_items(bench: Bench, names: Sequence[str], role: Role) -> dict[str, Measure]:
+    """The same, with what each item scored."""
     made, own = Evaluation(bench, role), bench.spec.metrics
     if "evaluation_seconds" in names:
         made.warm_up()
     # evaluation_seconds last: what it times is made for the others
     order = sorted(names, key=lambda name: name == "evaluation_seconds")
-    found = {name: finite(name, _measure(name, made, own)) for name in order}
+    found = {name: _measure(name, made, own) for name in order}
     return {name: found[name] for name in names}
 
 
-def _measure(name: str, made: Evaluation, own: Mapping[str, str]) -> float:
+def _measure(name: str, made: Evaluation, own: Mapping[str, str]) -> Measure:
     if name in own:
-        return float(load_metric(own[name])(made))
+        return _read(name, load_metric(own[name])(made), made)
     if name not in METRICS:
         known = (*METRICS, *own)
         raise MetricError(
@@ -141,7 +155,19 @@ def _measure(name: str, made: Evaluation, own: Mapping[str, str]) -> float:
     tasks = METRIC_FACTS[name].tasks
     if made.data.task not in tasks:
         raise MetricError(f"{name} is for {', '.join(sorted(tasks))}, not for {made.data.task}")
-    return float(METRICS[name](made))
+    return _read(name, METRICS[name](made), made)
+
+
+def _read(name: str, found: Any, made: Evaluation) -> Measure:
+    """A metric's number; a user's own may give a number for each item, whose mean it then is."""
+    if isinstance(found, Tensor | np.ndarray | list | tuple) and np.ndim(found) == 1:
+        values = np.asarray(found, dtype=float)
+        if len(values) != (items := len(made.items)):
+            raise MetricError(f"{name}: {len(values)} numbers", allowed=f"one for each of {items}")
+        found = mean_of(values)
+    if isinstance(found, ItemScores):
+        return Measure(finite(name, found.total()), found)
+    return Measure(finite(name, float(found)))
 
 
 def load_metric(where: str) -> Metric:

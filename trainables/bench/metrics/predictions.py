@@ -6,11 +6,11 @@ summed in float64.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,21 +24,22 @@ from trainables.core.spec import Role
 from trainables.core.types import IGNORED, Batch
 from trainables.stage import Bench
 
+T = TypeVar("T")
 _SLICE = 1024  # positions whose logits are float32 at one time
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """What a classifier said about each item."""
+    """What a classifier said about each item, [items] each."""
 
     predicted: Tensor
     wanted: Tensor
-    loss: float  # summed over items
+    losses: Tensor  # cross-entropy
 
 
 class Evaluation:
     """What metrics see: a model, one role's data, and the passes over it that they share; each is
-    made when first needed."""
+    made when first needed, over the batches that are looked at: all, unless `look_at` says less."""
 
     def __init__(self, bench: Bench, role: Role) -> None:
         self.bench, self.role = bench, role
@@ -46,56 +47,75 @@ class Evaluation:
         self.spec, self.device = bench.spec, bench.device
         self.lineage = bench.subject.lineage
         self.seconds = 0.0  # spent in passes so far
+        self._looked: tuple[int, ...] | None = None
+        self._passed: dict[str, dict[int, Any]] = {}  # pass -> batch -> what came of it
 
     def batches(self, role: Role | None = None) -> Iterator[Batch]:
         """The role's batches, or those of another one, as the model takes them, with labels."""
         for batch in self.data.batches(role or self.role):
             yield ready(self.model, batch, labels=True)
 
-    @cached_property
-    def token_losses(self) -> tuple[float, int]:
-        """Summed negative log-likelihood of the labelled tokens, and their number."""
-        total, count = 0.0, 0
-        with self._passing() as batches:
-            for batch in batches:
-                losses, counted = token_losses(self.model, batch)
-                total, count = total + float(losses.sum()), count + int(counted.sum())
-        return total, count
+    def look_at(self, batches: Sequence[int] | None) -> None:
+        """From now on, metrics are of these batches of the role alone, in the role's order; what
+        was computed of a batch before is kept."""
+        self._looked = None if batches is None else tuple(sorted(batches))
 
-    @cached_property
+    @property
+    def looked(self) -> Sequence[int]:
+        """The numbers of the batches that are looked at."""
+        return range(len(self.data.batches(self.role))) if self._looked is None else self._looked
+
+    @property
+    def items(self) -> list[Any]:
+        """The items that are looked at."""
+        every = self.data.by_batch(self.role)
+        return [item for at in self.looked for item in every[at]]
+
+    @property
+    def token_losses(self) -> tuple[Tensor, Tensor]:
+        """Per item, [items] each: the labelled tokens' summed negative log-likelihood, and their
+        number."""
+        found = self._over("token_losses", lambda batch: token_losses(self.model, batch))
+        sums, counts = zip(*found, strict=True)
+        return torch.cat(sums), torch.cat(counts)
+
+    @property
     def decisions(self) -> Decisions:
         """The class with the highest logit for each item."""
-        logits, wanted = [], []
-        with self._passing() as batches:
-            for batch in batches:
-                found = self.model(**ready(self.model, batch)).logits
-                logits.append(found.float().cpu())
-                wanted.append(batch["labels"])
-        scores, labels = torch.cat(logits), torch.cat(wanted)
-        loss = F.cross_entropy(scores.double(), labels, reduction="sum")
-        return Decisions(scores.argmax(-1), labels, finite("loss", float(loss)))
+        found = self._over("decisions", self._decided)
+        scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        losses = F.cross_entropy(scores.double(), labels, reduction="none")
+        finite("loss", float(losses.sum()))
+        return Decisions(scores.argmax(-1), labels, losses)
 
-    @cached_property
+    def _decided(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = self.model(**ready(self.model, batch)).logits
+        return logits.float().cpu(), batch["labels"]
+
+    @property
     def choices(self) -> list[Tensor]:
         """For each question, the log-likelihood of each choice."""
-        scores = []
-        with self._passing() as batches:
-            for batch in batches:
-                scores.append(-token_losses(self.model, batch)[0])
-        flat = torch.cat(scores)
+        found = self._over("choices", lambda batch: -token_losses(self.model, batch)[0])
+        flat = torch.cat(found)
         finite("log-likelihood", float(flat.sum()))
-        counts = [len(item.choices) for item in self.data.items(self.role)]
-        return list(torch.split(flat, counts))
+        return list(torch.split(flat, [len(item.choices) for item in self.items]))
 
-    @cached_property
+    @property
     def texts(self) -> list[str]:
         """What the model writes for each source, always taking the likeliest token."""
-        found: list[str] = []
-        with self._passing() as batches:
-            longest = max(int((batch["labels"] != IGNORED).sum(1).max()) for batch in batches)
-            for batch in batches:
-                found += _write(self, batch, longest + 1)
-        return found
+        every = self.data.batches(self.role)
+        longest = max(int((batch["labels"] != IGNORED).sum(1).max()) for batch in every)
+        found = self._over("texts", lambda batch: _write(self, batch, longest + 1))
+        return [text for texts in found for text in texts]
+
+    def _over(self, name: str, run: Callable[[Batch], T]) -> list[T]:
+        """What a pass gives for each batch that is looked at; computed once."""
+        known = self._passed.setdefault(name, {})
+        if missing := [at for at in self.looked if at not in known]:
+            with self._passing() as batches:
+                for at in missing:
+                    known[at] = run(batches[at])
+        return [known[at] for at in self.looked]
 
     @cached_property
     def harness(self) -> dict[str, float]:
@@ -109,9 +129,9 @@ class Evaluation:
             given, seed = self.spec.data, self.spec.data.seed_or(self.spec.seed)
             return harness_scores(self.model, self.processor, given, self.role, seed)
 
-    @cached_property
+    @property
     def references(self) -> list[str]:
-        return [item.target for item in self.data.items(self.role)]
+        return [item.target for item in self.items]
 
     @cached_property
     def pace(self) -> cost.Pace:

@@ -29,7 +29,7 @@ from trainables.bench.data.roles import Data, load_data
 from trainables.bench.metrics import predictions as passes
 from trainables.bench.metrics import text_scores
 from trainables.bench.metrics.catalogue import METRIC_FACTS
-from trainables.bench.metrics.evaluate import METRICS, load_metric, measure_all
+from trainables.bench.metrics.evaluate import METRICS, load_metric, measure_all, measure_items
 from trainables.core.errors import MetricError
 from trainables.core.spec import DataSpec, Task
 from trainables.core.types import IGNORED
@@ -90,6 +90,40 @@ def test_perplexity_is_the_models_own_loss_exponentiated(text: Data) -> None:
     found = measure_all(bench(model, text), ["perplexity", "loss"], "search")
     assert found["loss"] == pytest.approx(mean, rel=1e-6)
     assert found["perplexity"] == pytest.approx(math.exp(mean), rel=1e-6)
+
+
+def test_numbers_are_made_of_what_items_scored(
+    text: Data, asked: Data, sorted_by_topic: Data
+) -> None:
+    for data, names in (
+        (text, ["perplexity", "loss"]),
+        (asked, ["accuracy", "accuracy_norm"]),
+        (sorted_by_topic, ["accuracy", "macro_f1", "loss"]),
+    ):
+        given = bench(bert() if data is sorted_by_topic else llama(), data)
+        values, found = measure_all(given, names, "search"), measure_items(given, names, "search")
+        for name in names:
+            assert found[name].scores is not None
+            assert len(found[name].scores) == len(data.items("search"))
+            assert found[name].scores.total() == values[name]
+
+
+def test_batches_looked_at_in_any_order_give_the_same_whole(
+    text: Data, asked: Data, sorted_by_topic: Data
+) -> None:
+    for data, name in ((text, "perplexity"), (asked, "accuracy_norm"), (sorted_by_topic, "loss")):
+        given = bench(bert() if data is sorted_by_topic else llama(), data)
+        made = passes.Evaluation(given, "search")
+        whole = METRICS[name](made)
+        parts = passes.Evaluation(given, "search")
+        parts.look_at([2])
+        assert len(METRICS[name](parts)) == len(parts.items) == 1
+        parts.look_at([2, 0])
+        seen = METRICS[name](parts)
+        assert seen.total() == whole.take([0, 1, 4]).total()
+        parts.look_at(None)
+        for column, values in METRICS[name](parts).columns.items():
+            assert (values == whole.columns[column]).all()
 
 
 def test_slices_do_not_change_a_loss(text: Data, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,16 +278,17 @@ def test_a_decoder_goes_on_from_sources_of_any_length(tmp_path: Path) -> None:
 
 def test_text_scores_on_texts_scored_by_hand() -> None:
     same = ["the cat sat on the mat"]
-    assert text_scores.bleu(same, same) == pytest.approx(100)
-    assert text_scores.rouge_l(same, same) == text_scores.exact_match(same, same) == 1
-    assert text_scores.rouge_l(["the cat ran"], ["the cat sat"]) == pytest.approx(2 / 3)
-    assert text_scores.meteor(["dogs"], ["dog"]) == pytest.approx(0.5)  # a stem, one chunk
-    assert text_scores.meteor(["nothing"], ["dog"]) == 0
+    assert text_scores.bleu(same, same).total() == pytest.approx(100)
+    assert text_scores.rouge_l(same, same).total() == 1
+    assert text_scores.exact_match(same, same).total() == 1
+    assert text_scores.rouge_l(["the cat ran"], ["the cat sat"]).total() == pytest.approx(2 / 3)
+    assert text_scores.meteor(["dogs"], ["dog"]).total() == pytest.approx(0.5)  # a stem, one chunk
+    assert text_scores.meteor(["nothing"], ["dog"]).total() == 0
 
 
 def test_text_scores_read_any_script() -> None:
-    assert text_scores.rouge_l(["кошка спит"], ["кошка ест"]) == pytest.approx(0.5)
-    assert text_scores.rouge_l(["貓 睡"], ["貓 睡"]) == 1
+    assert text_scores.rouge_l(["кошка спит"], ["кошка ест"]).total() == pytest.approx(0.5)
+    assert text_scores.rouge_l(["貓 睡"], ["貓 睡"]).total() == 1
 
 
 def test_a_model_gone_wrong_is_named_and_fails(
@@ -284,6 +319,7 @@ def test_a_loss_too_large_to_exponentiate_is_no_crash(text: Data) -> None:
 def my_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "my_scores.py").write_text(
         "def depth(bench):\n    return len(bench.model.model.layers)\n\n"
+        "def each(bench):\n    return [1.0, 0.0, 0.0, 0.0, 1.0]\n\n"
         "def broken(bench):\n    return float('nan')\n\nnumber = 3\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -292,7 +328,11 @@ def my_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def test_a_users_own_metric_is_given_the_bench(text: Data, my_scores: None) -> None:
-    given = bench(llama(), text, depth="my_scores:depth", broken="my_scores:broken")
+    own = {name: f"my_scores:{name}" for name in ("depth", "broken", "each")}
+    given = bench(llama(), text, **own)
+    found = measure_items(given, ["depth", "each"], "search")
+    assert found["each"].value == 0.4 and found["depth"].scores is None
+    assert found["each"].scores is not None and len(found["each"].scores) == 5
     assert measure_all(given, ["depth", "loss"], "search")["depth"] == 2.0
     with pytest.raises(MetricError, match="broken is nan"):
         measure_all(given, ["broken"], "search")
