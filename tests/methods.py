@@ -1,6 +1,7 @@
 """The methods the contract test holds: one line each."""
 
 from tests.support.families import DECODERS, FAMILIES, MORE
+from trainables.magnitude import Magnitude
 from trainables.omission.method import Omission
 from trainables.similarity.method import Similarity, SimilarityPerSample
 from trainables.stage import Method
@@ -15,6 +16,11 @@ METHODS: list[tuple[Method, list[str], dict[str, object]]] = [
     (Omission(attention=(1,), ffn=(2,)), list(DECODERS), {"ffn": (0, 0)}),
     (Wanda(0.5), _ALL, {"sparsity": 1.0}),
     (Wanda(pattern=(2, 4)), _NO_STAGES, {"pattern": (4, 4)}),
+    (Magnitude(0.5), _ALL, {"sparsity": 1.0}),
+    (Magnitude(0.5, "global"), _ALL, {"scope": "model"}),
+    (Magnitude(0.25, granularity="rows"), _ALL, {"granularity": "columns"}),
+    (Magnitude(0.25, "global", "rows"), _ALL, {"sparsity": -0.1}),
+    (Magnitude(pattern=(2, 4)), _NO_STAGES, {"pattern": (4, 4)}),
     (Similarity(threshold=0.0), _ALL, {"threshold": 101.0}),
     (SimilarityPerSample(0.0, k=2), _NO_STAGES, {"k": 0}),
 ]

@@ -6,7 +6,7 @@ epoch, to the same result. What compression made zero stays zero: weights that a
 and the biases of outputs whose weights are all zero.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,15 @@ from trainables.stage import Bench, Stage, Summary, Trained
 
 Freeze: TypeAlias = Literal["none", "part"]
 USUAL = TrainSpec()
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a training came to: everything that decided it, numbers and records of it."""
+
+    how: Mapping[str, Any]
+    counts: Mapping[str, int]
+    details: Mapping[str, Any]
 
 
 @dataclass(frozen=True, init=False)
@@ -88,27 +97,44 @@ class Recover(Stage):
 
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         """Train, or take over what was trained before."""
+        done = yield from self.learn(bench)
+        return Summary((Trained(done.how),), done.counts, done.details, label="retrained")
+
+    def learn(
+        self,
+        bench: Bench,
+        change: Callable[[Recipe], Recipe] = lambda recipe: recipe,
+        rule: Mapping[str, Any] | None = None,
+    ) -> Generator[Progress, None, "Learned"]:
+        """Let the bench's model learn, for a stage that trains in a way of its own.
+
+        Args:
+            change: makes the stage's recipe of the usual one.
+            rule: plain data that says all of what `change` does.
+        """
         if self.watch:
             require_metric(self, "watch", bench)
         trained = None
         if self.freeze == "part":
             trained = cut_neighbours(bench.base.model, bench.model, bench.subject.history)
-        how = self._identity(bench, trained)
+        how = {**self._identity(bench, trained), **(rule or {})}
         with frozen(bench.model, trained) as still:
             counts = {
                 "frozen": len(still),
                 "trained_parameters": count_parameters(bench.model, learning=True),
             }
+
+        def run(checkpoint: Path | None) -> TrainingSteps:
+            return self._train(bench, trained, checkpoint, change)
+
         if bench.spec.naive:
-            progress, ran = (yield from self._train(bench, trained, None)), True
+            progress, ran = (yield from run(None)), True
         else:
             lineage = bench.subject.lineage.key
             key = digest(lineage, digest(how), source_version(type(self)))
-            progress, ran = yield from trained_once(
-                bench.cache, "recovered", key, bench.model, lambda p: self._train(bench, trained, p)
-            )
+            progress, ran = yield from trained_once(bench.cache, "recovered", key, bench.model, run)
         counts |= {"epochs": len(progress), "epochs_run": len(progress) if ran else 0}
-        return Summary((Trained(how),), counts, {"frozen_blocks": still}, label="retrained")
+        return Learned(how, counts, {"frozen_blocks": still})
 
     def _identity(self, bench: Bench, trained: Sequence[int] | None) -> dict[str, Any]:
         """Everything that decides the result, the model aside."""
@@ -121,13 +147,18 @@ class Recover(Stage):
         return found
 
     def _train(
-        self, bench: Bench, trained: Sequence[int] | None, checkpoint: Path | None
+        self,
+        bench: Bench,
+        trained: Sequence[int] | None,
+        checkpoint: Path | None,
+        change: Callable[[Recipe], Recipe],
     ) -> TrainingSteps:
         model = bench.model
         own(model)
         dtypes = cast(model, {})
         with frozen(model, trained) as still, _one_class_each(model, bench):
-            progress = yield from train(model, self._recipe(bench, still), checkpoint)
+            recipe = change(self._recipe(bench, still))
+            progress = yield from train(model, recipe, checkpoint)
         cast(model.eval(), dtypes)
         return progress
 

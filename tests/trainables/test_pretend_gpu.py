@@ -39,6 +39,7 @@ from trainables.bench.models.save import save
 from trainables.bench.models.verify import logits
 from trainables.core.spec import DataSpec, Role, Task
 from trainables.core.types import Batch
+from trainables.magnitude import GradualMagnitude, Magnitude
 from trainables.omission import losses
 from trainables.omission.evaluator import PrefixEvaluator
 from trainables.omission.importance import BlockInfluence, windows
@@ -46,7 +47,7 @@ from trainables.recover import Recover
 from trainables.routing.routed_model import RoutedModel
 from trainables.routing.router import Router
 from trainables.routing.spec import RouterSpec
-from trainables.stage import Method
+from trainables.stage import Method, Stage
 from trainables.wanda import WandaSequential
 
 DEVICE = torch.device(NAME)
@@ -105,15 +106,22 @@ def test_a_method_does_the_same_there(method: Method, name: str, tmp_path: Path)
     assert torch.allclose(one, other, atol=1e-3 * float(one.abs().max()))
 
 
+FAST = {"epochs": 2, "batch_size": 8, "lr": 1e-3}
+
+
 @pytest.mark.parametrize(
-    ("name", "settings"),
-    [("bert", {}), ("resnet", {}), ("t5", {"patience": 1}), ("vit", {})],
+    ("name", "stage"),
+    [
+        ("bert", Recover(**FAST)),
+        ("resnet", Recover(**FAST)),
+        ("t5", Recover(**FAST, patience=1)),
+        ("vit", Recover(**FAST)),
+        ("bert", GradualMagnitude(Magnitude(0.5, "global"), Recover(**FAST), every=2)),
+        ("resnet", GradualMagnitude(Magnitude(0.5, granularity="rows"), Recover(**FAST))),
+    ],
 )
-def test_retraining_learns_there_and_is_shared(
-    name: str, settings: dict[str, Any], tmp_path: Path
-) -> None:
+def test_retraining_learns_there_and_is_shared(name: str, stage: Stage, tmp_path: Path) -> None:
     model = moved(tiny(name, depth=2))
-    stage = Recover(epochs=2, batch_size=8, lr=1e-3, **settings)
     bench = replace(tiny_bench(tmp_path, model), device=DEVICE)
     before = {key: value.clone() for key, value in bench.model.state_dict().items()}
     (summary,) = do(bench, stage)

@@ -55,7 +55,8 @@ class Recipe:
         judge: what to report after an epoch besides its training loss.
         patience: epochs without a better `search_loss` before stopping; 0: never.
         still: blocks that do not learn.
-        zeros: (a parameter, where it stays zero).
+        zeros: (a parameter, where it stays zero); looked at after every step.
+        before: called before every step, with how many there were.
     """
 
     spec: TrainSpec
@@ -70,6 +71,7 @@ class Recipe:
     patience: int = 0
     still: Sequence[int] = ()
     zeros: Sequence[tuple[Tensor, Tensor]] = ()
+    before: Callable[[int], None] = lambda step: None
 
 
 def train(model: PreTrainedModel, recipe: Recipe, checkpoint: Path | None = None) -> TrainingSteps:
@@ -137,6 +139,7 @@ class Training:
         return step
 
     def _step(self, batch: Batch) -> float:
+        self.recipe.before(self.schedule.last_epoch)
         self.optimiser.zero_grad(set_to_none=True)
         with mixed(self.model, self.recipe.spec):
             loss = self.recipe.loss(self.model, batch)
