@@ -71,3 +71,14 @@ def bench(model: Any, data: Data, processor: Any = None, **metrics: str) -> Simp
         subject=SimpleNamespace(model=model, lineage=Lineage("toy")),
         spec=SimpleNamespace(metrics=metrics),
     )
+
+
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer of bytes with marks around turns, and a template that sets them."""
+    tokenizer = bytes_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>", "</turn>"]})
+    tokenizer.chat_template = (
+        "{% for turn in messages %}<turn>{{ turn['role'] }}:{{ turn['content'] }}</turn>\n"
+        "{% endfor %}{% if add_generation_prompt %}<turn>assistant:{% endif %}"
+    )
+    return tokenizer

@@ -7,6 +7,7 @@ here imports torch.
 import codecs
 from dataclasses import dataclass
 from pathlib import PurePath
+from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -42,6 +43,22 @@ def data_file(name: str) -> str | None:
     suffix = PurePath(path.stem).suffix if path.suffix == ".gz" else path.suffix
     known = suffix in DATA_FILES and not (path.suffix == ".gz" and suffix == ".parquet")
     return suffix if known else None
+
+
+def template_fields(text: str) -> tuple[str, ...]:
+    """The columns that a prompt names in braces, in order; `{{` and `}}` are braces themselves.
+
+    Raises ValueError where the braces do not match, or hold more than a name.
+    """
+    try:
+        parts = list(Formatter().parse(text))
+    except ValueError as error:
+        raise ValueError(f"{error}: a brace that is meant is written twice") from error
+    named = [part for part in parts if part[1] is not None]
+    for _, name, form, conversion in named:
+        if not name or form or conversion:
+            raise ValueError("one column's name in each pair of braces; a brace itself twice")
+    return tuple(str(name) for _, name, _, _ in named)
 
 
 class Spec(BaseModel):
@@ -108,6 +125,11 @@ class DataSpec(Spec):
     encoding: str | None = None  # of text files; None: UTF-8, or else what it looks like
     prompts: Prompts = "rayduce"  # how the rows of known question sets are asked
     windows: Literal["documents", "joined"] = "documents"  # joined: as published perplexities
+    prompt: str | None = None  # for generation: what is asked, its columns in braces
+    chat: bool | None = None  # asked as a turn of a chat; None: where the tokenizer has a template
+    system: str | None = None  # the turn before it
+    stop: tuple[str, ...] = ()  # texts at which what is written ends, besides the model's own end
+    max_new_tokens: Count | None = None  # that are written; None: as many as the longest target
     harness: str | None = None  # tasks of lm-evaluation-harness, or their files: for acc, acc_norm
     items: ItemCounts = ItemCounts()
     max_length: Count = 256
@@ -127,7 +149,27 @@ class DataSpec(Spec):
             raise ValueError(f'windows = "{self.windows}" is for task = "language-modelling"')
         if self.prompts != "rayduce" and self.task != "multiple-choice":
             raise ValueError(f'prompts = "{self.prompts}" is for task = "multiple-choice"')
+        if self.task != "generation":
+            names = ("prompt", "chat", "system", "stop", "max_new_tokens")
+            if said := [name for name in names if getattr(self, name) not in (None, ())]:
+                raise ValueError(f'{", ".join(said)}: for task = "generation"')
+        if self.system is not None and self.chat is False:
+            raise ValueError("system is a turn of a chat: leave out chat = false, or system")
         return self
+
+    @field_validator("prompt")
+    @classmethod
+    def _asks(cls, text: str | None) -> str | None:
+        if text is not None and not template_fields(text):
+            raise ValueError('a text with columns in braces, such as "{question}\\nAnswer:"')
+        return text
+
+    @field_validator("stop")
+    @classmethod
+    def _not_empty(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in texts:
+            raise ValueError("texts that are not empty: everything holds an empty one")
+        return texts
 
     def seed_or(self, studys: int) -> int:
         """The split's seed: searches with several seeds may share their held-out rows."""

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import ItemsView, Iterable, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import datasets
@@ -19,14 +19,35 @@ class RowError(Exception):
     """A row that holds no item, and why; the reason is the same for all rows of its kind."""
 
 
+def reach(row: Row, name: str) -> Any:
+    """A column's value; dots lead into tables, and with numbers into lists: `turns.0.text`.
+
+    None where there is nothing.
+    """
+    if name in row:
+        return row[name]
+    found: Any = row
+    for part in name.split("."):
+        if isinstance(found, Mapping):
+            found = found.get(part)
+        elif isinstance(found, Sequence) and not isinstance(found, str) and part.isdigit():
+            found = found[int(part)] if int(part) < len(found) else None
+        else:
+            return None
+    return found
+
+
 class Columns:
     """Reads a row by a task's words (`text`, `label`) whatever its columns are called."""
 
-    def __init__(self, spec: DataSpec, table: datasets.Dataset, words: Words) -> None:
+    def __init__(
+        self, spec: DataSpec, table: datasets.Dataset, words: Words, *, nested: bool = False
+    ) -> None:
         self.names = list(table.column_names)
         self._features = table.features
         self._of: dict[str, str] = {}
-        by_lower = {name.lower(): name for name in reversed(self.names)}
+        by_lower = dict(_inner(table.features)) if nested else {}
+        by_lower |= {name.lower(): name for name in reversed(self.names)}
         for word, aliases in words.items():
             for alias in (word, *aliases):
                 if alias in self.names or alias.lower() in by_lower:
@@ -42,7 +63,7 @@ class Columns:
                 f'[data.columns] "{word}" is no word of {spec.task}{near(word, words)}; '
                 f"its words are {', '.join(words)}"
             )
-        if name not in self.names:
+        if self.feature(name) is None:
             raise DataError(
                 f'[data.columns] {word} = "{name}": "{spec.dataset}" has no such column'
                 f"{near(name, self.names)}; it has {', '.join(self.names)}"
@@ -50,6 +71,20 @@ class Columns:
 
     def __contains__(self, word: str) -> bool:
         return word in self._of
+
+    def feature(self, name: str) -> Any:
+        """What a column holds, or a place inside one: `answers.text`; None where there is none."""
+        if name in self._features:
+            return self._features[name]
+        found: Any = self._features
+        for part in name.split("."):
+            if isinstance(found, Mapping):
+                found = found.get(part)
+            elif (inner := getattr(found, "feature", None)) is not None and part.isdigit():
+                found = inner
+            else:
+                return None
+        return found
 
     def name(self, word: str) -> str:
         """What the data set calls a word; DataError if it has no such column."""
@@ -74,12 +109,12 @@ class Columns:
 
     def view(self, row: Row) -> Row:
         """The row under the task's words, next to its own columns."""
-        return {**row, **{word: row[name] for word, name in self._of.items()}}
+        return {**row, **{word: reach(row, name) for word, name in self._of.items()}}
 
     def must_be_text(self, words: Iterable[str]) -> None:
         """Raises DataError where one of those columns holds lists or tables."""
         for word in words:
-            feature = self._features[self.name(word)]
+            feature = self.feature(self.name(word))
             if not isinstance(feature, datasets.Value | datasets.ClassLabel):
                 raise DataError(
                     f'column "{self.name(word)}" holds a {_kind(feature)} per row; allowed is text',
@@ -89,7 +124,7 @@ class Columns:
     def must_be_lists(self, words: Iterable[str]) -> None:
         """Raises DataError where one of those columns holds single values."""
         for word in words:
-            if isinstance(self._features[self.name(word)], datasets.Value | datasets.ClassLabel):
+            if isinstance(self.feature(self.name(word)), datasets.Value | datasets.ClassLabel):
                 raise DataError(
                     f'column "{self.name(word)}" holds one value per row; allowed is a list',
                     do="CSV has none: give the rows as JSON lines or Parquet",
@@ -99,6 +134,14 @@ class Columns:
         """The columns of text that are none of those."""
         known = set(read)
         return [n for n in self.names if n not in known and holds_text(self._features[n])]
+
+
+def _inner(features: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The columns of tables inside rows: their own names, and the ways to them."""
+    for name, feature in reversed(list(features.items())):
+        if isinstance(feature, Mapping):
+            yield from ((key.lower(), f"{name}.{way}") for key, way in _inner(feature))
+            yield from ((key.lower(), f"{name}.{key}") for key in reversed(list(feature)))
 
 
 def holds_text(feature: Any) -> bool:

@@ -27,6 +27,7 @@ import pyarrow as pa
 from charset_normalizer import from_bytes
 from pyarrow import csv as arrow_csv
 
+from trainables.bench.data.json_rows import json_table, wrapped
 from trainables.core.errors import DataError
 from trainables.core.spec import DATA_FILES, DataSpec, data_file
 
@@ -63,6 +64,42 @@ def read_files(paths: list[Path], spec: DataSpec) -> datasets.Dataset:
     if kind == ".txt":
         documents = [text for path in paths for text in _documents(_text(path, spec), paths, spec)]
         return datasets.Dataset.from_dict({"text": documents})
+    if DATA_FILES[kind] == "json":
+        return _json(paths, spec)
+    return _usual(kind, paths, spec)
+
+
+def _json(paths: list[Path], spec: DataSpec) -> datasets.Dataset:
+    """By the usual reader, and where that gives up by our own."""
+    texts = ((path, _decoded(path, encoding_of(path, spec))) for path in paths)
+    if not all(_is_lines(path) for path in paths) and any(wrapped(text) for _, text in texts):
+        return _own(paths, spec)
+    said = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # it logs what it raises
+    try:
+        return _usual(".json", paths, spec)
+    except (datasets.exceptions.DatasetsError, pa.ArrowException, ValueError):
+        if not (found := _own(paths, spec)):
+            raise
+        return found
+    finally:
+        datasets.logging.set_verbosity(said)
+
+
+def _own(paths: list[Path], spec: DataSpec) -> datasets.Dataset:
+    tables = [json_table(path, _decoded(path, encoding_of(path, spec))) for path in paths]
+    return datasets.Dataset(pa.concat_tables(tables, promote_options="permissive"))
+
+
+def _is_lines(path: Path) -> bool:
+    """Whether a file has an object a line, as its first line tells."""
+    with _opened(path) as file:
+        first, more = file.readline().strip(), file.read(1)
+    return first.startswith(b"{") and first.endswith(b"}") and bool(more)
+
+
+def _usual(kind: str, paths: list[Path], spec: DataSpec) -> datasets.Dataset:
+    """As `datasets` reads them."""
     with tempfile.TemporaryDirectory() as folder:
         names = [glob.escape(str(_as_utf8(path, spec, Path(folder)))) for path in paths]
         found = datasets.load_dataset(DATA_FILES[kind], data_files=names)

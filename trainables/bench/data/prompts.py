@@ -1,4 +1,4 @@
-"""How the rows of known data sets become questions with choices, or a source and a target.
+"""How the rows of known data sets become questions with choices.
 
 A row of a table below is chosen by the columns that are present. A choice is what follows the
 prompt, character by character, so that its likelihood is that of its own tokens. The prompts are
@@ -42,14 +42,6 @@ class Question:
         first, *others = self.contexts or self.choices
         same = takewhile(lambda letters: len(set(letters)) == 1, zip(first, *others, strict=False))
         return self.prompt or "".join(letters[0] for letters in same)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What a model reads and what it should write."""
-
-    source: str
-    target: str
 
 
 @dataclass(frozen=True)
@@ -240,30 +232,6 @@ QUESTIONS: tuple[Template, ...] = (
     template("OpenBookQA", "question_stem choices answerKey", _openbookqa),
     template("Social IQa", "context question answerA answerB answerC label", _social_iqa),
     template("MathQA", "Problem options correct", _math_qa),
-)
-
-
-def _answered(row: Row) -> Pair:
-    """Ask the question that an answer answers (question generation)."""
-    found = row["answer"] if "answer" in row else row["answers"]["text"]
-    answers = [found] if isinstance(found, str) else list(found or ())
-    if not answers:
-        raise RowError("no answer")
-    said(row["context"])
-    said(row["question"])
-    return Pair(f"answer: {answers[0]} context: {row['context']}", row["question"])
-
-
-def _given_pair(row: Row) -> Pair:
-    for word in ("source", "target"):
-        said(row[word])
-    return Pair(str(row["source"]), str(row["target"]))
-
-
-PAIRS: tuple[Template, ...] = (
-    template("source and target", "source target", _given_pair),
-    template("SQuAD question generation", "context question answer", _answered),
-    template("SQuAD question generation", "context question answers", _answered),
 )
 
 

@@ -1,6 +1,7 @@
 """The data of a bench: rows shared out over roles, and made into batches."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ import datasets
 from trainables.bench.data.sources import Splits, open_splits
 from trainables.bench.data.split import MEASURED, Drawing, Taken
 from trainables.bench.data.tasks.adapter import TaskAdapter
+from trainables.bench.data.tasks.generation import Generation
 from trainables.bench.data.tasks.images import ImageClassification
-from trainables.bench.data.tasks.text import Classification, Generation, MultipleChoice
+from trainables.bench.data.tasks.text import Classification, MultipleChoice
 from trainables.bench.data.tasks.windows import LanguageModelling
 from trainables.bench.data.tokenize import unknown_id
 from trainables.core.errors import DataError, near
@@ -109,6 +111,7 @@ class Data:
 
     def _hash(self, role: Role) -> str:
         digest = hashlib.sha256(f"{self.task} {self.labels}{_harness(self.spec)}".encode())
+        digest.update(_written(self.spec).encode())
         for batch in self.batches(role):
             for name, tensor in sorted(batch.items()):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -154,6 +157,13 @@ def load_data(
     if processor is not None and spec.task != "image-classification":
         _must_be_known(data, processor)
     return data
+
+
+def _written(spec: DataSpec) -> str:
+    """What else decides on the texts that are written."""
+    given = {"stop": list(spec.stop), "max_new_tokens": spec.max_new_tokens}
+    found = {name: value for name, value in given.items() if value}
+    return json.dumps(found) if found else ""
 
 
 def _harness(spec: DataSpec) -> str:

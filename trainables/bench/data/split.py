@@ -172,7 +172,7 @@ def _named(spec: DataSpec, tables: Sequence[datasets.Dataset]) -> str | None:
 
 def _shared(tables: Sequence[datasets.Dataset], name: str) -> float:
     """How long a column's texts are on average; 0 where they are not contexts of several rows."""
-    if not all(holds_text(table.features[name]) for table in tables):
+    if not all(holds_text(table.features.get(name)) for table in tables):
         return 0.0
     counts = Counter(
         folded(text)

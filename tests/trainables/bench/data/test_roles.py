@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from tests.support.toys import WORDS, bytes_tokenizer, jsonl, word_tokenizer
-from trainables.bench.data.prompts import Pair, Question
+from trainables.bench.data.pairs import Pair
+from trainables.bench.data.prompts import Question
 from trainables.bench.data.roles import Data, load_data
 from trainables.core.errors import DataError
 from trainables.core.places import CHECKOUT

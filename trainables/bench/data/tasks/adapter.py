@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import datasets
 
-from trainables.bench.data.columns import Columns, Labels, Row, RowError
+from trainables.bench.data.columns import Columns, Labels, Row, RowError, Words, reach
 from trainables.core.spec import DataSpec, Role
 from trainables.core.types import Batch
 
@@ -18,19 +18,24 @@ class TaskAdapter(ABC, Generic[Item]):
     """One task on one data set: how rows become items, and items a batch."""
 
     words: ClassVar[dict[str, tuple[str, ...]]]  # the task's words, and other names they go by
+    nested: ClassVar[bool] = False  # whether words are looked for in tables inside rows too
     required: ClassVar[tuple[str, ...]] = ()  # words that there must be a column for
     prose: ClassVar[tuple[str, ...]] = ()  # words whose columns hold text
-    contexts: ClassVar[tuple[str, ...]] = ()  # of those, the ones that several rows may share
+    contexts: tuple[str, ...] = ()  # of those, the ones that several rows may share
     keeps_order: ClassVar[bool] = False  # where a role has a split of its own
     classes: Labels | None = None  # where rows have one
     encoder_decoder: bool = False  # whether the model reads and writes apart
 
     def __init__(self, spec: DataSpec, processor: Any, tables: Sequence[datasets.Dataset]) -> None:
         self.spec, self.processor = spec, processor
-        self.columns = Columns(spec, tables[0], self.words)
+        self.columns = Columns(spec, tables[0], self.vocabulary(spec), nested=self.nested)
         for word in self.required:
             self.columns.name(word)
         self.needed = self.columns.names_of(self.words)  # no row without a value there is used
+
+    def vocabulary(self, spec: DataSpec) -> Words:
+        """The words that a data set's columns may be named for."""
+        return self.words
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -52,7 +57,7 @@ class TaskAdapter(ABC, Generic[Item]):
     def check(self, row: Row) -> None:
         """Raises RowError if the row lacks what it should hold."""
         for name in self.needed:
-            if row[name] is None:
+            if reach(row, name) is None:
                 raise RowError(f'nothing in column "{name}"')
 
     def size(self, item: Item) -> int:

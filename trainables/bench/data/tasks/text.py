@@ -15,8 +15,6 @@ import torch
 from trainables.bench.data.columns import Labels, Row, RowError
 from trainables.bench.data.prompts import (
     GIVEN,
-    PAIRS,
-    Pair,
     Question,
     Template,
     by_value,
@@ -30,13 +28,10 @@ from trainables.bench.data.tokenize import (
     Ids,
     choice_rows,
     continued,
-    opening,
     pad,
-    plain_ids,
-    stack,
 )
 from trainables.core.spec import DataSpec, Role
-from trainables.core.types import IGNORED, Batch
+from trainables.core.types import Batch
 
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
 _LOOKED_AT = 1000  # rows that tell how answers are given
@@ -179,7 +174,7 @@ class MultipleChoice(TaskAdapter[Question]):
         if self._template is None:
             assert self.classes is not None
             return classify(str(seen["text"]), self.labels, self.classes.number(row))
-        question: Question = _reading(self._template, seen)
+        question: Question = reading(self._template, seen)
         return question
 
     def size(self, item: Question) -> int:
@@ -198,69 +193,9 @@ class MultipleChoice(TaskAdapter[Question]):
         return continued(self.processor, rows)
 
 
-def _reading(template: Template, row: Row) -> Any:
+def reading(template: Template, row: Row) -> Any:
     """The row by a template; RowError where it is not what the template expects."""
     try:
         return template.read(row)
     except _UNREADABLE as error:
         raise RowError(f"not in the form of {template.name} ({type(error).__name__})") from error
-
-
-class Generation(TaskAdapter[Pair]):
-    """A source and the text to write for it.
-
-    An encoder-decoder reads the one and is trained on the other; a decoder reads both in a row.
-    """
-
-    prose = ("source", "target", "context", "question")
-    contexts = ("context", "source", "question")
-    words: ClassVar[dict[str, tuple[str, ...]]] = {
-        **{name: () for one in PAIRS for name in sorted(one.columns)},
-        "source": ("input", "document", "article", "dialogue"),
-        "target": ("output", "summary", "highlights"),
-    }
-
-    def __init__(self, spec: DataSpec, processor: Any, tables: Sequence[datasets.Dataset]) -> None:
-        super().__init__(spec, processor, tables)
-        there = [*self.columns.names, *(word for word in self.words if word in self.columns)]
-        self._template = choose(PAIRS, there)
-        read = self._template.columns
-        self.columns.must_be_text(word for word in self.prose if word in read)
-        self.needed = self.columns.names_of(sorted(read))
-
-    def key(self, row: Row) -> bytes:
-        return folded(self.item(row).source)
-
-    def item(self, row: Row) -> Pair:
-        self.check(row)
-        pair: Pair = _reading(self._template, self.columns.view(row))
-        return pair
-
-    def size(self, item: Pair) -> int:
-        return len(item.source) + len(item.target)
-
-    def describe(self) -> dict[str, Any]:
-        return super().describe() | {"prompts": self._template.name}
-
-    def batch(self, items: Sequence[Pair], role: Role) -> Batch:
-        most = self.spec.max_length
-        if not self.encoder_decoder:
-            return continued(self.processor, [self._joined(item) for item in items])
-        cut = {"truncation": True, "max_length": most}
-        read = pad(self.processor, self.processor([item.source for item in items], **cut))
-        written = self.processor(text_target=[item.target for item in items], **cut)
-        return {**read, "labels": stack(written["input_ids"], IGNORED)}
-
-    def _joined(self, item: Pair) -> tuple[Ids, Ids]:
-        """Where both are too long together, the target keeps what the source leaves, or half."""
-        end, most = self.processor.eos_token_id, self.spec.max_length
-        target = plain_ids(self.processor, f" {item.target}") + ([] if end is None else [end])
-        source = len(self.prompt_ids(item, most))
-        target = target[: max(most - source, most // 2, 1)]
-        return self.prompt_ids(item, most - len(target)), target
-
-    def prompt_ids(self, item: Pair, most: int) -> Ids:
-        """What a decoder is given to go on from."""
-        start = opening(self.processor)
-        ids = plain_ids(self.processor, item.source)
-        return [*start, *ids[: max(most - len(start), 1)]]
