@@ -28,6 +28,7 @@ from optuna.trial import TrialState
 
 from search.journal.journal import Journal
 from search.journal.store import Store, open_storage
+from search.journal.tables import BRIEF, brief
 from search.journal.view import read
 from search.report.best import best, status_json
 from search.study.load import parse_study, study_toml
@@ -59,10 +60,15 @@ def ask(trial: optuna.Trial) -> None:
         trial.suggest_int(f"omission.skip.{block:02d}", 0, 1)
 
 
-def record(number: int, metrics: dict[str, float]) -> dict[str, Any]:
+def record(
+    number: int, metrics: dict[str, float], params: dict[str, int] | None = None
+) -> dict[str, Any]:
     """What a worker reports."""
     settings = {"skip": list(range(number % 7)), "attention": [], "ffn": []}
     return {
+        "number": number,
+        "uid": f"00000000-{number:05d}",
+        "params": params or {},
         "state": "complete",
         "reason": None,
         "metrics": metrics,
@@ -110,8 +116,8 @@ def fill(storage: RDBStorage, study_id: int, numbers: range) -> None:
             **{"trial_id": key, "number": number, "study_id": study_id},
             **{"state": TrialState.COMPLETE, "datetime_start": now, "datetime_complete": now},
         )
-        for block in range(BLOCKS):
-            name, value = f"omission.skip.{block:02d}", chance.randint(0, 1)
+        params = {f"omission.skip.{block:02d}": chance.randint(0, 1) for block in range(BLOCKS)}
+        for name, value in params.items():
             add(
                 models.TrialParamModel,
                 **{"trial_id": key, "param_name": name, "param_value": value},
@@ -123,8 +129,10 @@ def fill(storage: RDBStorage, study_id: int, numbers: range) -> None:
                 models.TrialValueModel,
                 **{"trial_id": key, "objective": objective, "value": measured, "value_type": kind},
             )
-        text = json.dumps(record(number, found))
-        add(models.TrialUserAttributeModel, trial_id=key, key="record", value_json=text)
+        told = record(number, found, params)
+        for name, data in (("record", told), (BRIEF, brief(told, params))):
+            text = json.dumps(data)
+            add(models.TrialUserAttributeModel, trial_id=key, key=name, value_json=text)
         limit = "constraints:perplexity <= 130% of baseline"
         add(models.TrialSystemAttributeModel, trial_id=key, key=limit, value_json="-0.5")
     with storage.engine.begin() as connection:
@@ -179,7 +187,7 @@ class Study:
         while True:
             handout, handing = timed(lambda: journal.hand_out(ask))
             assert handout is not None
-            told = record(handout.number, values(self.chance))
+            told = record(handout.number, values(self.chance), handout.params)
             _, telling = timed(lambda: journal.settle(handout.number, told))  # noqa: B023
             yield handing, telling
 

@@ -144,13 +144,23 @@ def front(results: Iterable[Result], objectives: Mapping[str, str]) -> list[Resu
 
 def undominated(results: Iterable[Result], objectives: Mapping[str, str]) -> list[Result]:
     """Like `front`, of any results; equal ones stand together."""
-    ordered = _ordered(results, objectives)
-    values = _values(ordered, objectives)
-    found: list[int] = []
-    for index, own in enumerate(values):  # what dominates a result comes before it
-        if not _over(values[found], own).any():
+    ordered, values = _ordered(results, objectives)
+    if len(objectives) <= 2:
+        return [ordered[index] for index in _flat_front(values)]
+    table, found = np.array(values).reshape(-1, len(objectives)), list[int]()
+    for index, own in enumerate(table):  # what dominates a result comes before it
+        if not _over(table[found], own).any():
             found.append(index)
     return [ordered[index] for index in found]
+
+
+def _flat_front(values: Sequence[tuple[float, ...]]) -> Iterator[int]:
+    """Of one or two objectives, in order: the best so far in the last one decides."""
+    best: tuple[float, ...] | None = None
+    for index, own in enumerate(values):
+        if best is None or not _beats(best, own):
+            best = own
+            yield index
 
 
 def dominates(one: Result, other: Result, objectives: Mapping[str, str]) -> bool:
@@ -175,23 +185,23 @@ def ranked(results: Iterable[Result], objectives: Mapping[str, str]) -> list[lis
 
     Each by the first objective, best first.
     """
-    ordered = _ordered(results, objectives)
+    ordered, values = _ordered(results, objectives)
     layers: list[list[Result]] = []
-    for result, rank in zip(ordered, _ranks(ordered, objectives), strict=True):
+    for result, rank in zip(ordered, _ranks(values, objectives), strict=True):
         if rank == len(layers):
             layers.append([])
         layers[rank].append(result)
     return layers
 
 
-def _ranks(ordered: Sequence[Result], objectives: Mapping[str, str]) -> list[int]:
-    """How many fronts come before each result; what dominates a result comes before it."""
+def _ranks(values: Sequence[tuple[float, ...]], objectives: Mapping[str, str]) -> list[int]:
+    """How many fronts come before each of these; what dominates one comes before it."""
     if len(objectives) <= 2:
-        return _flat_ranks([losses(one, objectives) for one in ordered])
-    values = _values(ordered, objectives)
-    ranks = np.zeros(len(ordered), dtype=int)
-    for index, own in enumerate(values):
-        over = ranks[:index][_over(values[:index], own)]
+        return _flat_ranks(values)
+    table = np.array(values).reshape(-1, len(objectives))
+    ranks = np.zeros(len(table), dtype=int)
+    for index, own in enumerate(table):
+        over = ranks[:index][_over(table[:index], own)]
         ranks[index] = over.max(initial=-1) + 1
     return [int(rank) for rank in ranks]
 
@@ -215,12 +225,13 @@ def _beats(best: tuple[float, ...], own: tuple[float, ...]) -> bool:
     return best[-1] < own[-1] or (best[-1] == own[-1] and best != own)
 
 
-def _ordered(results: Iterable[Result], objectives: Mapping[str, str]) -> list[Result]:
-    return sorted(results, key=lambda one: (losses(one, objectives), one.number))
-
-
-def _values(results: Sequence[Result], objectives: Mapping[str, str]) -> _Losses:
-    return np.array([losses(one, objectives) for one in results]).reshape(-1, len(objectives))
+def _ordered(
+    results: Iterable[Result], objectives: Mapping[str, str]
+) -> tuple[list[Result], list[tuple[float, ...]]]:
+    """Results by the first objective, best first, and their losses."""
+    pairs = [(losses(one, objectives), one.number, one) for one in results]
+    pairs.sort(key=lambda pair: pair[:2])
+    return [one for _, _, one in pairs], [values for values, _, _ in pairs]
 
 
 def _over(others: _Losses, own: _Losses) -> NDArray[np.bool_]:

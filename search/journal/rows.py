@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.journal.fence import Driver, Fence
 from search.journal.patience import Patience
-from search.journal.tables import Tables
+from search.journal.tables import BRIEF, Tables, brief
 from trainables.core.errors import UserError
 
 T = TypeVar("T")
@@ -119,6 +119,8 @@ class Rows:
         """Tell how a trial ended."""
         row = self._running(number)
         row.user_attrs = {**row.user_attrs, "record": dict(record)}
+        if state == TrialState.COMPLETE and (told := brief(record, row.params)) is not None:
+            row.user_attrs[BRIEF] = told
         row.system_attrs = dict(row.system_attrs)
         for key, violation in (violations or {}).items():
             if key not in row.constraints:

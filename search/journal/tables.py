@@ -7,6 +7,7 @@ its version was checked when the storage was opened.
 """
 
 import functools
+import gc
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ USER: sa.Table = models.TrialUserAttributeModel.__table__
 SYSTEM: sa.Table = models.TrialSystemAttributeModel.__table__
 NOTES: sa.Table = models.StudyUserAttributeModel.__table__
 FINITE = models.TrialValueModel.TrialValueType.FINITE
+
+BRIEF = "brief"  # beside a record, what lists and choices ask of it
 
 distribution = functools.lru_cache(maxsize=None)(json_to_distribution)
 
@@ -141,18 +144,46 @@ class Tables:
         ]
         connection.execute(sa.insert(table), rows)
 
-    def read(self, after: int = -1, again: Collection[int] = ()) -> list[FrozenTrial]:
-        """Trials by number: those with an id above `after`, and those asked for again."""
+    def read(
+        self, after: int = -1, again: Collection[int] = (), *, lean: bool = False
+    ) -> list[FrozenTrial]:
+        """Trials by number: those with an id above `after`, and those asked for again.
+
+        Args:
+            lean: for those who look at few of many: no values and distributions, and records that
+                are decoded when they are looked into.
+        """
         wanted = TRIALS.c.study_id == self.study_id
         if after >= 0:
             newer = TRIALS.c.trial_id > after
             wanted = sa.and_(wanted, sa.or_(newer, TRIALS.c.trial_id.in_(sorted(again))))
-        with self.engine.connect() as connection:  # the heads first: what has ended is whole
-            heads = connection.execute(
-                sa.select(TRIALS).where(wanted).order_by(TRIALS.c.trial_id)
-            ).all()
+        with self.engine.connect() as connection, collector_paused():
+            # The heads first: what has ended is whole.
+            query = sa.select(TRIALS).where(wanted).order_by(TRIALS.c.trial_id)
+            heads = connection.execute(query).all()
+            if lean:
+                return list(self._lean(connection, heads, wanted))
             parts = [self._parts(connection, table, wanted) for table in PARTS]
-        return [_row(head, *(part.get(head.trial_id, ()) for part in parts)) for head in heads]
+            return [_row(head, *(part.get(head.trial_id, ()) for part in parts)) for head in heads]
+
+    def _lean(
+        self, connection: sa.Connection, heads: Sequence[Any], wanted: sa.ColumnElement[bool]
+    ) -> Iterator[FrozenTrial]:
+        briefed = sa.select(USER.c.trial_id).where(USER.c.key == BRIEF)
+        others = sa.and_(wanted, TRIALS.c.trial_id.not_in(briefed))
+        params = self._parts(connection, PARAMS, others)
+        user, own = (self._parts(connection, table, wanted) for table in (USER, SYSTEM))
+        for head in heads:
+            key = head.trial_id
+            row = _row(head, params.get(key, ()), (), (), own.get(key, ()))
+            texts = {name: text for _, name, text in user.get(key, ())}
+            brief, record = texts.pop(BRIEF, None), texts.pop("record", None)
+            row.user_attrs = {name: json.loads(text) for name, text in texts.items()}
+            if record is not None:
+                row.user_attrs["record"] = later = Later(record, json.loads(brief or "{}"))
+                if brief is not None:
+                    row.params = Part(later, "params")  # type: ignore[assignment]
+            yield row
 
     def _parts(
         self, connection: sa.Connection, table: sa.Table, wanted: sa.ColumnElement[bool]
@@ -167,6 +198,64 @@ class Tables:
         for row in cursor.fetchall():  # plain tuples: there are many
             found.setdefault(row[0], []).append(row)
         return found
+
+
+def brief(record: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `read(lean=True)` need not decode a record for; None where the record does not hold the
+    trial's parameters, as older ones did not."""
+    if record.get("params") != dict(params):
+        return None
+    return {name: record.get(name) for name in ("metrics", "lineage", "same_as", "reason")}
+
+
+class Later(Mapping[str, Any]):
+    """A JSON object that is decoded when something is looked up in it that is not known already."""
+
+    def __init__(self, text: str, known: Mapping[str, Any]) -> None:
+        self.text, self.known = text, known
+
+    @functools.cached_property
+    def _all(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.text)
+        return found
+
+    def __getitem__(self, name: str) -> Any:
+        return self.known[name] if name in self.known else self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
+class Part(Mapping[str, Any]):
+    """An object inside another one that is decoded later."""
+
+    def __init__(self, whole: Later, name: str) -> None:
+        self.whole, self.name = whole, name
+
+    def __getitem__(self, name: str) -> Any:
+        return self.whole[self.name][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.whole[self.name])
+
+    def __len__(self) -> int:
+        return len(self.whole[self.name])
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Python's collector would look through all the new rows again and again: a third of the time,
+    and nothing to collect."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 PARTS = {

@@ -13,7 +13,7 @@ from search.journal.lock import driver_of
 from search.journal.patience import Patience
 from search.journal.results import Result, State, front
 from search.journal.store import Store, find_store, open_storage, saved_study, study_names
-from search.journal.tables import Tables, running
+from search.journal.tables import Tables, collector_paused, running
 from search.study.database import stored
 from search.study.schema import Study
 from trainables.core.errors import UserError
@@ -109,7 +109,9 @@ class Reader:
         if driver is None and self.store.database and (alive := living(notes)) is not None:
             driver = str(alive)  # its lock was lost, it was not
         study = _study(self.store, notes)
-        return View(study, tuple(self._results(study, driving=bool(driver))), driver, notes)
+        with collector_paused():
+            results = tuple(self._results(study, driving=bool(driver)))
+        return View(study, results, driver, notes)
 
     def notes(self) -> dict[str, Any]:
         """What is remembered of the study itself."""
@@ -117,7 +119,7 @@ class Reader:
 
     def _results(self, study: Study, *, driving: bool) -> list[Result]:
         again = [row._trial_id for row in self.rows.values() if running(row)]
-        for row in self.patient(lambda: self.tables.read(self.newest, again)):
+        for row in self.patient(lambda: self.tables.read(self.newest, again, lean=True)):
             self.rows[row.number] = row
             self.newest = max(self.newest, row._trial_id)
             if not running(row):

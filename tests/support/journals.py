@@ -48,11 +48,18 @@ def sample_study(text: str = TOML, **changes: Any) -> Study:
     return parse_study(text, "depth.toml").model_copy(update=changes)
 
 
-def record(uid: str, number: int, metrics: dict[str, float], stages: Any = ()) -> dict[str, Any]:
+def record(
+    uid: str,
+    number: int,
+    metrics: dict[str, float],
+    stages: Any = (),
+    params: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """What a worker reports for a trial that went well."""
     return {
         "uid": uid,
         "number": number,
+        "params": params or {},
         "state": "complete",
         "reason": None,
         "metrics": metrics,
@@ -137,7 +144,8 @@ class Sample:
 
     def settle(self, number: int, metrics: dict[str, float], stages: Any = ()) -> None:
         """End a trial well."""
-        self.journal.settle(number, record(self.journal.uid(number), number, metrics, stages))
+        uid, params = self.journal.uid(number), dict(self.journal.trials()[number].params)
+        self.journal.settle(number, record(uid, number, metrics, stages, params))
 
     def run(self, upto: int = len(POINTS)) -> "Sample":
         """The baseline and the first of the points."""

@@ -159,6 +159,6 @@ def test_tasks_that_are_not_there_are_named(
     module = pytest.importorskip("trainables.bench.metrics.harness")
     (tmp_path / "known.yaml").write_text(TASK.format(file="x").replace("tiny_piqa", "arc_easy"))
     known = module.TaskManager(include_path=str(tmp_path), include_defaults=False)
-    monkeypatch.setattr(module, "TaskManager", lambda **_: known)  # all of them take 20 s to read
+    monkeypatch.setattr(module, "TaskManager", lambda **_: known)  # all there are take long to read
     with pytest.raises(MetricError, match=says):
         measure_all(bench(tmp_path, rows, harness), ["acc"], "search")
