@@ -2,12 +2,14 @@
 
 from tests.support.families import DECODERS, FAMILIES, MORE
 from trainables.magnitude import Magnitude
+from trainables.neurons import Neurons
 from trainables.omission.method import Omission
 from trainables.similarity.method import Similarity, SimilarityPerSample
 from trainables.stage import Method
 from trainables.wanda import Wanda
 
 _ALL = [*FAMILIES, *MORE]
+_WITH_FFN = [name for name in _ALL if name not in ("resnet", "convnext")]
 _NO_STAGES = [name for name in _ALL if name not in ("resnet", "convnext")]
 
 # (method, families, a field out of range)
@@ -21,6 +23,10 @@ METHODS: list[tuple[Method, list[str], dict[str, object]]] = [
     (Magnitude(0.25, granularity="rows"), _ALL, {"granularity": "columns"}),
     (Magnitude(0.25, "global", "rows"), _ALL, {"sparsity": -0.1}),
     (Magnitude(pattern=(2, 4)), _NO_STAGES, {"pattern": (4, 4)}),
+    (Neurons(0.3), _WITH_FFN, {"prune_ratio": 1.0}),
+    (Neurons(0.3, score="weight", round_to=8), _WITH_FFN, {"score": "size"}),
+    (Neurons(0.3, score="wanda", uniform=True), _WITH_FFN, {"weights": (0.5, 0.2, 0.1)}),
+    (Neurons(0.2, score="gradient", against="model"), list(DECODERS), {"round_to": 0}),
     (Similarity(threshold=0.0), _ALL, {"threshold": 101.0}),
     (SimilarityPerSample(0.0, k=2), _NO_STAGES, {"k": 0}),
 ]

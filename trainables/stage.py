@@ -268,13 +268,19 @@ class Method(Stage):
         """Whether there is anything to calibrate."""
         return any("calibrate" in vars(one) for one in cls.__mro__ if one is not Method)
 
+    def calibrator(self) -> type[Calibrates] | None:
+        """Whose calibration these settings need: the method's own, unless a setting asks for
+        another one; None where nothing is measured."""
+        return type(self) if self.measures() else None
+
     @abstractmethod
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
         """Edit the trial's own copy, deterministically, and say what was done."""
 
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         yield from ()
-        return self.apply(bench.model, bench.stats(type(self)))
+        kind = self.calibrator()
+        return self.apply(bench.model, {} if kind is None else bench.stats(kind))
 
 
 def drain(running: Generator[Progress, None, Result]) -> Result:

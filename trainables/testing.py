@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from trainables.bench.models.batches import ready
-from trainables.bench.models.structure import blocks, linears, rows
+from trainables.bench.models.save import EXACT, save
+from trainables.bench.models.structure import blocks, family, linears, reach, rows
 from trainables.core.cache import digest_tensors
 from trainables.core.errors import FieldError
 from trainables.core.fork import fork
 from trainables.core.lineage import Lineage
-from trainables.core.types import Batch, PreTrainedModel
+from trainables.core.types import Batch, PreTrainedModel, Stats
+from trainables.load import load
 from trainables.stage import Method, Stage, Subject, Summary
 
 
@@ -66,13 +68,19 @@ def applied(
 ) -> tuple[PreTrainedModel, Summary]:
     """A fork with the method applied, and what it says of it."""
     own = fork(model)
-    return own, method.apply(own, type(method).calibrate(model, batches))
+    return own, method.apply(own, measured(method, model, batches))
+
+
+def measured(method: Method, model: PreTrainedModel, batches: Sequence[Batch]) -> Stats:
+    """What the calibration measures that a method's settings need."""
+    kind = method.calibrator()
+    return {} if kind is None else kind.calibrate(model, batches)
 
 
 def check_calibration(method: Method, model: PreTrainedModel, batches: Sequence[Batch]) -> None:
     """Calibration leaves weights, hooks and mode untouched."""
     before, training = _identity(model), model.training
-    type(method).calibrate(model, batches)
+    measured(method, model, batches)
     assert _identity(model) == before, "calibration changed the model"
     assert _hooks(model) == 0, "calibration left hooks behind"
     assert model.training == training, "calibration changed the model's mode"
@@ -95,11 +103,15 @@ def check_deterministic(method: Method, model: PreTrainedModel, batches: Sequenc
 
 
 def check_counts(method: Method, model: PreTrainedModel, batches: Sequence[Batch]) -> None:
-    """Counts of blocks removed and of zeros match the model."""
+    """Counts of blocks and neurons removed, and of zeros, match the model."""
     own, summary = applied(method, model, batches)
     if "removed" in summary.counts:
         left = len(blocks(model)) - summary.counts["removed"]
         assert len(blocks(own)) == left == summary.counts["blocks"], summary.counts
+    if "neurons_removed" in summary.counts:
+        before, after = _neurons(model), _neurons(own)
+        assert before - after == summary.counts["neurons_removed"] > 0, summary.counts
+        assert after == summary.counts["neurons"], summary.counts
     if "zeros" in summary.counts:
         zeros = sum(int((rows(layer) == 0).sum()) for layer in linears(own).values())
         assert zeros == summary.counts["zeros"] > 0, summary.counts
@@ -108,12 +120,19 @@ def check_counts(method: Method, model: PreTrainedModel, batches: Sequence[Batch
 
 
 def check_reload(method: Method, model: PreTrainedModel, batches: Sequence[Batch]) -> None:
-    """Saved and reloaded by plain transformers is the same."""
+    """Saved as exports are and reloaded, in every form, it says the same."""
     own, _ = applied(method, model, batches)
-    with tempfile.TemporaryDirectory(prefix="rayduce-") as folder:
-        own.save_pretrained(Path(folder))
-        again = type(own).from_pretrained(Path(folder)).eval()
-        assert torch.equal(logits(own, batches[0]), logits(again, batches[0])), "reloaded, another"
+    wanted = logits(own, batches[0])
+    with tempfile.TemporaryDirectory(prefix="rayduce-") as place:
+        saved = save(own, None, "classification", Path(place))
+        again = type(own).from_pretrained(Path(place)).eval()
+        found = logits(again, batches[0])
+        if saved.exact is None:
+            assert torch.equal(wanted, found), "reloaded, another"
+            return
+        assert torch.allclose(wanted, found, rtol=1e-4, atol=1e-5), "reloaded, another"
+        again = load(Path(place, EXACT))
+        assert torch.equal(wanted, logits(again, batches[0])), "the exact form reloaded, another"
 
 
 def check_effects(
@@ -150,6 +169,12 @@ def check_refused(method: Method, fields: dict[str, Any]) -> None:
 
 def _identity(model: PreTrainedModel) -> str:
     return digest_tensors(model.state_dict())
+
+
+def _neurons(model: PreTrainedModel) -> int:
+    row = family(model)
+    contracts = [reach(block, row.contract) for block in blocks(model)]
+    return sum(rows(layer).shape[1] for layer in contracts)  # type: ignore[arg-type]
 
 
 def _hooks(model: PreTrainedModel) -> int:

@@ -240,6 +240,7 @@ _DENSE_FIRST = COMMON | {
     "v_head_dim": 8,
 }
 _SLIDING = GROUPED | {"head_dim": 8, "sliding_window": 4}
+_NANO = _SLIDING | {"num_kv_shared_layers": 1, "vocab_size_per_layer_input": VOCABULARY}
 _CAUSAL, _BOTH_WAYS = AutoModelForCausalLM, AutoModelForSequenceClassification
 _WRITER, _IMAGES = AutoModelForSeq2SeqLM, AutoModelForImageClassification
 KINDS: dict[str, tuple[str, Any, dict[str, Any]]] = {  # name: (type, head, config)
@@ -253,7 +254,7 @@ KINDS: dict[str, tuple[str, Any, dict[str, Any]]] = {  # name: (type, head, conf
     "deepseek_v3": ("deepseek_v3", _CAUSAL, _DENSE_FIRST),
     "diffllama": ("diffllama", _CAUSAL, COMMON),
     "esm": ("esm", _BOTH_WAYS, COMMON | {"mask_token_id": 3}),
-    "gemma3n": ("gemma3n_text", _CAUSAL, _SLIDING | {"num_kv_shared_layers": 1}),
+    "gemma3n": ("gemma3n_text", _CAUSAL, _NANO),
     "led": ("led", _WRITER, _APART | {"attention_window": 4}),
     "longformer": ("longformer", _BOTH_WAYS, COMMON | {"attention_window": 4}),
     "marian": ("marian", _WRITER, _APART),

@@ -19,7 +19,7 @@ class Family:
     ffn: str = ""
     expand: tuple[str, ...] = ()  # the linears into the FFN's neurons
     contract: str = ""  # the linear out of them
-    width: str = ""  # config field with the number of neurons
+    width: tuple[str, ...] = ()  # config fields with the number of neurons: one, or one per stack
     pre_norm: bool = False  # the residual stream is untouched by norms: units can be skipped
     causal: bool = False
 
@@ -31,7 +31,7 @@ _BERT = {
     "ffn": "output",
     "expand": ("intermediate.dense",),
     "contract": "output.dense",
-    "width": "intermediate_size",
+    "width": ("intermediate_size",),
 }
 
 _BART = {
@@ -50,7 +50,7 @@ FAMILIES: tuple[Family, ...] = (
         ffn="mlp",
         expand=_GATED,
         contract="mlp.down_proj",
-        width="intermediate_size",
+        width=("intermediate_size",),
         pre_norm=True,
         causal=True,
     ),
@@ -62,7 +62,7 @@ FAMILIES: tuple[Family, ...] = (
         ffn="mlp",
         expand=("mlp.gate_up_proj",),
         contract="mlp.down_proj",
-        width="intermediate_size",
+        width=("intermediate_size",),
         pre_norm=True,
         causal=True,
     ),
@@ -74,7 +74,7 @@ FAMILIES: tuple[Family, ...] = (
         ffn="mlp",
         expand=("mlp.c_fc",),
         contract="mlp.c_proj",
-        width="n_inner",
+        width=("n_inner",),
         pre_norm=True,
         causal=True,
     ),
@@ -82,18 +82,20 @@ FAMILIES: tuple[Family, ...] = (
         "bart",
         (("encoder.layers", "encoder_layers"), ("decoder.layers", "decoder_layers")),
         **_BART,  # type: ignore[arg-type]
+        width=("encoder_ffn_dim", "decoder_ffn_dim"),
     ),
     Family(  # the same as a language model of its own
         "bart-decoder",
         (("decoder.layers", "decoder_layers"),),
         **_BART,  # type: ignore[arg-type]
+        width=("decoder_ffn_dim",),
         causal=True,
     ),
     Family(
         "opt",
         (("decoder.layers", "num_hidden_layers"),),
         **_BART,  # type: ignore[arg-type]
-        width="ffn_dim",
+        width=("ffn_dim",),
         causal=True,
     ),
     Family(
@@ -104,7 +106,7 @@ FAMILIES: tuple[Family, ...] = (
         ffn="mlp",
         expand=("mlp.dense_h_to_4h",),
         contract="mlp.dense_4h_to_h",
-        width="intermediate_size",
+        width=("intermediate_size",),
         pre_norm=True,
         causal=True,
     ),
@@ -117,7 +119,7 @@ FAMILIES: tuple[Family, ...] = (
         ffn="ffn",
         expand=("ffn.lin1",),
         contract="ffn.lin2",
-        width="hidden_dim",
+        width=("hidden_dim",),
     ),
     Family(
         "vit",
@@ -127,7 +129,7 @@ FAMILIES: tuple[Family, ...] = (
         ffn="mlp",
         expand=("mlp.fc1",),
         contract="mlp.fc2",
-        width="intermediate_size",
+        width=("intermediate_size",),
         pre_norm=True,
     ),
     Family(
@@ -138,7 +140,7 @@ FAMILIES: tuple[Family, ...] = (
         ffn="layer.-1.DenseReluDense",
         expand=("layer.-1.DenseReluDense.wi",),
         contract="layer.-1.DenseReluDense.wo",
-        width="d_ff",
+        width=("d_ff",),
         pre_norm=True,
     ),
     Family(
@@ -149,7 +151,7 @@ FAMILIES: tuple[Family, ...] = (
         ffn="layer.-1.DenseReluDense",
         expand=("layer.-1.DenseReluDense.wi_0", "layer.-1.DenseReluDense.wi_1"),
         contract="layer.-1.DenseReluDense.wo",
-        width="d_ff",
+        width=("d_ff",),
         pre_norm=True,
     ),
     Family("resnet", (("encoder.stages.*.layers", "depths"),)),

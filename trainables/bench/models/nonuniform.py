@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from trainables.bench.models.structure import blocks, family, reach, rows
+from trainables.bench.models.families import Family
+from trainables.bench.models.structure import family, reach, rows, stacks
 from trainables.core.errors import PlanError
 from trainables.core.fork import fork, put
 from trainables.core.types import Linear
@@ -67,7 +68,8 @@ def _say_widths(module: nn.Module, weight: Tensor) -> None:
 
 
 def padded(model: PreTrainedModel) -> PreTrainedModel:
-    """The same function with every feed-forward layer padded with zeros to the widest.
+    """The same function with every feed-forward layer padded with zeros to the widest of those
+    that one config field counts.
 
     Raises PlanError for a family whose config does not name the width.
     """
@@ -75,16 +77,42 @@ def padded(model: PreTrainedModel) -> PreTrainedModel:
     if not row.width:
         raise PlanError(f"{row.name}: no config field holds the width of its feed-forward layers")
     wide = fork(model)
-    contracts = [reach(block, row.contract) for block in blocks(wide)]
-    width = max(rows(layer).shape[1] for layer in contracts)  # type: ignore[arg-type]
-    for block in blocks(wide):
-        contract: Linear = reach(block, row.contract)  # type: ignore[assignment]
-        count = rows(contract).shape[1]
-        for path in row.expand:
-            _pad_outputs(reach(block, path), count, width)  # type: ignore[arg-type]
-        put_rows(contract, nn.functional.pad(rows(contract), (0, width - count)))
-    setattr(wide.config, row.width, width)
+    for group in _by_field(wide).values():
+        width = max(_width(block, row) for block in group)
+        for block in group:
+            contract: Linear = reach(block, row.contract)  # type: ignore[assignment]
+            count = _width(block, row)
+            for path in row.expand:
+                _pad_outputs(reach(block, path), count, width)  # type: ignore[arg-type]
+            put_rows(contract, nn.functional.pad(rows(contract), (0, width - count)))
+    say_widths(wide)
     return wide
+
+
+def say_widths(model: PreTrainedModel) -> None:
+    """Write the widths of a fork's feed-forward layers into its config, as far as it can tell them:
+    a field for all, for all of a stack, or a list."""
+    for field, group in _by_field(model).items():
+        widths = [_width(block, family(model)) for block in group]
+        if isinstance(getattr(model.config, field, None), list | tuple):
+            setattr(model.config, field, widths)
+        elif len(set(widths)) == 1:
+            setattr(model.config, field, widths[0])
+
+
+def _by_field(model: PreTrainedModel) -> dict[str, list[nn.Module]]:
+    """Config field -> the blocks whose feed-forward layers it counts the neurons of."""
+    row, found = family(model), dict[str, list[nn.Module]]()
+    for number, stack in enumerate(stacks(model)):
+        if row.width:
+            field = row.width[min(number, len(row.width) - 1)]
+            found.setdefault(field, []).extend(stack.blocks)
+    return found
+
+
+def _width(block: nn.Module, row: Family) -> int:
+    contract: Linear = reach(block, row.contract)  # type: ignore[assignment]
+    return int(rows(contract).shape[1])
 
 
 def _pad_outputs(layer: Linear, count: int, width: int) -> None:

@@ -1,0 +1,175 @@
+"""FFN-neuron pruning: take out the neurons that the user's own data hardly needs.
+
+Source: activation-based pruning of Gemma 3 on questions and answers (SmartFarm): statistics of the
+input of `down_proj`, scales by thirds of the depth, one global selection with caps.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainables.bench.models.structure import towers
+from trainables.core.cache import digest_tensors
+from trainables.core.errors import PlanError
+from trainables.core.lineage import Effect
+from trainables.core.pictures import Bars
+from trainables.core.types import PreTrainedModel, Stats
+from trainables.neurons.calibrate import Activations, AnswerActivations, Gradients, per_layer
+from trainables.neurons.ffn import cut, ffns, silence_neurons
+from trainables.neurons.scores import (
+    Against,
+    Score,
+    activation_scores,
+    relative,
+    wanda_power,
+    weight_power,
+)
+from trainables.neurons.select import Rule, limit, removals, thirds
+from trainables.stage import Calibrates, Method, Summary
+
+
+@dataclass(frozen=True)
+class Narrowed(Effect):
+    """These neurons are gone from the feed-forward layers, or silent in place."""
+
+    removed: tuple[int, ...]  # how many of each layer
+    which: str  # a digest of them
+    masked: bool = False
+
+
+@dataclass(frozen=True)
+class Neurons(Method):
+    """Remove the feed-forward neurons with the lowest scores, compared through all layers.
+
+    Attributes:
+        prune_ratio: share of all neurons that may go.
+        max_prune_per_layer: share of a layer that may go.
+        min_neurons_per_layer: what a layer keeps in any case.
+        layer_scale: what scores are multiplied by in the early, middle and late third of each
+            tower's depth; low: more goes.
+        score: `activation`: how a neuron fires; `weight`: its squared weights; `gradient`:
+            |gradient * weight|; `wanda`: |W| * ||X|| of the weights out of it.
+        weights: of mean, largest and activity in the score `activation`; they sum to one.
+        against: whether values are measured against their layer, or the whole model.
+        answers_only: leave prompts out of the statistics where the data gives answers.
+        edge_protect: the first and last layers of each tower, so many, get back a share of theirs.
+        edge_share: that share; of what goes there the lowest-scored stays gone.
+        round_to: kept widths are multiples of it, such as 64, which hardware likes.
+        uniform: all layers keep the same number, which plain transformers loads as it is.
+        mode: `slice`, or `mask`, which leaves zeros: the same function, and nothing gets smaller.
+    """
+
+    prune_ratio: float = 0.0
+    max_prune_per_layer: float = 0.45
+    min_neurons_per_layer: int = 1
+    layer_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    score: Score = "activation"
+    weights: tuple[float, float, float] = (0.7, 0.2, 0.1)
+    against: Against = "layer"
+    answers_only: bool = False
+    edge_protect: int = 2
+    edge_share: float = 0.5
+    round_to: int = 1
+    uniform: bool = False
+    mode: Literal["slice", "mask"] = "slice"
+
+    def __post_init__(self) -> None:
+        for name in ("prune_ratio", "max_prune_per_layer"):
+            self.require(name, 0 <= getattr(self, name) < 1, f"0 <= {name} < 1")
+        self.require("edge_share", 0 <= self.edge_share <= 1, "0 to 1")
+        for name, least in (("min_neurons_per_layer", 1), ("edge_protect", 0), ("round_to", 1)):
+            value = getattr(self, name)
+            self.require(name, type(value) is int and value >= least, f"a number from {least}")
+        self.require("score", self.score in _MEASURED, ", ".join(_MEASURED))
+        self.require("against", self.against in ("layer", "model"), "layer, model")
+        self.require("mode", self.mode in ("slice", "mask"), "slice, mask")
+        for name in ("layer_scale", "weights"):
+            value = tuple(float(one) for one in getattr(self, name))
+            object.__setattr__(self, name, value)
+            ok = len(value) == 3 and all(0 <= one < float("inf") for one in value)
+            self.require(name, ok, "three numbers from 0")
+        whole = abs(sum(self.weights) - 1) < 1e-6
+        self.require("weights", whole, "three numbers that sum to one")
+
+    def calibrator(self) -> type[Calibrates] | None:
+        if self.prune_ratio == 0 or self.score == "weight":
+            return None
+        answers = self.answers_only and self.score != "gradient"
+        return AnswerActivations if answers else _MEASURED[self.score]
+
+    def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
+        widths = [one.width for one in ffns(model)]
+        if self.prune_ratio == 0:
+            return self._summary(widths, [])
+        self._check(widths)
+        gone = removals(self.scores(model, stats), self._rule, towers(model))
+        (cut if self.mode == "slice" else silence_neurons)(model, gone)
+        return self._summary(widths, gone)
+
+    def scores(self, model: PreTrainedModel, stats: Stats) -> list[Tensor]:
+        """One score per neuron of each layer, (neurons,) float64 on the CPU; the lowest may go."""
+        if self.score == "activation":
+            parts = [per_layer(stats, name) for name in ("mean", "max", "activity")]
+            found = activation_scores(parts[0], parts[1], parts[2], self.weights, self.against)
+        else:
+            found = relative(self._power(model, stats), self.against)
+        if not all(bool(torch.isfinite(one).all()) for one in found):
+            raise PlanError(f"score {self.score}: not all are finite numbers")
+        scales = [self.layer_scale[third] for third in thirds(towers(model))]
+        return [scale * one for scale, one in zip(scales, found, strict=True)]
+
+    def _power(self, model: PreTrainedModel, stats: Stats) -> list[Tensor]:
+        if self.score == "gradient":
+            return per_layer(stats, "gradient")
+        found = ffns(model)
+        if self.score == "weight":
+            return [weight_power(one.into(), one.out()).cpu() for one in found]
+        norms = per_layer(stats, "norm")
+        return [wanda_power(one.out(), n).cpu() for one, n in zip(found, norms, strict=True)]
+
+    @property
+    def _rule(self) -> Rule:
+        return Rule(
+            ratio=self.prune_ratio,
+            most=self.max_prune_per_layer,
+            least=self.min_neurons_per_layer,
+            edges=self.edge_protect,
+            edge_share=self.edge_share,
+            round_to=self.round_to,
+            uniform=self.uniform,
+        )
+
+    def _check(self, widths: list[int]) -> None:
+        """Raises PlanError where no layer may give anything."""
+        if any(limit(width, self._rule) for width in widths):
+            return
+        raise PlanError(
+            "no neuron may go: max_prune_per_layer and min_neurons_per_layer",
+            got=[self.max_prune_per_layer, self.min_neurons_per_layer],
+            allowed=f"less than the {max(widths)} neurons of a layer to be kept",
+        )
+
+    def _summary(self, widths: list[int], gone: list[Tensor]) -> Summary:
+        removed = [int(one.sum()) for one in gone] or [0] * len(widths)
+        total, kept = sum(removed), [w - r for w, r in zip(widths, removed, strict=True)]
+        which = digest_tensors({str(number): one for number, one in enumerate(gone)})
+        effect = Narrowed(tuple(removed), which, self.mode == "mask")
+        done = "neurons_removed" if self.mode == "slice" else "neurons_masked"
+        picture = Bars("Neurons kept per layer", kept, label="neurons", axis="layer")
+        return Summary(
+            (effect,) if total else (),
+            {done: total, "neurons": sum(widths) - (total if self.mode == "slice" else 0)},
+            {"widths": kept},
+            (picture,) if total else (),
+            label=f"Neurons {100 * self.prune_ratio:.4g} % {self.score}",
+        )
+
+
+_MEASURED: dict[Score, type[Calibrates] | None] = {
+    "activation": Activations,
+    "weight": None,
+    "gradient": Gradients,
+    "wanda": Activations,
+}
