@@ -15,6 +15,8 @@ from jaxtyping import install_import_hook
 # The modules of pure tensor functions: every call's shapes and types are checked.
 CHECKED = [
     "trainables.wanda",
+    "trainables.ilm.compare",
+    "trainables.ilm.effects",
     "trainables.neurons.scores",
     "trainables.neurons.select",
     "trainables.omission.evaluator",

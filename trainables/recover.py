@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from pydantic import ValidationError
 from torch import Tensor
+from torch.nn import functional as F
 
 from trainables.bench.data.tokenize import filler
 from trainables.bench.metrics.catalogue import METRIC_FACTS
@@ -112,8 +113,7 @@ class Recover(Stage):
             change: makes the stage's recipe of the usual one.
             rule: plain data that says all of what `change` does.
         """
-        if self.watch:
-            require_metric(self, "watch", bench)
+        self.check(bench)
         trained = None
         if self.freeze == "part":
             trained = cut_neighbours(bench.base.model, bench.model, bench.subject.history)
@@ -136,13 +136,23 @@ class Recover(Stage):
         counts |= {"epochs": len(progress), "epochs_run": len(progress) if ran else 0}
         return Learned(how, counts, {"frozen_blocks": still})
 
+    def check(self, bench: Bench) -> None:
+        """Raises FieldError where a field does not fit the bench's task."""
+        if self.watch:
+            require_metric(self, "watch", bench)
+        if self.training.best and self.training.best not in bench.spec.metrics:
+            require_metric(self, "best", bench, self.training.best)
+            timed = METRIC_FACTS[self.training.best].timed
+            if timed:
+                raise FieldError(self, "best", "a metric that is no time", got=self.training.best)
+
     def _identity(self, bench: Bench, trained: Sequence[int] | None) -> dict[str, Any]:
         """Everything that decides the result, the model aside."""
         found = {**self.training.model_dump(), "patience": self.patience}
         found |= {"trained": trained, "seed": bench.seed}
         found["device"] = bench.device.type  # which rounds in its own way
         found["data"] = bench.data.fingerprint("train")
-        if self.patience:
+        if self.patience or self.training.best:
             found["search"] = bench.data.fingerprint("search")
         return found
 
@@ -171,19 +181,37 @@ class Recover(Stage):
             self.training,
             batches=lambda seed: shuffled(found, size, seed, fill),
             steps=steps(len(found), size),
-            loss=_loss,
-            seed=lambda epoch: int(digest(bench.seed, lineage, epoch), 16) >> 1,
+            loss=self._loss,
+            seed=lambda epoch: int(digest(*self._origin(bench, lineage), epoch), 16) >> 1,
+            clip=self.training.clip,
             judge=lambda: self._judge(bench),
             patience=self.patience,
+            best=self._best(),
             still=still,
             zeros=zeros(bench.model),
         )
+
+    def _origin(self, bench: Bench, lineage: str) -> tuple[object, ...]:
+        """What decides the order of the examples, and dropout."""
+        seed = self.training.seed
+        return (bench.seed, lineage) if seed is None else (seed,)
+
+    def _best(self) -> tuple[str, bool] | None:
+        name = self.training.best
+        if not name:
+            return None
+        facts = METRIC_FACTS.get(name)
+        return name, facts is None or facts.direction == "max"
 
     def _judge(self, bench: Bench) -> Progress:
         found: Progress = {}
         if self.patience:
             found[JUDGED] = self._search_loss(bench)
-        return found | (measure_all(bench, [self.watch], "search") if self.watch else {})
+        names = list(dict.fromkeys(filter(None, (self.watch, self.training.best))))
+        return found | (measure_all(bench, names, "search") if names else {})
+
+    def _loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        return loss_of(model, batch, self.training.label_smoothing)
 
     @torch.no_grad()
     def _search_loss(self, bench: Bench) -> float:
@@ -191,16 +219,21 @@ class Recover(Stage):
         batches = _like_training(bench)
         sizes = [len(next(iter(batch.values()))) for batch in batches]
         with mixed(bench.model, self.training):
-            losses = [float(_loss(bench.model, batch)) for batch in batches]
+            losses = [float(self._loss(bench.model, batch)) for batch in batches]
         return sum(s * v for s, v in zip(sizes, losses, strict=True)) / sum(sizes)
 
 
-def require_metric(stage: Stage, name: str, bench: Bench) -> None:
-    """Raise FieldError unless the stage's field names a metric of the data's task."""
+def require_metric(stage: Stage, name: str, bench: Bench, got: str = "") -> None:
+    """Raise FieldError unless the stage's field names a metric of the data's task.
+
+    Args:
+        got: what it names, where the stage has no attribute of that name.
+    """
     task, own = bench.spec.data.task, bench.spec.metrics
     fitting = [metric for metric, facts in METRIC_FACTS.items() if task in facts.tasks]
-    allowed = ", ".join([*fitting, *own])
-    stage.require(name, getattr(stage, name) in (*fitting, *own), f"{allowed}, for {task}")
+    given = got or getattr(stage, name)
+    if given not in (*fitting, *own):
+        raise FieldError(stage, name, f"{', '.join([*fitting, *own])}, for {task}", got=given)
 
 
 def zeros(model: PreTrainedModel) -> list[tuple[Tensor, Tensor]]:
@@ -217,12 +250,24 @@ def zeros(model: PreTrainedModel) -> list[tuple[Tensor, Tensor]]:
     return [(parameter, mask) for parameter, mask in found if bool(mask.any())]
 
 
-def _loss(model: PreTrainedModel, batch: Batch) -> Tensor:
-    out = model(**{name: value.to(model.device) for name, value in batch.items()})
+def loss_of(model: PreTrainedModel, batch: Batch, smoothing: float = 0.0) -> Tensor:
+    """The model's own loss on a batch, or with smoothing the cross-entropy of smoothed targets.
+
+    Raises PlanError where the batch has no labels.
+    """
+    given = {name: value.to(model.device) for name, value in batch.items()}
+    out = model(**given)
     loss: Tensor | None = out.loss
     if loss is None:
         raise PlanError("Recover: the data has no labels to train on")
-    return loss
+    return _smoothed(model, out.logits, given["labels"], smoothing) if smoothing else loss
+
+
+def _smoothed(model: PreTrainedModel, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    if labels.dim() > 1 and not model.config.is_encoder_decoder:  # the next token's
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    flat = logits.float().flatten(0, -2), labels.flatten()
+    return F.cross_entropy(*flat, ignore_index=IGNORED, label_smoothing=smoothing)
 
 
 def _like_training(bench: Bench) -> list[Batch]:

@@ -104,6 +104,9 @@ def _matrix(axes: Any, one: Heatmap) -> None:
 def _bars(axes: Any, one: Bars) -> None:
     colours = [GREEN if i in one.marked else GREY for i in range(len(one.values))]
     axes.bar(range(len(one.values)), [_number(v) for v in one.values], color=colours, zorder=2)
+    if one.band:
+        places = range(len(one.values))
+        axes.vlines(places, *zip(*one.band, strict=True), color=INK, linewidth=1.2, zorder=3)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xlim(-0.7, len(one.values) - 0.3)
     axes.grid(axis="y", color=GRID, linewidth=0.7)

@@ -27,7 +27,7 @@ from trainables.core.errors import FieldError, UserError
 from trainables.core.fork import put
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec, TrainSpec
 from trainables.omission.method import Omission
-from trainables.recover import Recover, zeros
+from trainables.recover import Recover, loss_of, zeros
 from trainables.similarity.method import Similarity
 from trainables.stage import Removed, Stage, Summary, Trained
 from trainables.trial import open_bench
@@ -428,3 +428,61 @@ def test_shuffled_batches_hold_every_example_but_a_rest_of_one() -> None:
         torch.cat([b["labels"] for b in shuffled(rows, 3, 1)]),
         torch.cat([b["labels"] for b in shuffled(rows, 3, 2)]),
     )
+
+
+# -- smoothing, clipping, the best epoch, a seed of one's own -------------------------------------
+
+
+def test_smoothed_targets_are_torchs(tmp_path: Path) -> None:
+    model = tiny("bert", depth=1)
+    batch = tiny_bench(tmp_path, model).data.batches("train")[0]
+    wanted = nn.functional.cross_entropy(
+        model(**batch).logits, batch["labels"], label_smoothing=0.05
+    )
+    assert torch.equal(loss_of(model, batch, 0.05), wanted)
+    assert torch.equal(loss_of(model, batch), model(**batch).loss)
+    decoder = families.build("llama")
+    rows = families.batch_of(decoder)
+    rows["labels"][0, :4] = -100
+    assert torch.allclose(loss_of(decoder, rows, 1e-9), decoder(**rows).loss, atol=1e-5)
+
+
+def test_all_gradients_together_are_cut(tmp_path: Path) -> None:
+    model = tiny("bert", depth=1)
+    before = model.state_dict()
+    moved = []
+    for clip in (None, 1e-3):
+        bench = tiny_bench(tmp_path, model, naive=True)
+        do(bench, Recover(epochs=1, lr=0.1, batch_size=8, optimiser="sgd", clip=clip))
+        after = bench.model.state_dict()
+        moved.append(sum(float((after[n] - before[n]).abs().sum()) for n in before))
+    assert 0 < moved[1] < moved[0] / 10
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_the_best_epoch_stays(metric: str, tmp_path: Path) -> None:
+    bench = tiny_bench(tmp_path, tiny("bert", depth=2), naive=True)
+    stage = Recover(epochs=5, lr=2e-2, batch_size=8, schedule="constant", best=metric)
+    seen = [step[metric] for step in stage.on(bench)]
+    assert len(set(seen)) > 1, "epochs that differ"
+    best = max(seen) if metric == "accuracy" else min(seen)
+    assert bench.measure([metric]).values[metric] == pytest.approx(best)
+
+
+def test_a_seed_of_its_own_gives_every_model_the_same_order(tmp_path: Path) -> None:
+    benches = [
+        replace(
+            tiny_bench(tmp_path / str(seed), tiny("bert", depth=1), naive=True, seed=seed),
+            by=str(seed),
+        )
+        for seed in (0, 1)
+    ]
+    seen = [losses(one, Recover(epochs=1, lr=1e-3, batch_size=4, seed=7)) for one in benches]
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("name", ["nonsense", "rouge_l", "latency_ms"])
+def test_the_best_epoch_is_judged_by_a_metric_of_the_task(name: str, tmp_path: Path) -> None:
+    bench = tiny_bench(tmp_path, tiny("bert", depth=1))
+    with pytest.raises(FieldError, match=f"Recover.best = '{name}'.*allowed"):
+        do(bench, Recover(epochs=1, best=name))

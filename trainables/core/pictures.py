@@ -28,6 +28,7 @@ class Bars:
     marked: Sequence[int] = ()
     label: str = ""
     axis: str = ""
+    band: Sequence[Sequence[float]] = ()  # (low, high) around each value
 
     kind = "bars"
 

@@ -71,6 +71,13 @@ class TrainSpec(Spec):
     """How the model is trained before the study begins, where it cannot do the task yet.
 
     What comes out is the study's untouched model. The fields are those of the Recover stage.
+
+    Attributes:
+        label_smoothing: the share of every target that is spread over all classes.
+        clip: the norm to which all gradients together are cut; none by default.
+        best: a metric: the epoch that is best in it on `search` stays, of equal ones the first.
+        seed: of the examples' order and of dropout, whatever the model; by default the study's
+            seed and the model decide.
     """
 
     epochs: Count = 3
@@ -81,6 +88,10 @@ class TrainSpec(Spec):
     batch_size: Count = 32
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     precision: Literal["full", "bfloat16"] = "full"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    best: str = ""
+    seed: Seed | None = None
 
 
 class ModelSpec(Spec):

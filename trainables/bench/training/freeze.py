@@ -55,18 +55,32 @@ def cut_neighbours(
 def frozen(model: PreTrainedModel, trained: Collection[int] | None) -> Iterator[list[int]]:
     """Inside, only the `trained` blocks (None: all) can learn; tells which cannot."""
     still = [] if trained is None else sorted(set(range(len(blocks(model)))) - set(trained))
-    model.requires_grad_(True)
+    unfreeze(model)
     for number in still:
         blocks(model)[number].requires_grad_(False)
     try:
         yield still
     finally:
-        model.requires_grad_(True)
+        unfreeze(model)
+
+
+def unfreeze(model: PreTrainedModel) -> None:
+    """Let everything learn, but for modules that say of themselves that they never do."""
+    model.requires_grad_(True)
+    for module in _never_learning(model):
+        module.requires_grad_(False)
+
+
+def _never_learning(model: PreTrainedModel) -> Iterator[nn.Module]:
+    yield from (module for module in model.modules() if getattr(module, "never_learns", False))
 
 
 def train_mode(model: PreTrainedModel, still: Collection[int]) -> None:
-    """Training mode, but for the running statistics of frozen blocks."""
+    """Training mode, but for the running statistics of frozen blocks, and for modules that never
+    learn."""
     model.train()
+    for module in _never_learning(model):
+        module.eval()
     everything: list[nn.Module] = blocks(model) if still else []
     for number in still:
         for module in everything[number].modules():

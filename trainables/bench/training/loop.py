@@ -54,6 +54,8 @@ class Recipe:
         decays: whether weight decay takes hold of a parameter; by default of all.
         judge: what to report after an epoch besides its training loss.
         patience: epochs without a better `search_loss` before stopping; 0: never.
+        best: what decides which epoch's weights stay: its name in what `judge` says, and whether
+            more is better. By default the last epoch's, or with patience the least `search_loss`.
         still: blocks that do not learn.
         zeros: (a parameter, where it stays zero); looked at after every step.
         before: called before every step, with how many there were.
@@ -69,6 +71,7 @@ class Recipe:
     decays: Callable[[nn.Parameter], bool] = lambda parameter: True
     judge: Callable[[], Progress] = dict
     patience: int = 0
+    best: tuple[str, bool] | None = None
     still: Sequence[int] = ()
     zeros: Sequence[tuple[Tensor, Tensor]] = ()
     before: Callable[[int], None] = lambda step: None
@@ -156,10 +159,13 @@ class Training:
         return value
 
     def _keep_best(self) -> None:
-        if self.recipe.patience:
-            losses = [step[JUDGED] for step in self.progress]
-            if losses[-1] == min(losses) and losses.count(losses[-1]) == 1:
-                self.best = {n: v.clone() for n, v in tensors_of(self.model).items()}
+        kept = self.recipe.best or ((JUDGED, False) if self.recipe.patience else None)
+        if kept is None:
+            return
+        name, more = kept
+        values = [step[name] if more else -step[name] for step in self.progress]
+        if values[-1] == max(values) and values.count(values[-1]) == 1:
+            self.best = {n: v.clone() for n, v in learned_of(self.model).items()}
 
     def finish(self) -> None:
         """Leave the best epoch's weights in the model, where epochs were compared."""
@@ -169,7 +175,7 @@ class Training:
     def save(self, path: Path) -> None:
         """Everything needed to go on, written whole or not at all."""
         state = {
-            "model": tensors_of(self.model),
+            "model": learned_of(self.model),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "progress": self.progress,
@@ -217,6 +223,12 @@ def tensors_of(model: PreTrainedModel) -> dict[str, Tensor]:
     saved = model.state_dict()
     names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
     return {name: saved[name].detach() for name in names if name in saved}
+
+
+def learned_of(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The same without the parameters that cannot learn: what training changes, at most."""
+    still = {name for name, value in model.named_parameters() if not value.requires_grad}
+    return {name: value for name, value in tensors_of(model).items() if name not in still}
 
 
 def give(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:

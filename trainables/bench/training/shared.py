@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from trainables.bench.training.loop import TrainingSteps, give, tensors_of
+from trainables.bench.training.loop import TrainingSteps, give, learned_of
 from trainables.core.cache import Cache
 from trainables.core.types import PreTrainedModel, Progress
 
@@ -85,7 +85,7 @@ def trained_once(
         found = entry.find()
         if found is None:
             progress = yield from train(entry.checkpoint)
-            entry.keep(tensors_of(model), progress)
+            entry.keep(learned_of(model), progress)
             return progress, True
     weights, progress = found
     # Memory-mapped weights are aligned otherwise, and convolutions round by alignment.
