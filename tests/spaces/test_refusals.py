@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from spaces.neurons import NeuronsSpace
 from spaces.omission import OmissionSpace
+from spaces.omission_neurons_wanda import OmissionNeuronsWandaSpace
 from spaces.omission_search import OmissionSearchSpace
 from spaces.omission_wanda import OmissionWandaSpace
 from spaces.similarity import SimilaritySpace
@@ -18,6 +20,8 @@ REFUSED: list[tuple[str, Space, str]] = [
     ("t5", WandaSpace(sequential=(False, True)), "2 stacks of blocks"),
     ("resnet", OmissionWandaSpace(sequential=(True,)), "2 stacks of blocks"),
     ("t5", OmissionSearchSpace(by=("influence", "window")), "2 stacks of blocks"),
+    ("resnet", NeuronsSpace(), "family resnet has no feed-forward layers"),
+    ("bert", NeuronsSpace(), r"min_neurons_per_layer: got \[400, 1000\]; .* 48 neurons"),
     ("bert", OmissionSearchSpace(), "on classification data.*look at no loss"),
     ("vit", OmissionSearchSpace(losses=("kl",), by=("evolve",)), "on image-classification data"),
     ("bert", OmissionSearchSpace(by=("influence",), unit="ffn", losses=("ppl",)), "unit"),
@@ -44,6 +48,8 @@ ALLOWED: list[tuple[str, Space]] = [
     ("t5", OmissionSearchSpace(by=("influence",))),
     ("llama", OmissionWandaSpace(unit="ffn", sequential=(True,))),
     ("resnet", SimilaritySpace(watch="accuracy")),
+    ("t5", NeuronsSpace(min_neurons_per_layer=(8, 16), score=("gradient", "wanda"))),
+    ("llama", OmissionNeuronsWandaSpace(min_neurons_per_layer=(8, 16), answers_only=True)),
 ]
 
 

@@ -10,9 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from trainables.bench.models.batches import ready
 from trainables.bench.models.structure import towers
 from trainables.core.cache import digest_tensors
 from trainables.core.errors import PlanError
+from trainables.core.fork import fork
 from trainables.core.lineage import Effect
 from trainables.core.pictures import Bars
 from trainables.core.types import PreTrainedModel, Stats
@@ -27,7 +29,7 @@ from trainables.neurons.scores import (
     weight_power,
 )
 from trainables.neurons.select import Rule, limit, removals, thirds
-from trainables.stage import Calibrates, Method, Summary
+from trainables.stage import Bench, Calibrates, Method, Summary
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,30 @@ class Neurons(Method):
             return None
         answers = self.answers_only and self.score != "gradient"
         return AnswerActivations if answers else _MEASURED[self.score]
+
+    @staticmethod
+    @torch.no_grad()
+    def check(bench: Bench) -> list[int]:
+        """How wide the bench's model's layers are.
+
+        Raises PlanError where neurons cannot be taken out of them: where something between the
+        linears looks at all neurons together, so that cut is not masked.
+        """
+        batch = {name: value[:2] for name, value in next(bench.batches("calibration")).items()}
+        said, widths = [], [one.width for one in ffns(bench.model)]
+        for mode in ("slice", "mask"):
+            own = fork(bench.model)
+            Neurons(0.25, score="weight", edge_protect=0, mode=mode).apply(own, {})  # type: ignore[arg-type]
+            said.append(own(**ready(own, batch)).logits.float())
+        allowed = (1e-3 if bench.model.dtype == torch.float32 else 5e-2) * float(
+            said[1].abs().max()
+        )
+        if not torch.allclose(said[0], said[1], rtol=0, atol=max(allowed, 1e-6)):
+            raise PlanError(
+                f"{type(bench.model).__name__} ({bench.model.config.model_type}): its feed-forward "
+                "layers look at all their neurons together, so none can be taken out"
+            )
+        return widths
 
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
         widths = [one.width for one in ffns(model)]

@@ -129,6 +129,15 @@ def test_models_without_neurons_to_prune_are_refused() -> None:
         ffns(shared)
 
 
+def test_layers_that_look_at_all_their_neurons_together_are_refused(tmp_path: Path) -> None:
+    model = kind("gemma3n")
+    assert Neurons.check(tiny_bench(tmp_path, model)) == [48] * 4
+    for block in blocks(model):
+        block.mlp.activation_sparsity = 0.5  # a cutoff by the mean over all neurons
+    with pytest.raises(PlanError, match="look at all their neurons together"):
+        Neurons.check(tiny_bench(tmp_path, model))
+
+
 def test_nothing_to_remove_changes_and_measures_nothing(tmp_path: Path) -> None:
     model = build("llama")
     own, summary = applied(Neurons(0.0), model, [])
