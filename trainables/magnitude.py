@@ -23,7 +23,7 @@ from trainables.core.fork import put
 from trainables.core.lineage import Effect
 from trainables.core.types import Linear, PreTrainedModel, Progress, Stats
 from trainables.recover import Recover, zeros
-from trainables.stage import Bench, Method, Stage, Summary
+from trainables.stage import Bench, Method, Stage, Summary, Trained
 from trainables.wanda import prune_mask
 
 Scope: TypeAlias = Literal["tensor", "global"]
@@ -177,10 +177,8 @@ def _of_every(layer: Linear, pattern: tuple[int, int]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PrunedWhileTrained(Effect):
+class PrunedWhileTrained(Trained):
     """The model learned while its smallest weights went; `how` decides the result."""
-
-    how: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

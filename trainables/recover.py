@@ -116,7 +116,8 @@ class Recover(Stage):
         self.check(bench)
         trained = None
         if self.freeze == "part":
-            trained = cut_neighbours(bench.base.model, bench.model, bench.subject.history)
+            start = bench.subject.start or bench.base.model
+            trained = cut_neighbours(start, bench.model, bench.subject.history)
         how = {**self._identity(bench, trained), **(rule or {})}
         with frozen(bench.model, trained) as still:
             counts = {

@@ -19,7 +19,7 @@ from trainables.core.fork import fork
 from trainables.core.lineage import Effect, Lineage, importable_name, own_version
 from trainables.core.pictures import Picture
 from trainables.core.scores import Scores
-from trainables.core.spec import BenchSpec, Role, Spec, Task
+from trainables.core.spec import BenchSpec, ModelSpec, Role, Spec, Task, TextsSpec
 from trainables.core.types import Batch, PreTrainedModel, Progress, Result, Stats
 
 # -- what a stage says of what it did --------------------------------------------------------------
@@ -62,13 +62,42 @@ class Summary:
 # -- what a stage works on -------------------------------------------------------------------------
 
 
+@runtime_checkable
+class Rows(Protocol):
+    """The data's roles, as one model reads them."""
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...  # class names, as the model numbers them
+    @property
+    def description(self) -> dict[str, Any]: ...
+    def batches(self, role: Role) -> list[Batch]: ...
+    def items(self, role: Role) -> Sequence[Any]: ...
+    def by_batch(self, role: Role) -> list[Sequence[Any]]: ...
+    def fingerprint(self, role: Role) -> str: ...
+    def more_texts(self, spec: TextsSpec, seed: int) -> list[str]: ...
+    def encoded(self, texts: Sequence[str]) -> list[Batch]: ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model reads with, and the study's rows as it reads them."""
+
+    processor: Any
+    data: Rows
+    head: tuple[str, ...] = ()  # the classes that its weights came with; () for a new head
+
+
 @dataclass(frozen=True)
 class Subject:
-    """The model that a trial has in hand, and how it came to be."""
+    """The model that a trial has in hand, what it reads, and how it came to be."""
 
     model: PreTrainedModel
     lineage: Lineage
+    reading: Reading
     history: tuple[tuple["Stage", Summary], ...] = ()
+    start: PreTrainedModel | None = None  # what its history began from; None: the bench's base
 
     def fork(self) -> "Subject":
         """The same with modules of its own, which share all tensors."""
@@ -77,7 +106,8 @@ class Subject:
     def after(self, stage: "Stage", summary: Summary) -> "Subject":
         """The same model, with a stage noted that was done to it."""
         lineage = self.lineage.then(summary.effects, stage.source())
-        return Subject(self.model, lineage, (*self.history, (stage, summary)))
+        history = (*self.history, (stage, summary))
+        return dataclasses.replace(self, lineage=lineage, history=history)
 
 
 class Measured(NamedTuple):
@@ -98,22 +128,11 @@ class Calibrates(Protocol):
 
 
 @runtime_checkable
-class Rows(Protocol):
-    """The data's roles."""
-
-    @property
-    def task(self) -> Task: ...
-    def batches(self, role: Role) -> list[Batch]: ...
-    def items(self, role: Role) -> Sequence[Any]: ...
-    def by_batch(self, role: Role) -> list[Sequence[Any]]: ...
-    def fingerprint(self, role: Role) -> str: ...
-
-
-@runtime_checkable
 class Bench(Protocol):
     """All that a stage may see: the subject is the trial's own, the rest is shared by all trials.
 
-    A stage changes `subject.model`, or puts another subject in its place.
+    A stage changes `subject.model`, or puts another subject in its place. `model`, `data` and
+    `processor` are the subject's: another model reads the same rows with a tokenizer of its own.
     """
 
     subject: Subject
@@ -134,6 +153,7 @@ class Bench(Protocol):
     def device(self) -> torch.device: ...
     @property
     def cache(self) -> Cache: ...
+    def open(self, model: ModelSpec) -> Subject: ...
     def stats(self, method: type[Calibrates]) -> Stats: ...
     def batches(self, role: Role) -> Iterator[Batch]: ...
     def measure(self, names: Sequence[str], role: Role = "search") -> Measured: ...

@@ -26,7 +26,7 @@ from trainables.core.fork import fork
 from trainables.core.lineage import Lineage
 from trainables.core.types import Batch, PreTrainedModel, Stats
 from trainables.load import load
-from trainables.stage import Method, Stage, Subject, Summary
+from trainables.stage import Method, Stage, Summary
 
 
 def check_method(
@@ -143,7 +143,7 @@ def check_effects(
     found = {base.key: _identity(model)}
     for method in methods:
         own, summary = applied(method, model, batches)
-        key = Subject(own, base).after(method, summary).lineage.key
+        key = base.then(summary.effects, method.source()).key
         tensors = _identity(own)
         assert found.setdefault(key, tensors) == tensors, f"{method}: one effect, two models"
         assert summary.effects or tensors == found[base.key], f"{method}: no effect, a new model"

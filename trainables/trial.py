@@ -7,25 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from trainables.bench.bench import Bench, hardware
-from trainables.bench.data.fits import check_fits
-from trainables.bench.data.roles import Data, load_data
 from trainables.bench.metrics.cost import count_parameters
-from trainables.bench.models.check import check_model
-from trainables.bench.models.head import head_classes, pad_as
-from trainables.bench.models.load import load_config, load_model, load_processor, locate
 from trainables.bench.models.structure import stacks
+from trainables.bench.opening import open_subject
 from trainables.bench.training.loop import settle_products
-from trainables.core.cache import Cache, digest
+from trainables.core.cache import Cache
 from trainables.core.errors import PlanError, placed
-from trainables.core.lineage import Lineage, code, fingerprint
 from trainables.core.pictures import picture_data
 from trainables.core.spec import BenchSpec
 from trainables.core.types import PreTrainedModel, Progress
 from trainables.recover import Recover
-from trainables.stage import Stage, Subject, drain
+from trainables.stage import Stage, drain
 
 
 def open_bench(spec: BenchSpec) -> Bench:
@@ -35,44 +29,11 @@ def open_bench(spec: BenchSpec) -> Bench:
     """
     torch.set_num_threads(spec.threads)
     cache = Cache(Path(spec.cache), spec.cache_gb)
-    folder = locate(spec.model)
-    data, processor = _data(spec, folder)
     device = torch.device(spec.device)
     settle_products(device)
-    model = load_model(folder, spec.model, spec.data.task, data.labels).to(device)
-    pad_as(model, processor, spec.data.task)
-    identity = digest(fingerprint(folder, cache), spec.model.dtype, data.labels)
-    bench = Bench(spec, Subject(model, Lineage(identity)), processor, data, device, cache)
-    _check(bench)
+    bench = Bench(spec, open_subject(spec, device, cache), device, cache)
+    cache.release()
     return bench if spec.model.train is None else _trained(bench)
-
-
-def _data(spec: BenchSpec, folder: Path) -> tuple[Data, Any]:
-    """The rows as the model in that folder reads them, and what it reads them with."""
-    processor = load_processor(folder, spec.model, spec.data.task)
-    config = load_config(folder, spec.model)
-    data = load_data(
-        spec.data,
-        processor,
-        spec.data.seed_or(spec.seed),
-        encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
-        classes=head_classes(config, spec.data.task),
-    )
-    return data, processor
-
-
-def _check(bench: Bench) -> None:
-    """What the model cannot do is said before anything is measured; found out once per model."""
-    check_fits(bench.data, bench.model)
-
-    def check() -> bool:
-        check_model(bench.model, bench.data.batches("calibration")[0], bench.data.task)
-        return True
-
-    data = bench.data.fingerprint("calibration")
-    made_by = (code(), transformers.__version__, hardware(bench)["device"])
-    bench.cache.json("checked", digest(bench.base.lineage.key, data, *made_by), check)
-    bench.cache.release()
 
 
 def _trained(bench: Bench) -> Bench:
@@ -100,6 +61,7 @@ def run_stages(bench: Bench, stages: Sequence[Stage]) -> Generator[Progress, Non
     staged = time.perf_counter()
     metrics, same_as, scores = bench.measure(bench.spec.objectives)
     ended = time.perf_counter()
+    rows = bench.base.reading.data  # the study's, whatever a student reads them as
     return {
         "metrics": metrics,
         "scores": scores.text(),
@@ -111,8 +73,8 @@ def run_stages(bench: Bench, stages: Sequence[Stage]) -> Generator[Progress, Non
         "seconds": {"stages": staged - began, "evaluate": ended - staged, "total": ended - began},
         "progress": progress,
         "hardware": hardware(bench),
-        "data": {role: bench.data.fingerprint(role) for role in ("calibration", "search")},
-        "data_form": bench.data.description,
+        "data": {role: rows.fingerprint(role) for role in ("calibration", "search")},
+        "data_form": rows.description,
     }
 
 

@@ -1,7 +1,7 @@
 """A real bench around a tiny model and tensors made up on the spot: no files, no tokenizer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from trainables.core.cache import Cache, digest, digest_tensors
 from trainables.core.lineage import Lineage
 from trainables.core.spec import BenchSpec, DataSpec, ModelSpec, Role, Task
 from trainables.core.types import Batch
-from trainables.stage import Stage, Subject, Summary, drain
+from trainables.stage import Reading, Stage, Subject, Summary, drain
 
 _SEEDS = {"calibration": 1, "train": 2, "search": 3, "held_out": 4}
 
@@ -74,8 +74,14 @@ def tiny_bench(
         naive=naive,
     )
     base = Lineage(digest_tensors(model.state_dict()))
-    data = TinyData(model, task)
-    return Bench(spec, Subject(model, base), None, data, torch.device("cpu"), Cache(folder))
+    reading = Reading(None, TinyData(model, task), ("a", "b", "c"))
+    return Bench(spec, Subject(model, base, reading), torch.device("cpu"), Cache(folder))
+
+
+def reading_of(bench: Bench, data: TinyData) -> Bench:
+    """The same bench with other data."""
+    reading = replace(bench.base.reading, data=data)
+    return replace(bench, base=replace(bench.base, reading=reading))
 
 
 def do(bench: Bench, *stages: Stage) -> list[Summary]:

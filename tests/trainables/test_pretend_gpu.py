@@ -22,7 +22,7 @@ from transformers import (
 
 from tests.methods import METHODS
 from tests.support import families
-from tests.support.benches import TinyData, do, tiny_bench
+from tests.support.benches import TinyData, do, reading_of, tiny_bench
 from tests.support.planted import tiny
 from tests.support.pretend_gpu import NAME, Literals, Pretend, moved
 from tests.support.routing import write_study
@@ -86,7 +86,8 @@ def opened(folder: Path, name: str, *, there: bool) -> Bench:
     """A bench of a family of the contract, here or on the pretended device."""
     model = families.build(name)
     bench = tiny_bench(folder / ("there" if there else "here"), moved(model) if there else model)
-    bench.data = TinyData(model, "classification", made={r: families.batches(name) for r in ROLES})  # type: ignore[assignment]
+    made = {role: families.batches(name) for role in ROLES}
+    bench = reading_of(bench, TinyData(model, "classification", made=made))
     return replace(bench, device=DEVICE) if there else bench
 
 

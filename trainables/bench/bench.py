@@ -6,28 +6,25 @@ lineage of the model they belong to. With `spec.naive` nothing is shared.
 """
 
 import dataclasses
-import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers import PreTrainedModel
 
-from trainables.bench.data.roles import Data
 from trainables.bench.metrics.catalogue import is_timed
 from trainables.bench.metrics.evaluate import Measure, measure_items
 from trainables.bench.models.batches import ready
+from trainables.bench.opening import device_name, open_subject
 from trainables.core.cache import Cache, digest
 from trainables.core.lineage import Lineage, code, reference_version, source_version
 from trainables.core.scores import Scores, from_text
-from trainables.core.spec import BenchSpec, Role
+from trainables.core.spec import BenchSpec, ModelSpec, Role
 from trainables.core.types import Batch, Stats
-from trainables.stage import Calibrates, Measured, Method, Subject
+from trainables.stage import Calibrates, Measured, Method, Rows, Subject
 
 
 @dataclass
@@ -36,11 +33,10 @@ class Bench:
 
     spec: BenchSpec
     base: Subject
-    processor: Any
-    data: Data
     device: torch.device
     cache: Cache
     by: str = ""  # whom measurements are noted for: "study/number"
+    others: dict[str, Subject] = field(default_factory=dict)  # opened so far, shared by all forks
     subject: Subject = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,6 +46,16 @@ class Bench:
     def model(self) -> PreTrainedModel:
         """The trial's own model, as it is now."""
         return self.subject.model
+
+    @property
+    def data(self) -> Rows:
+        """The rows as that model reads them."""
+        return self.subject.reading.data
+
+    @property
+    def processor(self) -> Any:
+        """What it reads them with."""
+        return self.subject.reading.processor
 
     @property
     def lineage(self) -> Lineage:
@@ -63,6 +69,16 @@ class Bench:
     def fork(self, by: str = "") -> "Bench":
         """The same bench with a fresh fork of the base model, and its lineage."""
         return dataclasses.replace(self, by=by)
+
+    def open(self, model: ModelSpec) -> Subject:
+        """Another model, ready to be a subject: loaded once per worker, reading the bench's rows
+        in its own way. Raises UserError, as for the bench's own model."""
+        key = model.model_dump_json()
+        if key not in self.others:
+            spec = self.spec.model_copy(update={"model": model})
+            self.others[key] = open_subject(spec, self.device, self.cache)
+        found = self.others[key]
+        return dataclasses.replace(found.fork(), start=found.model)
 
     def batches(self, role: Role) -> Iterator[Batch]:
         """A role's batches, with labels, on the device and in the model's dtype."""
@@ -96,7 +112,7 @@ class Bench:
         known = {name: entry for name, entry in entries.items() if entry is not None}
         found = {name: _read(name, entry) for name, entry in known.items()}
         missing = [name for name in names if name not in known]
-        items = self.data.fingerprint(role)
+        items = self.base.reading.data.fingerprint(role)  # the same rows, whoever reads them
         for name, one in (measure_items(self, missing, role) if missing else {}).items():
             found[name] = one
             if name in keys:
@@ -131,25 +147,13 @@ def _read(name: str, entry: Mapping[str, Any]) -> Measure:
 
 def hardware(bench: Bench) -> dict[str, Any]:
     """Where numbers come from."""
-    name = torch.cuda.get_device_name() if bench.device.type == "cuda" else _processor()
     return {
-        "device": name,
+        "device": device_name(bench.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": sys.version.split()[0],
     }
-
-
-@cache
-def _processor() -> str:
-    """`cpu`, and what it is called."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # no Linux
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"cpu ({(names or [platform.processor() or platform.machine()])[0]})"
 
 
 def metric_version(name: str, custom: Mapping[str, str]) -> str:

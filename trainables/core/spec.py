@@ -187,6 +187,16 @@ class DataSpec(Spec):
         return studys if self.seed is None else self.seed
 
 
+class TextsSpec(Spec):
+    """Raw texts beside the rows: of no class, and none that stands in a role."""
+
+    dataset: str  # hub id, local file or folder, or asset:NAME
+    subset: str | None = None
+    split: str | None = None  # None: the first one
+    column: str | None = None  # None: found
+    rows: Count = 2048  # at most so many, drawn from all of the split
+
+
 class BenchSpec(Spec):
     """Everything a worker needs to set up a bench."""
 

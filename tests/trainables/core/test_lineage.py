@@ -25,7 +25,7 @@ from trainables.core.lineage import (
     source_version,
 )
 from trainables.omission import Omission
-from trainables.stage import Removed, Stage, Subject
+from trainables.stage import Reading, Removed, Stage, Subject
 from trainables.wanda import Zeroed
 
 SKIP = Removed((1, 2))
@@ -120,7 +120,13 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
 
 def steps_of(stage: Stage) -> Lineage:
     model: Any = torch.nn.Identity()
-    return Subject(model, Lineage("base")).after(stage, stage.apply(model, {})).lineage  # type: ignore[attr-defined]
+    return (
+        Subject(model, Lineage("base"), Reading(None, None))
+        .after(  # type: ignore[arg-type]
+            stage, stage.apply(model, {})
+        )
+        .lineage
+    )
 
 
 def test_a_corrected_method_is_another_lineage(own: Callable[..., ModuleType]) -> None:

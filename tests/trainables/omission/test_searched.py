@@ -18,7 +18,7 @@ from trainables.core.types import Batch
 from trainables.omission import Omission, SearchedOmission, evaluator
 from trainables.omission.evaluator import PrefixEvaluator, alone
 from trainables.omission.losses import kl, ppl
-from trainables.stage import Removed, Subject, drain
+from trainables.stage import Reading, Removed, Subject, drain
 
 
 class TextData:
@@ -53,7 +53,8 @@ def a_bench(folder: Path, task: Task = "language-modelling", *, naive: bool = Fa
         "Speaker", (), {**vars(speaker), "__call__": lambda _, *a, **k: speaker_of(*a)}
     )()
     device = torch.device("cpu")
-    return Bench(spec, Subject(model, Lineage("tiny")), processor, data, device, Cache(folder))
+    subject = Subject(model, Lineage("tiny"), Reading(processor, data))
+    return Bench(spec, subject, device, Cache(folder))
 
 
 @pytest.mark.parametrize("loss", ["ppl", "kl"])

@@ -11,15 +11,16 @@ import datasets
 
 from trainables.bench.data.sources import Splits, open_splits
 from trainables.bench.data.split import MEASURED, Drawing, Taken
-from trainables.bench.data.tasks.adapter import TaskAdapter
+from trainables.bench.data.tasks.adapter import TaskAdapter, folded
 from trainables.bench.data.tasks.generation import Generation
 from trainables.bench.data.tasks.images import ImageClassification
-from trainables.bench.data.tasks.text import Classification, MultipleChoice
+from trainables.bench.data.tasks.text import Classification, Labelled, MultipleChoice
 from trainables.bench.data.tasks.windows import LanguageModelling
 from trainables.bench.data.tokenize import unknown_id
+from trainables.bench.data.unlabelled import raw_texts
 from trainables.core.errors import DataError, near
-from trainables.core.spec import DataSpec, Role, Task
-from trainables.core.types import Batch
+from trainables.core.spec import DataSpec, Role, Task, TextsSpec
+from trainables.core.types import IGNORED, Batch
 
 log = logging.getLogger(__name__)
 _DRAWING_ORDER: tuple[Role, ...] = ("held_out", "search", "calibration", "train")
@@ -44,6 +45,7 @@ class Data:
         self._items: dict[Role, list[Any]] = {}
         self._batches: dict[Role, list[Batch]] = {}
         self._fingerprints: dict[Role, str] = {}
+        self._texts: dict[str, list[str]] = {}
 
     @property
     def description(self) -> dict[str, Any]:
@@ -95,6 +97,25 @@ class Data:
         """The items of each batch."""
         items, size = self.items(role), self.spec.batch_size
         return [items[start : start + size] for start in range(0, len(items), size)]
+
+    def more_texts(self, spec: TextsSpec, seed: int) -> list[str]:
+        """Texts from elsewhere that stand in no role; read once."""
+        key = f"{seed} {spec.model_dump_json()}"
+        if key not in self._texts:
+            self.settle()
+            known = [folded(item.text) for items in self._items.values() for item in items]
+            self._texts[key] = raw_texts(spec, seed, known)
+        return self._texts[key]
+
+    def encoded(self, texts: Sequence[str]) -> list[Batch]:
+        """Batches of texts without a class, on the CPU; their labels are to be ignored."""
+        size, items = self.spec.batch_size, [Labelled(text, None, IGNORED) for text in texts]
+        starts = range(0, len(items), size)
+        made = [self.adapter.batch(items[i : i + size], "train") for i in starts]
+        for check in self._checks:
+            for batch in made:
+                check(batch)
+        return made
 
     def hold_to(self, check: Callable[[Batch], None]) -> None:
         """Check every batch, those made so far and those to come; it raises what is wrong."""

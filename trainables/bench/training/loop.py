@@ -8,7 +8,7 @@ import os
 import pickle
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -57,6 +57,7 @@ class Recipe:
         best: what decides which epoch's weights stay: its name in what `judge` says, and whether
             more is better. By default the last epoch's, or with patience the least `search_loss`.
         still: blocks that do not learn.
+        beside: what learns along and is no part of the model.
         zeros: (a parameter, where it stays zero); looked at after every step.
         before: called before every step, with how many there were.
     """
@@ -73,6 +74,7 @@ class Recipe:
     patience: int = 0
     best: tuple[str, bool] | None = None
     still: Sequence[int] = ()
+    beside: nn.Module = field(default_factory=nn.Module)
     zeros: Sequence[tuple[Tensor, Tensor]] = ()
     before: Callable[[int], None] = lambda step: None
 
@@ -104,7 +106,8 @@ class Training:
 
     def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
-        self.learnable = [p for p in model.parameters() if p.requires_grad]
+        everything = (*model.parameters(), *recipe.beside.parameters())
+        self.learnable = [p for p in everything if p.requires_grad]
         spec, total = recipe.spec, recipe.spec.epochs * recipe.steps
         self.optimiser = _OPTIMISERS[spec.optimiser](
             _groups(self.learnable, recipe.decays, spec.weight_decay),
@@ -176,6 +179,7 @@ class Training:
         """Everything needed to go on, written whole or not at all."""
         state = {
             "model": learned_of(self.model),
+            "beside": self.recipe.beside.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "progress": self.progress,
@@ -198,6 +202,7 @@ class Training:
             mine = tensors_of(self.model)
             for name, value in state["model"].items():
                 mine[name].copy_(value)
+        self.recipe.beside.load_state_dict(state["beside"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.progress, self.best = state["progress"], state["best"]

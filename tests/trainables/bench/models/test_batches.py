@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.benches import TinyData, tiny_bench
+from tests.support.benches import TinyData, reading_of, tiny_bench
 from tests.support.families import batch_of, kind
 from tests.support.planted import tiny
 from trainables.bench.metrics.predictions import Evaluation
@@ -46,7 +46,7 @@ def test_an_encoder_decoder_that_classifies_is_retrained(tmp_path: Path) -> None
     model = kind("bart_classifier")
     bench = tiny_bench(tmp_path, model)
     made = {role: [batch_of(model)] for role in ("calibration", "train", "search", "held_out")}
-    bench.data = TinyData(model, "classification", made=made)
+    bench = reading_of(bench, TinyData(model, "classification", made=made))
     before = bench.measure(["loss"]).values["loss"]
     drain(Recover(epochs=3, lr=1e-3, batch_size=2, schedule="constant").on(bench))
     bench.subject = bench.subject.after(Recover(), drain(Recover(epochs=1).on(bench)))

@@ -1,0 +1,71 @@
+"""Opening a model for a bench: loaded, on the device, with the study's rows as it reads them."""
+
+import platform
+from functools import cache
+from pathlib import Path
+
+import torch
+import transformers
+
+from trainables.bench.data.fits import check_fits
+from trainables.bench.data.roles import Data, load_data
+from trainables.bench.models.check import check_model
+from trainables.bench.models.head import head_classes, pad_as
+from trainables.bench.models.load import load_config, load_model, load_processor, locate
+from trainables.core.cache import Cache, digest
+from trainables.core.lineage import Lineage, code, fingerprint
+from trainables.core.spec import BenchSpec
+from trainables.stage import Reading, Subject
+
+
+def open_subject(spec: BenchSpec, device: torch.device, cache: Cache) -> Subject:
+    """The model that a spec names, as a subject.
+
+    Raises UserError, with one message for the user.
+    """
+    task, folder = spec.data.task, locate(spec.model)
+    processor = load_processor(folder, spec.model, task)
+    config = load_config(folder, spec.model)
+    head = head_classes(config, task)
+    data = load_data(
+        spec.data,
+        processor,
+        spec.data.seed_or(spec.seed),
+        encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
+        classes=head,
+    )
+    model = load_model(folder, spec.model, task, data.labels).to(device)
+    pad_as(model, processor, task)
+    identity = digest(fingerprint(folder, cache), spec.model.dtype, data.labels)
+    subject = Subject(model, Lineage(identity), Reading(processor, data, head))
+    _check(subject, data, cache)
+    return subject
+
+
+def _check(subject: Subject, data: Data, cache: Cache) -> None:
+    """What the model cannot do is said before anything is measured; found out once per model."""
+    check_fits(data, subject.model)
+
+    def check() -> bool:
+        check_model(subject.model, data.batches("calibration")[0], data.task)
+        return True
+
+    made_by = (code(), transformers.__version__, device_name(subject.model.device))
+    key = digest(subject.lineage.key, data.fingerprint("calibration"), *made_by)
+    cache.json("checked", key, check)
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is called: where numbers come from."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else _processor()
+
+
+@cache
+def _processor() -> str:
+    """`cpu`, and what it is called."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # no Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"cpu ({(names or [platform.processor() or platform.machine()])[0]})"
