@@ -5,9 +5,7 @@ again under their number, and the rest of the budget runs.
 """
 
 import contextlib
-import os
 import secrets
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -45,7 +43,7 @@ from search.study.starting_points import read_point
 from spaces.space import Space
 from trainables.core.cache import write_durably
 from trainables.core.errors import UserError, placed
-from trainables.core.places import CHECKOUT
+from trainables.core.places import git_commit
 from trainables.core.scores import from_text, scores_file
 from trainables.stage import Facts
 
@@ -267,16 +265,3 @@ def open_journal(study: Study, storage: RDBStorage, driver: Driver) -> Journal:
     """The study's journal with its objectives and constraints."""
     known = {limit.key: limit for limit in study.limits}
     return Journal(storage, study.name, study.objectives, known, driver)
-
-
-def git_commit() -> str | None:
-    """The commit of the code that runs, with a mark where files differ from it.
-
-    Where the code came without its history (a cluster, a job), what RAYDUCE_COMMIT says.
-    """
-    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return os.environ.get("RAYDUCE_COMMIT") or None
-    return found.stdout.strip()

@@ -80,6 +80,8 @@ def evaluate(
     with _opened(study, workers, budget, storage) as (route, pool):
         found, timing = route.evaluation(pool), speed(route.timing(pool))
         console().print(table(found))
+        if found.harness:
+            console().print(harness_table(found))
         note(keep(route, found, timing))
     say(
         f"speed-up with the router's time: prefill {timing['prefill_speedup']:.2f}, generation "
@@ -115,6 +117,20 @@ def table(found: "Evaluation") -> "Table":
         rates = [f"{row[task]:.1%}" for task in [*found.tasks, "mean"]]
         rest = [f"{row[key]:.3f}" if key in row else "" for key in ("likelihood", "regret")]
         shown.add_row(name, *rates, *rest)
+    return shown
+
+
+def harness_table(found: "Evaluation") -> "Table":
+    """The harness's scores with their standard errors, for people."""
+    from rich.table import Table
+
+    first = next(iter(found.harness.values()))
+    names = [name for name in first if not name.endswith("_stderr")]
+    shown = Table("lm-evaluation-harness", *names)
+    for way, row in found.harness.items():
+        errors = [row.get(f"{name}_stderr") for name in names]
+        told = [f" ± {error:.1%}" if error is not None else "" for error in errors]
+        shown.add_row(way, *(f"{row[n]:.1%}{e}" for n, e in zip(names, told, strict=True)))
     return shown
 
 

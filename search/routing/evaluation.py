@@ -55,6 +55,7 @@ class Evaluation:
     Attributes:
         replaced: likelihoods that are no finite numbers, and count as the worst.
         dropped: items without any, which likelihood and regret leave out.
+        harness: the same ways by the tasks of lm-evaluation-harness, where the study names some.
     """
 
     rows: dict[str, Row]
@@ -62,6 +63,7 @@ class Evaluation:
     router_share: dict[int, float] = field(default_factory=dict)  # how often each set is chosen
     replaced: int = 0
     dropped: int = 0
+    harness: dict[str, Row] = field(default_factory=dict)
 
     @property
     def beats_static(self) -> bool:
@@ -90,20 +92,13 @@ def evaluate(
     """
     rows, replaced, dropped = finite_rows([item.likelihood for item in items])
     items = [replace(item, likelihood=row) for item, row in zip(items, rows, strict=True)]
-    training = [row for row in finite_rows(training)[0] if row]
     sets = range(len(items[0].right))
-    static = max(sets, key=lambda s: sum(row[s] for row in training))
-    often = Counter(max(sets, key=lambda s: row[s]) for row in training)
     hindsight = max(
         sets, key=lambda s: _accuracy(items, [float(i.right[s]) for i in items])["mean"]
     )
     picks = {ROUTER: list(chosen)} | {
         name: [index] * len(items)
-        for name, index in (
-            (HINDSIGHT, hindsight),
-            (STATIC, static),
-            (MAJORITY, often.most_common(1)[0][0]),
-        )
+        for name, index in ({HINDSIGHT: hindsight} | by_training(training)).items()
     }
     table = {DENSE: _accuracy(items, [float(item.dense) for item in items])}
     table |= {name: _policy(items, pick) for name, pick in picks.items()}
@@ -119,6 +114,17 @@ def evaluate(
         replaced,
         dropped,
     )
+
+
+def by_training(training: Sequence[Sequence[float]]) -> dict[str, int]:
+    """The ways that choose one set for all prompts, by the likelihoods of the training items."""
+    rows = [row for row in finite_rows(training)[0] if row]
+    sets = range(len(rows[0]))
+    often = Counter(max(sets, key=lambda s: row[s]) for row in rows)
+    return {
+        STATIC: max(sets, key=lambda s: sum(row[s] for row in rows)),
+        MAJORITY: often.most_common(1)[0][0],
+    }
 
 
 def _numbered(items: Sequence[Judged]) -> list[Judged]:

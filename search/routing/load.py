@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from search.errors import StudyError
 from search.journal.store import Store
-from search.study.checks import source_problems
-from search.study.load import parse_tables, read_text, resolved
+from search.study.checks import harness_missing, source_problems
+from search.study.load import parse_tables, read_text, resolved, resolved_tasks
 from search.study.messages import explain
 from search.study.schema import TAKEN, Resources
 from trainables.core.errors import UserError
@@ -72,6 +72,11 @@ def _problems(spec: RouteSpec) -> Iterator[UserError]:
             yield from source_problems(key, name, "model")
     for name, task in spec.tasks.items():
         yield from source_problems(f"tasks.{name}.dataset", task.dataset, "data")
+        if task.harness is not None:
+            do = '[evaluation] harness = "arc_easy,piqa" judges by such tasks'
+            yield UserError(f"tasks.{name}.harness", got=task.harness, allowed="nothing", do=do)
+    if spec.evaluation.harness and (missing := harness_missing("evaluation.harness")):
+        yield missing
     if spec.sets.file and not Path(spec.sets.file).expanduser().is_file():
         yield UserError("sets.file: no such file", got=spec.sets.file)
     if not spec.routed():
@@ -81,6 +86,7 @@ def _problems(spec: RouteSpec) -> Iterator[UserError]:
 def _absolute(spec: RouteSpec) -> RouteSpec:
     """Local paths made absolute, as workers run in other folders."""
     sets, router, search = spec.sets, spec.router, spec.search
+    judged = {"harness": resolved_tasks(spec.evaluation.harness)}
     file = str(Path(sets.file).expanduser().absolute()) if sets.file else None
     return spec.model_copy(
         update={
@@ -89,6 +95,7 @@ def _absolute(spec: RouteSpec) -> RouteSpec:
             "router": router.model_copy(update={"encoder": resolved(router.encoder)}),
             "search": search.model_copy(update={"encoders": tuple(map(resolved, search.encoders))}),
             "sets": sets.model_copy(update={"file": file}),
+            "evaluation": spec.evaluation.model_copy(update=judged),
             "tasks": {
                 name: task.model_copy(update={"dataset": resolved(task.dataset)})
                 for name, task in spec.tasks.items()

@@ -23,6 +23,7 @@ from search.routing.evaluation import (
 from search.routing.load import store_of
 from search.routing.stages import Route
 from trainables.core.cache import digest
+from trainables.core.places import git_commit
 from trainables.routing.spec import RouteSpec
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def keep(route: Route, found: Evaluation, timing: Mapping[str, float]) -> str:
 
 def _write(ledger: Ledger, route: Route, found: Evaluation, timing: Mapping[str, float]) -> str:
     run_id, client = _run(ledger, route.spec), ledger.client
-    tags = {"state": "finished", NOTE: found.verdict()}
+    commit = git_commit() or "unknown"
+    tags = {"state": "finished", NOTE: found.verdict(), "git_commit": commit}
+    tags["mlflow.source.git.commit"] = commit
     client.log_batch(run_id, params=as_params(_params(route.spec)), tags=as_tags(tags))
     for metrics in batches(_metrics(found, timing)):
         client.log_batch(run_id, metrics=metrics)
@@ -101,6 +104,9 @@ def _metrics(found: Evaluation, timing: Mapping[str, float]) -> list["Metric"]:
             kind = f"accuracy/{name}" if name in found.tasks else name
             kind = "accuracy" if name == "mean" else kind
             values[f"{SHORT[policy]}/{kind}"] = value
+    for policy, row in found.harness.items():
+        way = SHORT.get(policy, policy.replace(" ", "_"))
+        values |= {f"{way}/harness/{name}": value for name, value in row.items()}
     values |= {f"router/share/{index}": share for index, share in found.router_share.items()}
     values |= {f"speed/{name}": value for name, value in timing.items()}
     return as_metrics([(name, value, 0) for name, value in values.items()], millis(None))

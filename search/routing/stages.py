@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 
 from search.engine.pool import Pool, Tell, WorkItem, finish, open_pool
 from search.journal.lock import study_lock
-from search.routing.evaluation import Evaluation, evaluate, judge
+from search.routing.evaluation import Evaluation, by_training, evaluate, judge
+from search.routing.harness import Asked, harness_rows
 from search.routing.load import resources_of, store_of
 from search.routing.router_search import search_router
 from trainables.core.cache import digest, write_durably
@@ -195,10 +196,35 @@ class Route:
         chosen = self._one(pool, "choose", router=str(router), prompts=prompts)
         training = pq.read_table(self.root / "router.parquet")["likelihood"].to_pylist()
         found = evaluate(judged, chosen, training)
+        found.harness = self._harness(pool, router, sets, by_training(training))
         if told := found.told():
             self.tell(f"evaluation: {told}")
         write_durably(self.root / "evaluation.json", json.dumps(asdict(found), indent=2))
         return found
+
+    def _harness(
+        self, pool: Pool, router: Path, sets: Sequence[Omit], fixed: Mapping[str, int]
+    ) -> dict[str, dict[str, float]]:
+        """The same ways of choosing by the tasks of lm-evaluation-harness, if there are any."""
+        contents: dict[str, str] = self.identity(pool)["harness"]
+        under = {
+            task: [self._answers(pool, task, content, omit) for omit in sets]
+            for task, content in contents.items()
+        }
+        finish(pool, [item for items in under.values() for item in items])
+        asked = {task: [item.result() for item in items] for task, items in under.items()}
+        tasks = {}
+        for task, answers in asked.items():
+            prompts = [one["prompt"] for one in answers[0]]
+            chosen = self._one(pool, "choose", router=str(router), prompts=prompts)
+            tasks[task] = Asked(answers, chosen)
+        return harness_rows(tasks, fixed) if tasks else {}
+
+    def _answers(self, pool: Pool, task: str, content: str, omit: Omit) -> WorkItem:
+        wanted, size = self.spec.evaluation, self.spec.dataset.batch_size
+        key = self.key(pool, content, omit, wanted.questions, wanted.max_length, size)
+        path = self.root / "evaluation" / f"harness-{task.replace('/', '_')}-{key}.json"
+        return WorkItem(path, "harness", {"task": task, "omit": omit})
 
     def timing(self, pool: Pool) -> dict[str, float]:
         """Seconds and bytes; measured once, as it is never the same twice."""

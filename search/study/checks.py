@@ -139,9 +139,16 @@ def _harness(study: Study) -> Iterator[UserError]:
     if asked and study.data.harness is None:
         allowed = 'its tasks or their files, such as harness = "arc_easy,piqa"'
         yield UserError(f"data.harness: missing, for {', '.join(asked)}", allowed=allowed)
-    if study.data.harness is not None and importlib.util.find_spec("lm_eval") is None:
-        what, do = "data.harness: lm-evaluation-harness is not installed", "or leave it out"
-        yield UserError(what, allowed="after pip install 'rayduce[harness]'", do=do)
+    if study.data.harness is not None and (missing := harness_missing("data.harness")):
+        yield missing
+
+
+def harness_missing(key: str) -> UserError | None:
+    """A word where lm-evaluation-harness is not installed."""
+    if importlib.util.find_spec("lm_eval") is not None:
+        return None
+    what = f"{key}: lm-evaluation-harness is not installed"
+    return UserError(what, allowed="after pip install 'rayduce[harness]'", do="or leave it out")
 
 
 def _asked_by_the_space(study: Study) -> Iterator[tuple[str, str]]:

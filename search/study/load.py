@@ -117,14 +117,14 @@ def _overridden(tables: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
 def _absolute(study: Study) -> Study:
     """Local paths made absolute, as workers run in other folders."""
     model = study.model.model_copy(update={"id": resolved(study.model.id)})
-    read = {"dataset": resolved(study.data.dataset), "harness": _resolved_tasks(study.data.harness)}
+    read = {"dataset": resolved(study.data.dataset), "harness": resolved_tasks(study.data.harness)}
     data = study.data.model_copy(update=read)
     folder = Path(os.path.expanduser(study.storage.folder)).absolute()
     storage = study.storage.model_copy(update={"folder": str(folder)})
     return study.model_copy(update={"model": model, "data": data, "storage": storage})
 
 
-def _resolved_tasks(harness: str | None) -> str | None:
+def resolved_tasks(harness: str | None) -> str | None:
     """The tasks of the harness, those that are files by absolute paths."""
     if harness is None:
         return None

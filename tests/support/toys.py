@@ -82,3 +82,31 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
         "{% endfor %}{% if add_generation_prompt %}<turn>assistant:{% endif %}"
     )
     return tokenizer
+
+
+HARNESS_TASK = """
+task: tiny_piqa
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {file}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "Question: {{{{goal}}}}\\nAnswer:"
+doc_to_target: label
+doc_to_choice: "{{{{[sol1, sol2]}}}}"
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+  - metric: acc_norm
+    aggregation: mean
+    higher_is_better: true
+"""
+
+
+def harness_task(folder: Path, rows: list[dict[str, Any]]) -> str:
+    """A task of lm-evaluation-harness with these rows; its file."""
+    (folder / "docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "tiny.yaml").write_text(HARNESS_TASK.format(file=folder / "docs.jsonl"))
+    return str(folder / "tiny.yaml")

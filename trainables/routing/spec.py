@@ -66,6 +66,9 @@ class EvaluationSpec(Spec):
 
     prompts: Count = 8  # to time
     new_tokens: Count = 32
+    harness: str | None = None  # tasks of lm-evaluation-harness, or their files, to judge by too
+    questions: Count | None = None  # of each of its tasks, drawn by the study's seed; None: all
+    max_length: Count = 1024  # tokens of such a question with an answer
 
 
 class RouteResources(Spec):
@@ -95,6 +98,19 @@ class RouteSpec(Spec):
     def encoders(self) -> list[str]:
         """Every encoder that a router may start from."""
         return list(dict.fromkeys([self.router.encoder, *self.search.encoders]))
+
+    def harness_data(self) -> DataSpec | None:
+        """How the harness's questions are read; None where no such task is named."""
+        wanted = self.evaluation
+        if wanted.harness is None:
+            return None
+        return DataSpec(
+            dataset="harness",
+            task="multiple-choice",
+            harness=wanted.harness,
+            max_length=wanted.max_length,
+            batch_size=self.dataset.batch_size,
+        )
 
     def routed(self) -> list[str]:
         """The tasks that sets and router may learn from."""

@@ -4,6 +4,7 @@ A worker loads the model once. Everything it returns is plain data that depends 
 study and what was asked for, so that any worker, at any time, returns the same.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -28,9 +29,11 @@ from trainables.bench.models.load import (
     locate,
 )
 from trainables.bench.models.structure import blocks, fixed_blocks
+from trainables.bench.models.surgery import remove_blocks
 from trainables.bench.training.loop import settle_products
 from trainables.core.cache import Cache, digest
 from trainables.core.errors import ModelError, PlanError
+from trainables.core.fork import fork
 from trainables.core.lineage import code, fingerprint
 from trainables.core.spec import ModelSpec, Role
 from trainables.omission import losses
@@ -123,7 +126,16 @@ class RouteWork:
             for task in self.spec.tasks
         }
         encoders = {name: self._encoder(name) for name in self.spec.encoders()}
-        return {"model": self.lineage, "encoders": encoders, "tasks": asked}
+        found = {"model": self.lineage, "encoders": encoders, "tasks": asked}
+        return found | {"harness": self._harness_tasks()}
+
+    def _harness_tasks(self) -> dict[str, str]:
+        """What the harness's tasks ask, where the study names some."""
+        if (wanted := self.spec.evaluation.harness) is None:
+            return {}
+        from trainables.bench.metrics.harness import task_contents
+
+        return task_contents(wanted)
 
     def _encoder(self, name: str) -> str:
         """Its content, after a try whether it can be a router."""
@@ -231,6 +243,20 @@ class RouteWork:
             "tokens": [len(rows[choice][1]) for choice in choices],
             "characters": [item.characters[choice] for choice in choices],
         }
+
+    def harness(self, task: str, omit: Omit) -> list[Record]:
+        """The answers of the model without some blocks to a task of lm-evaluation-harness."""
+        from trainables.bench.metrics.harness import harness_answers, task_sizes
+
+        data, model = self.spec.harness_data(), fork(self.model)
+        assert data is not None and data.harness is not None
+        if omit:
+            remove_blocks(model, tuple(omit))
+        count = task_sizes(data.harness)[task]
+        most = min(self.spec.evaluation.questions or count, count)
+        order = random.Random(f"{self.spec.seed} {task}").sample(range(count), count)
+        asked = {task: sorted(order[:most])}
+        return harness_answers(model, self.tokenizer, data, asked)[task]
 
     def train(self, settings: Record, dataset: str, folder: str) -> Record:
         """Train a router on stage 2's data set; returns its report."""

@@ -12,8 +12,11 @@ from search.routing.stages import Route
 from tests.support.routing import invoke, write_study
 
 
-def test_the_evaluation_is_one_run_in_the_ledger(whole: Route, made: Path, tmp_path: Path) -> None:
+def test_the_evaluation_is_one_run_in_the_ledger(
+    whole: Route, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = write_study(made, tmp_path)
+    monkeypatch.setattr("search.routing.record.git_commit", lambda: "0123abc")
     for _ in range(2):
         assert "ledger: run " in invoke("eval", file, whole)
     client = open_client(tracking_uri(store_of(whole.spec)))
@@ -25,6 +28,8 @@ def test_the_evaluation_is_one_run_in_the_ledger(whole: Route, made: Path, tmp_p
     assert found["oracle/accuracy/sums"] == rows[ORACLE]["sums"]
     assert found["router/regret"] == rows[ROUTER]["regret"]
     assert found["speed/prefill_speedup"] > 0
+    commits = {run.data.tags[name] for name in ("git_commit", "mlflow.source.git.commit")}
+    assert commits == {"0123abc"}
     assert run.info.status == "FINISHED" and run.data.params["budget"] == "2"
     kept = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert kept == {"sets.csv", "router.json", "evaluation.json"}

@@ -9,9 +9,11 @@ import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from lm_eval import simple_evaluate
@@ -22,11 +24,14 @@ from lm_eval.tasks import TaskManager
 from trainables.bench.data.prompts import Question
 from trainables.bench.data.tokenize import Ids, continued, question_ids
 from trainables.bench.models.batches import ready
-from trainables.core.errors import MetricError, near
+from trainables.core.cache import digest
+from trainables.core.errors import MetricError, UserError, near
 from trainables.core.spec import DataSpec, Role
 from trainables.core.types import IGNORED, PreTrainedModel
 
 SCORES = ("acc", "acc_norm")
+KINDS = ("multiple_choice", "loglikelihood")
+Answer: TypeAlias = dict[str, Any]
 
 
 def harness_scores(
@@ -39,24 +44,92 @@ def harness_scores(
     """
     if spec.harness is None:
         raise MetricError("acc and acc_norm need tasks", do='[data] harness = "arc_easy,piqa"')
-    try:
-        manager, counts = _tasks(spec.harness, _contents(spec.harness))
-        picked = {
-            name: _part(count, spec, role, f"{seed} {name}") for name, count in counts.items()
+    counts = task_sizes(spec.harness)
+    picked = {name: _part(count, spec, role, f"{seed} {name}") for name, count in counts.items()}
+    found = _evaluated(model, tokenizer, spec, picked)
+    return dict(_means([found["results"][name] for name in counts]))
+
+
+def harness_answers(
+    model: PreTrainedModel, tokenizer: Any, spec: DataSpec, picked: Mapping[str, Sequence[int]]
+) -> dict[str, list[Answer]]:
+    """Every question on its own, as tasks of choices score it.
+
+    Args:
+        picked: task -> the numbers of the questions to ask.
+
+    Returns:
+        task -> for each question its `prompt`, and `acc` and `acc_norm` where the task has them.
+    """
+    found = _evaluated(model, tokenizer, spec, picked, samples=True)["samples"]
+    return {
+        name: [
+            {"prompt": one["arguments"][0][0]}
+            | {score: float(one[score]) for score in SCORES if score in one}
+            for one in sorted(found[name], key=lambda one: one["doc_id"])
+        ]
+        for name in picked
+    }
+
+
+def task_sizes(harness: str) -> dict[str, int]:
+    """How many questions each of the named tasks has.
+
+    Raises:
+        MetricError: there is no such task, or its questions cannot be had.
+    """
+    with _blaming(harness):
+        return _tasks(harness, _contents(harness))[1]
+
+
+def task_contents(harness: str) -> dict[str, str]:
+    """What each of the named tasks asks, by its content and the library's version."""
+    with _blaming(harness):
+        manager, counts = _tasks(harness, _contents(harness))
+        tasks = manager.load(list(counts))["tasks"]
+        version = metadata.version("lm_eval")
+        return {
+            name: digest(
+                version, tasks[name].dump_config(), [str(d) for d in tasks[name].eval_docs]
+            )
+            for name in counts
         }
-        found = simple_evaluate(
+
+
+def _evaluated(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    spec: DataSpec,
+    picked: Mapping[str, Sequence[int]],
+    *,
+    samples: bool = False,
+) -> dict[str, Any]:
+    """The harness's own answer on some questions of the tasks."""
+    assert spec.harness is not None
+    with _blaming(spec.harness):
+        manager, _ = _tasks(spec.harness, _contents(spec.harness))
+        found: dict[str, Any] = simple_evaluate(
             _Resident(model, tokenizer, spec),
-            tasks=list(counts),
+            tasks=list(picked),
             task_manager=manager,
-            samples=picked,
-            log_samples=False,
+            samples={name: list(numbers) for name, numbers in picked.items()},
+            log_samples=samples,
             random_seed=None,
             numpy_random_seed=None,
             torch_random_seed=None,
         )
+        return found
+
+
+@contextmanager
+def _blaming(harness: str) -> Iterator[None]:
+    """What the library raises, as a message for the user."""
+    try:
+        yield
+    except UserError:
+        raise
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise MetricError(f'[data] harness = "{spec.harness}": {error}') from error
-    return dict(_means([found["results"][name] for name in counts]))
+        raise MetricError(f'harness = "{harness}": {error}') from error
 
 
 def _contents(harness: str) -> tuple[str, ...]:
@@ -78,7 +151,11 @@ def _tasks(harness: str, contents: tuple[str, ...]) -> tuple[TaskManager, dict[s
     found = manager.load(wanted)
     if found["groups"] or set(found["tasks"]) != set(wanted):
         do = f"name its tasks: {', '.join(list(found['tasks'])[:8])}"
-        raise MetricError(f'[data] harness = "{harness}" names a group of tasks', do=do)
+        raise MetricError(f'harness = "{harness}" names a group of tasks', do=do)
+    for name in wanted:
+        if (kind := found["tasks"][name].config.output_type) not in KINDS:
+            what = f'harness: task "{name}" is of type {kind}'
+            raise MetricError(what, allowed="tasks of choices, which have acc")
     return manager, {name: len(list(found["tasks"][name].eval_docs)) for name in wanted}
 
 
@@ -92,11 +169,11 @@ def _task_of(name: str, manager: TaskManager) -> str:
         path = Path(name)
         told = re.search(r"^task:\s*(\S+)", path.read_text(), re.M) if path.is_file() else None
         if told is None:
-            raise MetricError("[data] harness: no file of a task", got=name)
+            raise MetricError("harness: no file of a task", got=name)
         return told[1]
     if name not in manager.all_tasks:
         raise MetricError(
-            f'[data] harness: no task "{name}"{near(name, manager.all_tasks)}',
+            f'harness: no task "{name}"{near(name, manager.all_tasks)}',
             allowed="a name that `lm_eval ls tasks` lists, or a task's .yaml file",
         )
     return name
@@ -158,8 +235,8 @@ class _Resident(LM):  # type: ignore[misc]  # untyped
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Not offered: perplexities are measured on the study's own data."""
-        raise MetricError("[data] harness: tasks of running text are not offered")
+        raise MetricError("harness: tasks of running text are not offered")
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Not offered: tasks with choices have acc and acc_norm."""
-        raise MetricError("[data] harness: tasks that have texts written are not offered")
+        raise MetricError("harness: tasks that have texts written are not offered")

@@ -1,6 +1,5 @@
 """The harness on a resident model, with a task of a local file; skipped where it is not there."""
 
-import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,32 +9,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.support.toys import bytes_tokenizer, jsonl
+from tests.support.toys import HARNESS_TASK, bytes_tokenizer, harness_task, jsonl
 from trainables.bench.data.roles import load_data
 from trainables.bench.metrics.evaluate import measure_all
 from trainables.bench.metrics.predictions import Evaluation
 from trainables.core.errors import MetricError
 from trainables.core.spec import DataSpec
-
-TASK = """
-task: tiny_piqa
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: {file}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "Question: {{{{goal}}}}\\nAnswer:"
-doc_to_target: label
-doc_to_choice: "{{{{[sol1, sol2]}}}}"
-metric_list:
-  - metric: acc
-    aggregation: mean
-    higher_is_better: true
-  - metric: acc_norm
-    aggregation: mean
-    higher_is_better: true
-"""
 
 
 @pytest.fixture
@@ -78,19 +57,13 @@ def bench(folder: Path, rows: list[dict[str, Any]], harness: str | None) -> Simp
     )
 
 
-def task_file(folder: Path, rows: list[dict[str, Any]]) -> str:
-    (folder / "docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "tiny.yaml").write_text(TASK.format(file=folder / "docs.jsonl"))
-    return str(folder / "tiny.yaml")
-
-
 def test_accuracies_are_those_of_the_same_questions(
     tmp_path: Path, rows: list[dict[str, Any]]
 ) -> None:
     pytest.importorskip("lm_eval")
     from trainables.bench.metrics.harness import _part
 
-    made = bench(tmp_path, rows, task_file(tmp_path, rows))
+    made = bench(tmp_path, rows, harness_task(tmp_path, rows))
     for role in ("search", "held_out"):
         found = measure_all(made, ["acc", "acc_norm", "acc_stderr", "acc_norm_stderr"], role)
         part = _part(60, made.data.spec, role, "0 tiny_piqa")
@@ -105,7 +78,9 @@ def _ours(made: SimpleNamespace, rows: list[dict[str, Any]]) -> dict[str, float]
     items = [made.data.adapter.item(row) for row in rows]
     batches = [made.data.adapter.batch([item], "search") for item in items]
     data = SimpleNamespace(
-        task="multiple-choice", items=lambda role: items, batches=lambda role: batches
+        task="multiple-choice",
+        batches=lambda role: batches,
+        by_batch=lambda role: [[item] for item in items],
     )
     whole = SimpleNamespace(**{**vars(made), "data": data})
     return measure_all(whole, ["accuracy", "accuracy_norm"], "search")
@@ -157,8 +132,10 @@ def test_tasks_that_are_not_there_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     module = pytest.importorskip("trainables.bench.metrics.harness")
-    (tmp_path / "known.yaml").write_text(TASK.format(file="x").replace("tiny_piqa", "arc_easy"))
+    (tmp_path / "known.yaml").write_text(
+        HARNESS_TASK.format(file="x").replace("tiny_piqa", "arc_easy")
+    )
     known = module.TaskManager(include_path=str(tmp_path), include_defaults=False)
-    monkeypatch.setattr(module, "TaskManager", lambda **_: known)  # all there are take long to read
+    monkeypatch.setattr(module, "TaskManager", lambda **_: known)  # to read all takes long
     with pytest.raises(MetricError, match=says):
         measure_all(bench(tmp_path, rows, harness), ["acc"], "search")
