@@ -14,6 +14,10 @@ from jaxtyping import install_import_hook
 
 # The modules of pure tensor functions: every call's shapes and types are checked.
 CHECKED = [
+    "trainables.bench.models.packed.bits",
+    "trainables.bench.models.packed.weights",
+    "trainables.codebook",
+    "trainables.quantize",
     "trainables.wanda",
     "trainables.ilm.compare",
     "trainables.ilm.effects",

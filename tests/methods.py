@@ -1,9 +1,11 @@
 """The methods the contract test holds: one line each."""
 
 from tests.support.families import DECODERS, FAMILIES, MORE
+from trainables.codebook import Codebook
 from trainables.magnitude import Magnitude
 from trainables.neurons import Neurons
 from trainables.omission.method import Omission
+from trainables.quantize import InHalfPrecision, Quantize, QuantizeMixed
 from trainables.similarity.method import Similarity, SimilarityPerSample
 from trainables.stage import Method
 from trainables.wanda import Wanda
@@ -11,6 +13,7 @@ from trainables.wanda import Wanda
 _ALL = [*FAMILIES, *MORE]
 _WITH_FFN = [name for name in _ALL if name not in ("resnet", "convnext")]
 _NO_STAGES = [name for name in _ALL if name not in ("resnet", "convnext")]
+_LINEARS = [name for name in _ALL if name not in ("gpt2", "resnet")]  # which torchao quantizes
 
 # (method, families, a field out of range)
 METHODS: list[tuple[Method, list[str], dict[str, object]]] = [
@@ -27,6 +30,18 @@ METHODS: list[tuple[Method, list[str], dict[str, object]]] = [
     (Neurons(0.3, score="weight", round_to=8), _WITH_FFN, {"score": "size"}),
     (Neurons(0.3, score="wanda", uniform=True), _WITH_FFN, {"weights": (0.5, 0.2, 0.1)}),
     (Neurons(0.2, score="gradient", against="model"), list(DECODERS), {"round_to": 0}),
+    (Codebook(3), _ALL, {"bits": 9}),
+    (
+        Codebook(2, group=4, start="k-means++", embeddings=True),
+        [*DECODERS, "bert", "t5"],
+        {"group": -1},
+    ),
+    (Quantize("int8"), _LINEARS, {"scheme": "int9"}),
+    (Quantize("int8-dynamic", spare=("ffn",)), _LINEARS, {"spare": ("head",)}),
+    (Quantize("int4", spare_blocks=(1,)), _LINEARS, {"spare_blocks": (-1,)}),
+    (Quantize("int8", embeddings=True), ["bert", "distilbert"], {"group": 1}),
+    (QuantizeMixed(0.2), ["llama", "bert", "t5", "vit"], {"budget": 0.0}),
+    (InHalfPrecision(), _ALL, {"dtype": "float8"}),
     (Similarity(threshold=0.0), _ALL, {"threshold": 101.0}),
     (SimilarityPerSample(0.0, k=2), _NO_STAGES, {"k": 0}),
 ]

@@ -18,6 +18,7 @@ from trainables.core.errors import ModelError
 FORMS: Mapping[str, str] = {
     "routed.json": "trainables.routing.routed_model:RoutedModel.load",
     "exact.json": "trainables.bench.models.nonuniform:load_exact",
+    "packed.json": "trainables.bench.models.packed.form:load_packed",
     "config.json": "trainables.load:load_plain",
 }
 

@@ -189,9 +189,17 @@ class Facts:
 
 
 class Stage(ABC):
-    """Anything a trial does to the model; a frozen dataclass whose fields are its settings."""
+    """Anything a trial does to the model; a frozen dataclass whose fields are its settings.
 
-    version: ClassVar[int] = 1  # goes up when the same fields come to mean something else
+    Attributes:
+        version: goes up when the same fields come to mean something else.
+        leaves: what the weights are afterwards, where most stages cannot go on: `codes`, say.
+        takes: the kinds of such weights that this one can go on with.
+    """
+
+    version: ClassVar[int] = 1
+    leaves: ClassVar[str] = ""
+    takes: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
@@ -301,6 +309,18 @@ class Method(Stage):
         yield from ()
         kind = self.calibrator()
         return self.apply(bench.model, {} if kind is None else bench.stats(kind))
+
+
+def check_order(stages: Sequence[Stage]) -> None:
+    """Raise PlanError where a stage would undo, or cannot work on, what one before it left."""
+    left, by = "", ""
+    for stage in stages:
+        name = type(stage).__name__
+        if left and left not in stage.takes:
+            do = f"put {name} before {by}, or leave it out"
+            raise PlanError(f"{name} after {by}, which leaves weights that are {left}", do=do)
+        if stage.leaves:
+            left, by = stage.leaves, name
 
 
 def drain(running: Generator[Progress, None, Result]) -> Result:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.bench.metrics.cost import saved_bytes
 from trainables.bench.models.batches import ready
 from trainables.bench.models.save import EXACT, save
 from trainables.bench.models.structure import blocks, family, linears, reach, rows
@@ -120,15 +121,17 @@ def check_counts(method: Method, model: PreTrainedModel, batches: Sequence[Batch
 
 
 def check_reload(method: Method, model: PreTrainedModel, batches: Sequence[Batch]) -> None:
-    """Saved as exports are and reloaded, in every form, it says the same."""
+    """Saved as exports are and reloaded, in every form, it says the same; the file is as large as
+    the metric says."""
     own, _ = applied(method, model, batches)
     wanted = logits(own, batches[0])
     with tempfile.TemporaryDirectory(prefix="rayduce-") as place:
         saved = save(own, None, "classification", Path(place))
-        again = type(own).from_pretrained(Path(place)).eval()
-        found = logits(again, batches[0])
+        found = logits(load(place), batches[0])
         if saved.exact is None:
             assert torch.equal(wanted, found), "reloaded, another"
+            size, said = Path(place, "model.safetensors").stat().st_size, saved_bytes(own)
+            assert size == said, f"{size} bytes on disk, where {said} were to be"
             return
         assert torch.allclose(wanted, found, rtol=1e-4, atol=1e-5), "reloaded, another"
         again = load(Path(place, EXACT))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 KEEP = frozenset({"checkpoints"})  # kinds that eviction never touches: unfinished work
 
@@ -27,10 +28,17 @@ def digest(*parts: object) -> str:
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """16 hex digits that identify named tensors by their bytes."""
+    """16 hex digits that identify named tensors by their bytes; those that are made of others, as
+    torchao's are, by these and by how."""
     seen = hashlib.sha256()
     for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
+        value = tensors[name].detach().cpu()
+        if is_traceable_wrapper_subclass(value):
+            inner, how = value.__tensor_flatten__()
+            seen.update(f"{name} {type(value).__name__} {how}".encode())
+            seen.update(digest_tensors({part: getattr(value, part) for part in inner}).encode())
+            continue
+        value = value.contiguous()
         seen.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         seen.update(value.flatten().view(torch.uint8).numpy().tobytes())
     return seen.hexdigest()[:16]

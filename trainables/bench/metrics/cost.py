@@ -15,6 +15,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from trainables.bench.models.batches import ready
+from trainables.bench.models.packed.form import needs_packing, sizes
+from trainables.bench.models.packed.quantized import schemes, transformers_state
+from trainables.bench.models.packed.weights import dense, is_made, parts
 from trainables.core.types import Batch
 
 _WARM_UPS, _LEAST, _MOST, _SECONDS = 1, 3, 50, 2.0
@@ -50,7 +53,7 @@ def count_parameters(model: nn.Module, *, learning: bool = False) -> int:
 
 def count_nonzero(model: nn.Module) -> int:
     """Parameters other than zero; a tied tensor counts once."""
-    return sum(int(torch.count_nonzero(p)) for p in _distinct(model.parameters()))
+    return sum(int(torch.count_nonzero(dense(p))) for p in _distinct(model.parameters()))
 
 
 def _distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -59,6 +62,8 @@ def _distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
     """The same for two tensors that are one in memory."""
+    if is_made(tensor):
+        return tuple(_place(part) for _, part in parts(tensor))
     if tensor.device.type == "meta" or tensor.numel() == 0:
         return (id(tensor),)
     start = tensor.untyped_storage().data_ptr()
@@ -66,10 +71,14 @@ def _place(tensor: Tensor) -> tuple[object, ...]:
 
 
 def saved_bytes(model: nn.Module) -> int:
-    """The exact size of the file `save_pretrained` would write, without writing it.
+    """The exact size of the file of weights that saving would write, without writing it.
 
     One file is assumed, which holds up to 50 GB.
     """
+    if needs_packing(model):
+        return file_bytes(sizes(model))
+    if schemes(model):
+        return file_bytes(*transformers_state(model))
     return file_bytes(_saved_state(model))
 
 
@@ -94,9 +103,13 @@ def _first_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if first[_place(tensor)] == name}
 
 
-def file_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """The size of a safetensors file: eight bytes, a padded JSON header, the data."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def file_bytes(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> int:
+    """The size of a safetensors file: eight bytes, a padded JSON header, the data.
+
+    Args:
+        notes: what its header says besides its format.
+    """
+    header: dict[str, Any] = {"__metadata__": {**(notes or {}), "format": "pt"}}
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda pair: (-_rank(pair[1]), pair[0])):
         start, end = end, end + tensor.numel() * tensor.element_size()
@@ -145,8 +158,14 @@ def _waiter(device: torch.device) -> Callable[[], None]:
 
 def own_bytes(model: nn.Module) -> int:
     """Memory of a model's weights and buffers; a tied tensor counts once."""
-    tensors = _distinct([*model.parameters(), *model.buffers()])
+    tensors = _distinct(_held(model))
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _held(model: nn.Module) -> list[Tensor]:
+    """The tensors that are in memory: of those that are made of others, these."""
+    every = (*model.parameters(), *model.buffers())
+    return [part for tensor in every for _, part in parts(tensor)]
 
 
 @torch.no_grad()
@@ -161,7 +180,7 @@ def peak_memory(model: Any, batch: Batch) -> int:
     model(**inputs)  # what is made once stays out of it
     if model.device.type == "cuda":
         return own_bytes(model) + _added(model, inputs)
-    alive = _Alive([*model.parameters(), *model.buffers(), *inputs.values()])
+    alive = _Alive([*_held(model), *inputs.values()])
     with alive:
         model(**inputs)
     return alive.most

@@ -4,6 +4,7 @@ from trainables.load import load
 model = load("folder")
 """
 
+import copy
 import json
 from pathlib import Path
 
@@ -46,12 +47,12 @@ def load_exact(folder: str | Path) -> PreTrainedModel:
     state = load_file(place / "model.safetensors")
     model: PreTrainedModel = getattr(transformers, name)(AutoConfig.from_pretrained(place))
     for key, value in state.items():
-        _take(model, key, value)
+        put_tensor(model, key, value)
     model.tie_weights()
     return model.eval()
 
 
-def _take(model: PreTrainedModel, key: str, value: Tensor) -> None:
+def put_tensor(model: PreTrainedModel, key: str, value: Tensor) -> None:
     """Put a tensor in its place, whatever shape that had."""
     path, _, name = key.rpartition(".")
     module = model.get_submodule(path)
@@ -134,3 +135,13 @@ def put_rows(layer: Linear, weight: Tensor) -> None:
     value = weight.T.contiguous() if isinstance(layer, Conv1D) else weight
     put(layer, "weight", value)
     _say_widths(layer, value)
+
+
+def misfits(model: PreTrainedModel) -> list[str]:
+    """The tensors whose shapes the config does not tell: transformers could not load them."""
+    with torch.device("meta"):
+        twin = type(model)(copy.deepcopy(model.config))
+    expected = {name: value.shape for name, value in twin.state_dict().items()}
+    found = {name: value.shape for name, value in model.state_dict().items()}
+    names = dict.fromkeys([*expected, *found])
+    return [name for name in names if expected.get(name) != found.get(name)]

@@ -2,25 +2,31 @@
 
 Where plain transformers can build the model from its config, that is the form. Feed-forward layers
 of different widths, which no config can say, are padded with zeros to the widest, and the exact
-form lies beside them. A model that is no transformers architecture saves itself.
+form lies beside them. Weights that take fewer bits than transformers can say are packed. A model
+that is no transformers architecture saves itself.
 """
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from trainables.bench.models.batches import reads_targets
 from trainables.bench.models.load import head_for
-from trainables.bench.models.nonuniform import padded, save_exact
+from trainables.bench.models.nonuniform import LOAD, misfits, padded, save_exact
+from trainables.bench.models.packed.form import needs_packing, save_packed
+from trainables.bench.models.packed.quantized import for_transformers, schemes
 from trainables.core.errors import PlanError
 from trainables.core.spec import Task
 
 EXACT = "exact"  # the sub-folder of the exact form
+PACKED = (
+    "Weights are stored in fewer bits and made anew when the model is loaded, which needs Rayduce "
+    "beside transformers. The file is smaller; once loaded it takes as much memory, and as long."
+)
+TORCHAO = "Its weights are torchao's, which must be installed beside transformers."
 
 
 @runtime_checkable
@@ -59,12 +65,14 @@ def save(model: nn.Module, processor: Any, task: Task, folder: Path) -> Saved:
         return Saved(model.save_to(folder), plain=False, note="Needs Rayduce beside transformers.")
     if not isinstance(model, PreTrainedModel):
         raise PlanError(f"{type(model).__name__} is no transformers model and has no save_to")
+    if needs_packing(model):
+        return Saved(write(model, folder), plain=False, note=PACKED)
     own_code = ", trust_remote_code=True" if getattr(model.config, "auto_map", None) else ""
     head = head_for(task, reads_targets(model)).__name__
     load = f"from transformers import {head}\nmodel = {head}.from_pretrained({{folder}}{own_code})"
     if not misfits(model):
-        model.save_pretrained(folder)
-        return Saved(load)
+        write(model, folder)
+        return Saved(load, note=TORCHAO if schemes(model) else "")
     (folder / EXACT).mkdir()
     exact = save_exact(model, folder / EXACT)
     padded(model).save_pretrained(folder)
@@ -75,11 +83,10 @@ def save(model: nn.Module, processor: Any, task: Task, folder: Path) -> Saved:
     return Saved(load, note=note, exact=exact.replace("{folder}", f"{{folder}} + '/{EXACT}'"))
 
 
-def misfits(model: PreTrainedModel) -> list[str]:
-    """The tensors whose shapes the config does not tell: transformers could not load them."""
-    with torch.device("meta"):
-        twin = type(model)(copy.deepcopy(model.config))
-    expected = {name: value.shape for name, value in twin.state_dict().items()}
-    found = {name: value.shape for name, value in model.state_dict().items()}
-    names = dict.fromkeys([*expected, *found])
-    return [name for name in names if expected.get(name) != found.get(name)]
+def write(model: PreTrainedModel, folder: Path) -> str:
+    """Write weights and config of a model that its config describes, packed where that is smaller;
+    returns the Python that loads it, with `{folder}` in it."""
+    if needs_packing(model):
+        return save_packed(model, folder)
+    (for_transformers(model) if schemes(model) else model).save_pretrained(folder)
+    return LOAD
