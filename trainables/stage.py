@@ -111,12 +111,14 @@ class Subject:
 
 
 class Measured(NamedTuple):
-    """Metrics, who measured them before ("study/number"; None if any was measured just now), and
-    what each item scored, for metrics that are of items."""
+    """Metrics, who measured them before ("study/number"; None if any was measured just now), what
+    each item scored, for metrics that are of items, and for times and memory, whether nobody else
+    computed on the device."""
 
     values: dict[str, float]
     same_as: str | None
     scores: Scores = Scores("", {})
+    alone: Mapping[str, bool] = {}
 
 
 @runtime_checkable

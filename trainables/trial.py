@@ -59,12 +59,13 @@ def run_stages(bench: Bench, stages: Sequence[Stage]) -> Generator[Progress, Non
     for stage in stages:
         done.append((yield from _noting(progress, _do(bench, stage))))
     staged = time.perf_counter()
-    metrics, same_as, scores = bench.measure(bench.spec.objectives)
+    metrics, same_as, scores, alone = bench.measure(bench.spec.objectives)
     ended = time.perf_counter()
     rows = bench.base.reading.data  # the study's, whatever a student reads them as
     return {
         "metrics": metrics,
         "scores": scores.text(),
+        "alone": dict(alone),
         "stages": done,
         "shape": shape(bench.model),
         "base": bench.base.lineage.base,

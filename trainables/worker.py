@@ -28,6 +28,7 @@ import torch
 from ray import tune
 
 from trainables.bench.survey import SpaceLike, gather
+from trainables.core.alone import computing
 from trainables.core.blame import blame, spoiled
 from trainables.core.cache import write_durably
 from trainables.core.errors import line_of, placed
@@ -108,6 +109,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         Args:
             minutes: a trial that takes longer ends, with this process.
         """
+        from trainables.bench.metrics.cost import identity
         from trainables.trial import open_bench
 
         self.space, self.study, self.place = space, study, place
@@ -116,8 +118,11 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
         self.watchdog, self.failures = Watchdog(minutes), 0
         began = time.perf_counter()
+        self.device = str(spec.device)
         try:
-            self.bench: Bench = open_bench(spec if self.shared else _own_cache(spec))
+            self.device = identity(torch.device(spec.device))
+            with computing(self.device):
+                self.bench: Bench = open_bench(spec if self.shared else _own_cache(spec))
         except Exception as error:  # whatever loading raises
             self.broken = {"reason": self._reason(error), "blame": blame(error), "opening": True}
         self.opened = time.perf_counter() - began
@@ -137,7 +142,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         if self.running is None:
             return self._look_ahead()
         try:
-            with self.watchdog.on():
+            with self.watchdog.on(), computing(self.device):
                 return {**next(self.running), "done": False}
         except StopIteration as end:
             record, leave = self._keep(end.value), self._leave(end.value)
@@ -175,7 +180,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         if self.broken is not None:
             text = json.dumps(self._head() | self.broken | {"state": "broken", "metrics": {}})
             return {"record": text, "done": True, "leave": True}
-        with contextlib.suppress(Exception):  # the baseline meets it too, and says so
+        with contextlib.suppress(Exception), computing(self.device):  # the baseline meets it, too
             gather(self.bench.fork(), self.space)
         self.bench.cache.release()
         text = json.dumps(self._head() | {"state": "warm"})

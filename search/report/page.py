@@ -9,7 +9,7 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.journal.results import Result, losses
 from search.journal.store import Store
@@ -21,6 +21,7 @@ from search.report.plots import front_figure, growth_figure
 from search.report.provenance import read_as
 from search.report.rows import Cell, Row, best_rows, row, rows
 from search.study.load import study_toml
+from trainables.bench.metrics.catalogue import is_timed
 from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _failures(view: View) -> str:
 def _measured(view: View) -> Iterator[str]:
     study, records = view.study, [one.record for one in view.results if one.state == "complete"]
     for name in study.metrics_measured:
-        yield _entry(name, measured_on(study, name, "search"))
+        yield _entry(name, measured_on(study, name, "search") + _disturbed(name, records))
     items = study.data.items
     yield _entry("model", f"{study.model.id}, {study.model.dtype}")
     yield _entry(
@@ -203,6 +204,12 @@ def _measured(view: View) -> Iterator[str]:
     if view.notes.get("naive"):
         yield _entry("shortcuts", "all off (launch --naive)")
     yield _entry("time", _time(view))
+
+
+def _disturbed(metric: str, records: Sequence[Mapping[str, Any]]) -> str:
+    """For which trials it does not hold that a time was taken alone; older ones know no better."""
+    count = sum(not (one.get("alone") or {}).get(metric) for one in records)
+    return f" ({count} of {len(records)} were not)" if is_timed(metric) and count else ""
 
 
 def _machine(hardware: Mapping[str, object]) -> str:

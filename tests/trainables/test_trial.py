@@ -1,10 +1,12 @@
 """A trial without Ray: stages to metrics, what is shared, what fails and how it is told."""
 
+import fcntl
 import json
 import random
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ from tests.support.families import GROUPED
 from tests.support.toys import bytes_tokenizer
 from trainables.bench.bench import Bench
 from trainables.bench.metrics.evaluate import METRICS as METRICS_OF
+from trainables.core.alone import Turns
 from trainables.core.spec import Assignment, BenchSpec, DataSpec, ItemCounts, ModelSpec
 from trainables.core.types import Progress
 from trainables.omission.method import Omission
@@ -159,6 +162,21 @@ def test_times_and_memory_are_taken_by_each_trial_itself(
     assert other.measure(names).same_as == "study/1"
     assert sorted(taken) == ["latency_ms", "latency_ms", "perplexity"]
     assert other.measure(["latency_ms"]).same_as is None
+
+
+def test_times_and_memory_are_taken_alone_and_the_record_says_so(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    timed = ("latency_ms", "tokens_per_second", "peak_memory", "evaluation_seconds")
+    spec = bench.spec.model_copy(update={"objectives": ("perplexity", "parameters", *timed)})
+    bench = replace(bench, spec=spec)
+    assert run(bench)["alone"] == dict.fromkeys(timed, True)
+    (floor,) = tmp_path.glob("rayduce-*.floor")
+    monkeypatch.setattr("trainables.core.alone.Turns", partial(Turns, patience=0.05))
+    with floor.open() as file:  # another process that computes and never steps aside
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert run(bench)["alone"] == dict.fromkeys(timed, False)
 
 
 def test_the_first_time_is_warm_as_the_later_ones(bench: Bench) -> None:

@@ -123,6 +123,7 @@ class Bench:
             {name: found[name].value for name in names},
             None if first in ("", self.by) else first,
             Scores(items, {n: part for n in names if (part := found[n].scores) is not None}),
+            {n: one.alone for n, one in found.items() if one.alone is not None},
         )
 
     def _key(self, name: str, role: Role) -> str:

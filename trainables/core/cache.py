@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from trainables.core.alone import idle
+
 KEEP = frozenset({"checkpoints"})  # kinds that eviction never touches: unfinished work
 
 
@@ -121,7 +123,8 @@ class Cache:
         self._hold(path)
         if not path.exists():
             with path.with_name(f".{path.name}.making.lock").open("w") as making:
-                fcntl.flock(making, fcntl.LOCK_EX)  # let go when made, not at `release`
+                with idle():
+                    fcntl.flock(making, fcntl.LOCK_EX)  # let go when made, not at `release`
                 if not path.exists():
                     self._make(path, write)
         os.utime(path)

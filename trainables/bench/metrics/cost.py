@@ -1,6 +1,7 @@
 """What a model costs: parameters, bytes on disk, time and memory of a forward pass."""
 
 import json
+import socket
 import statistics
 import time
 import weakref
@@ -125,6 +126,14 @@ def file_bytes(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = 
 def _rank(tensor: Tensor) -> int:
     """safetensors puts wide types first, so that all data is aligned."""
     return tensor.element_size()
+
+
+def identity(device: torch.device) -> str:
+    """What a device is called on its machine, whatever number a process knows it by."""
+    if device.type != "cuda":
+        return f"{device.type}@{socket.gethostname()}"
+    found = torch.cuda.get_device_properties(device)
+    return str(getattr(found, "uuid", f"{found.name} {device.index}"))
 
 
 @dataclass(frozen=True)

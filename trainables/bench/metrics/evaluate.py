@@ -6,7 +6,8 @@ number, or one for each item.
 """
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from trainables.bench.data.prompts import Question
 from trainables.bench.metrics import cost, text_scores
-from trainables.bench.metrics.catalogue import HARNESS_METRICS, METRIC_FACTS
+from trainables.bench.metrics.catalogue import HARNESS_METRICS, METRIC_FACTS, is_timed
 from trainables.bench.metrics.predictions import Evaluation, finite
 from trainables.core.errors import MetricError, near
 from trainables.core.scores import ItemScores, Rule, mean_of
@@ -30,6 +31,7 @@ class Measure(NamedTuple):
 
     value: float
     scores: ItemScores | None = None
+    alone: bool | None = None  # of times and memory: whether nobody else computed there
 
 
 def _loss(made: Evaluation) -> ItemScores:
@@ -134,16 +136,23 @@ def measure_all(bench: Bench, names: Sequence[str], role: Role) -> dict[str, flo
 
 def measure_items(bench: Bench, names: Sequence[str], role: Role) -> dict[str, Measure]:
     """The same, with what each item scored."""
-    made, own = Evaluation(bench, role), bench.spec.metrics
-    if "evaluation_seconds" in names:
-        made.warm_up()
-    # evaluation_seconds last: what it times is made for the others
-    order = sorted(names, key=lambda name: name == "evaluation_seconds")
-    found = {name: _measure(name, made, own) for name in order}
+    made = Evaluation(bench, role)
+    timed = [name for name in names if is_timed(name)]
+    free = [name for name in names if name in METRIC_FACTS and METRIC_FACTS[name].on == "weights"]
+    others = [name for name in names if name not in (*timed, *free)]
+    found = {name: _measure(name, made) for name in free}
+    with made.alone() if "evaluation_seconds" in names else nullcontext():
+        if "evaluation_seconds" in names:  # whose passes are those of the others
+            made.warm_up()
+        found |= {name: _measure(name, made) for name in others}
+        with made.alone() if timed else nullcontext(True) as alone:
+            order = sorted(timed, key=lambda name: name == "evaluation_seconds")
+            found |= {name: _measure(name, made)._replace(alone=alone) for name in order}
     return {name: found[name] for name in names}
 
 
-def _measure(name: str, made: Evaluation, own: Mapping[str, str]) -> Measure:
+def _measure(name: str, made: Evaluation) -> Measure:
+    own = made.spec.metrics
     if name in own:
         return _read(name, load_metric(own[name])(made), made)
     if name not in METRICS:

@@ -7,7 +7,7 @@ summed in float64.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from trainables.bench.metrics import cost
 from trainables.bench.models.batches import ready
 from trainables.bench.models.structure import leaves_out_logits
+from trainables.core.alone import alone
 from trainables.core.errors import MetricError
 from trainables.core.spec import Role
 from trainables.core.types import IGNORED, Batch
@@ -136,6 +137,10 @@ class Evaluation:
     @cached_property
     def pace(self) -> cost.Pace:
         return cost.pace(self.model, self.data.batches(self.role)[0])
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """While open, no other trial computes on the device."""
+        return alone(cost.identity(self.device))
 
     @torch.no_grad()
     def warm_up(self) -> None:

@@ -2,18 +2,22 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from trainables.core.alone import pause
 from trainables.core.errors import PlanError
 from trainables.core.types import IGNORED, Batch, PreTrainedModel
 
 
 def ready(model: PreTrainedModel, batch: Batch, *, labels: bool = False) -> Batch:
-    """A batch on the model's device and in its dtype.
+    """A batch on the model's device and in its dtype; between two of them, who measures alone
+    has its turn.
 
     Args:
         labels: keep the targets. An encoder-decoder's stay anyway: its decoder reads them.
     """
+    pause(lambda: _finish(model))
     keeps = labels or reads_targets(model)
     moved = {name: value.to(model.device) for name, value in batch.items()}
     return {
@@ -21,6 +25,11 @@ def ready(model: PreTrainedModel, batch: Batch, *, labels: bool = False) -> Batc
         for name, value in moved.items()
         if keeps or name != "labels"
     }
+
+
+def _finish(model: PreTrainedModel) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
 
 
 def reads_targets(model: PreTrainedModel) -> bool:

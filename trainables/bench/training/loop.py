@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.bench.training.freeze import train_mode
+from trainables.core.alone import pause
 from trainables.core.errors import PlanError
 from trainables.core.fork import put
 from trainables.core.spec import TrainSpec
@@ -136,6 +137,7 @@ class Training:
         with seeded(seed, self.model.device), deterministic(self.model.device):
             train_mode(self.model, self.recipe.still)
             for batch in self.recipe.batches(seed):
+                pause()
                 size = len(next(iter(batch.values())))
                 total, count = total + self._step(batch) * size, count + size
             self.model.eval()

@@ -16,6 +16,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from trainables.bench.training.loop import TrainingSteps, give, learned_of
+from trainables.core.alone import idle
 from trainables.core.cache import Cache
 from trainables.core.types import PreTrainedModel, Progress
 
@@ -57,8 +58,13 @@ def once(cache: Cache, kind: str, key: str) -> Iterator[Entry]:
     """Inside, nobody else trains this."""
     entry = Entry(cache, kind, key)
     _sweep(entry.checkpoint.parent)
-    with FileLock(cache.path(kind, f".{key}", ".training.lock")):
+    lock = FileLock(cache.path(kind, f".{key}", ".training.lock"))
+    with idle():
+        lock.acquire()
+    try:
         yield entry
+    finally:
+        lock.release()
 
 
 def trained_once(
