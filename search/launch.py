@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.storages import RDBStorage
 
-from search.engine.dispatch import Nobody, Places, Plan, Watcher
+from search.engine.dispatch import EXHAUSTED, Nobody, Places, Plan, Watcher
 from search.engine.preflight import check_resources
 from search.engine.ray_session import ray_cluster, ray_environment, refuse_lost_folder
 from search.engine.shipping import users_modules
@@ -23,7 +23,6 @@ from search.errors import blaming
 from search.journal.fence import Driver
 from search.journal.journal import Journal
 from search.journal.lock import study_lock
-from search.journal.sampler_copy import Ask
 from search.journal.store import (
     Store,
     launched,
@@ -33,7 +32,8 @@ from search.journal.store import (
 )
 from search.journal.view import result_of, results_of
 from search.ledger.mirror import Mirror
-from search.samplers.build import make_sampler
+from search.samplers.build import sampler_source
+from search.samplers.points import Ask
 from search.study.database import stored
 from search.study.load import compare, study_toml
 from search.study.replay import still_asks
@@ -152,7 +152,8 @@ class Launch:
 
     def _search(self, journal: Journal, mirror: Mirror) -> None:
         if self._done(journal):
-            self.watcher.phase("all its trials ended before; --trials asks for more")
+            more = EXHAUSTED if journal.noted("exhausted") else "--trials asks for more"
+            self.watcher.phase(f"all its trials ended before; {more}")
             return
         ray_environment()
         with ThreadPoolExecutor(1) as pool:  # importing all this takes as long as starting Ray
@@ -210,8 +211,10 @@ class Launch:
 
     def _done(self, journal: Journal) -> bool:
         trials, seconds = journal.trials(), float(journal.noted("seconds") or 0)
-        exhausted = journal.noted("exhausted")
-        spent = self.study.budget.spent(len(trials) - 1, seconds, exhausted=exhausted)
+        repeats, exhausted = journal.repeats, journal.noted("exhausted")
+        spent = self.study.budget.spent(
+            len(trials) - 1, seconds, repeats=repeats, exhausted=exhausted
+        )
         return spent and all(row.state.is_finished() for row in trials)
 
     def _ready(self, journal: Journal, space: Space, facts: Facts) -> Ask:
@@ -229,14 +232,10 @@ class Launch:
             given = space.starts(facts)
         starts = [_point(point, ask, "starts()") for point in given]
         with blaming(f"sampler {self.study.sampler.name}"):
-            sampler = make_sampler(
-                self.study.sampler,
-                seed=self.study.seed,
-                existing=len(journal.trials()),
-                trials=self.study.budget.trials,
-                ask=ask,
+            source = sampler_source(
+                self.study.sampler, seed=self.study.seed, trials=self.study.budget.trials, ask=ask
             )
-            journal.begin(sampler, [*first, *starts])
+            journal.begin(source, [*first, *starts])
         return ask
 
     def _ended(self, journal: Journal, number: int, mirror: Mirror) -> None:

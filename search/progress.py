@@ -24,7 +24,7 @@ KEPT = 8  # rows of the front on the screen
 
 @dataclass
 class Progress:
-    """What changes while a study runs; `ended` and `failed` leave out the baseline."""
+    """What changes while a study runs; the counts leave out the baseline."""
 
     objectives: Mapping[str, str]
     phase: str = "starting"
@@ -32,6 +32,8 @@ class Progress:
     before: int = 0  # trials that earlier launches ended
     ended: int = 0
     failed: int = 0
+    repeats: int = 0  # of those that ended: their model was known
+    models: set[str] = field(default_factory=set)  # lineages
     baseline: Result | None = None
     front: list[Result] = field(default_factory=list)  # by the first objective, best first
     running: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
@@ -45,12 +47,20 @@ class Progress:
 
     def add(self, result: Result) -> bool:
         """Count a trial that ended; whether it is on the front."""
+        if result.state == "complete" and result.lineage is not None:
+            self.repeats += result.lineage in self.models
+            self.models.add(result.lineage)
         if result.number > 0:
             self.ended += 1
             self.failed += result.state == "fail"
         elif result.state == "complete":
             self.baseline = result
         return result.feasible and self._enter(result)
+
+    @property
+    def measured(self) -> int:
+        """How many trials took a place in the budget."""
+        return self.ended - self.repeats
 
     def _enter(self, result: Result) -> bool:
         values = losses(result, self.objectives)
@@ -114,12 +124,13 @@ class Screen:
 
     def _head(self) -> Table:
         grid = Table.grid(padding=(0, 2))
-        failed, planned = self.now.failed, self.study.budget.trials
+        failed, again, planned = self.now.failed, self.now.repeats, self.study.budget.trials
         grid.add_row(
             Text(self.study.name, style="bold"),
             Text(self.now.phase),
-            Text(f"{self.now.ended}/{planned or '…'} trials", style="cyan"),
+            Text(f"{self.now.measured}/{planned or '…'} trials", style="cyan"),
             Text(f"{failed} failed", style="red") if failed else Text(""),
+            Text(f"{again} repeats") if again else Text(""),
             Text(pace(self.now, planned)),
         )
         return grid
@@ -177,7 +188,7 @@ def pace(now: Progress, planned: int | None) -> str:
     if ended < 1 or seconds <= 0:
         return ""
     text = f"{ended / seconds * 3600:.0f} trials/h"
-    left = (planned or 0) - now.ended
+    left = (planned or 0) - now.measured
     if left > 0:
         text += f"  {clock(left * seconds / ended)} left"
     return text

@@ -8,12 +8,15 @@ from optuna.trial import TrialState
 
 from search.journal.journal import Journal
 from search.journal.results import Result
-from search.journal.sampler_copy import Ask
 from search.samplers.grid import exhausted, is_grid
+from search.samplers.points import Ask
 from search.study.schema import Budget
 from trainables.core.errors import UserError, placed
 from trainables.core.spec import Assignment
 from trainables.stage import Facts
+
+LIMITED = "trials repeated a known model, as many as budget.trials: from now on they count"
+EXHAUSTED = "the space is exhausted: it has no further model"
 
 
 class Watcher(Protocol):
@@ -85,6 +88,7 @@ class Plan:
     live: dict[str, Assignment] = field(default_factory=dict)  # by Tune's trial id
     refusals: int = 0  # points in a row that the space refused
     exhausted: bool = False  # the sampler has nothing more to propose
+    limited: bool = False  # as many trials as the budget has gave models that were known
     error: UserError | None = None  # why the study ends here
 
     @property
@@ -94,13 +98,18 @@ class Plan:
 
     @property
     def spent(self) -> bool:
-        """Whether no new trial may start; that a grid is through is noted, as only we know it."""
-        copy = self.journal.copy
-        if copy is not None and not self.exhausted and exhausted(copy.study):
+        """Whether no new trial may start; that a space is exhausted is noted, as only we know."""
+        journal = self.journal
+        through = journal.copy is not None and exhausted(journal.copy.study)
+        if not self.exhausted and (through or journal.exhausted):
             self.exhausted = True
-            self.journal.note("exhausted", True)
-        trials = len(self.journal.trials()) - 1
-        return self.budget.spent(trials, self.seconds(), exhausted=self.exhausted)
+            journal.note("exhausted", True)
+            self.watcher.phase(EXHAUSTED)
+        if journal.repeats == self.budget.trials and not self.limited:
+            self.limited = True
+            self.watcher.phase(f"warning: {journal.repeats} {LIMITED}")
+        trials, seconds = len(journal.trials()) - 1, self.seconds()
+        return self.budget.spent(trials, seconds, repeats=journal.repeats, exhausted=self.exhausted)
 
     @property
     def measured(self) -> bool:

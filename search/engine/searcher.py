@@ -106,7 +106,8 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
             if (handout := journal.hand_out(self.plan.ask)) is not None:
                 self.plan.refusals = 0
                 return handout
-            self._refused(len(journal.trials()) - 1)
+            if not journal.exhausted:
+                self._refused(len(journal.trials()) - 1)
         return None
 
     def _refused(self, number: int) -> None:

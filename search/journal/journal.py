@@ -5,22 +5,27 @@ whole, in one write when it is handed out and one when it is told. A trial witho
 owed: it is handed out again, under its number.
 """
 
+import contextlib
 import json
 import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from search.journal.fence import Driver
 from search.journal.rows import Rows
-from search.journal.sampler_copy import Ask, SamplerCopy
+from search.journal.sampler_copy import Proposal, SamplerCopy
+from search.samplers.around import around
+from search.samplers.build import Source
+from search.samplers.points import Ask, key_of
 from search.study.constraints import Constraint
 from trainables.core.errors import UserError
 from trainables.core.spec import Assignment
@@ -50,6 +55,13 @@ class Journal:
         self.copy: SamplerCopy | None = None
         self.points: list[Params] = []
         self.owed: list[FrozenTrial] = []
+        self.exhausted = False  # nothing is left to propose that is not known
+        self._state: dict[str, Any] = {}  # what the sampler keeps beside the trials, as noted
+        self._known: set[str] = set()  # the stages of all trials, once a proposal needs them
+        self.repeats = 0  # trials whose model an earlier one, or the baseline, measured
+        self._models: set[str] = set()
+        for row in self.trials():
+            self._count(row)
 
     def note(self, key: str, value: Any) -> None:
         """Remember something of the study itself."""
@@ -109,14 +121,18 @@ class Journal:
             return False
         return number > 0 or self.unusable(record) is None
 
-    def begin(self, sampler: BaseSampler, starts: Sequence[Params]) -> None:
+    def begin(self, sampler: BaseSampler | Source, starts: Sequence[Params]) -> None:
         """Load the sampler's copy, and put the starting points not yet tried first."""
         self.copy = SamplerCopy(sampler, self.rows.directions)
+        self._state = self.noted("sampler") or {}
+        self.copy.recall(self._state)
         for row in self.trials()[1:]:
             self.copy.add(row)
-        self.points = []
+        self.points, skipped = [], self.noted("skipped") or []
         for point in starts:
-            if point not in self.points and not any(_is_try(row, point) for row in self.trials()):
+            if point in self.points or point in skipped:
+                continue
+            if not any(_is_try(row, point) for row in self.trials()):
                 self.points.append(point)
 
     # -- handing out -------------------------------------------------------------------------
@@ -128,7 +144,8 @@ class Journal:
             ask: runs the space on a trial; None while there is no baseline.
 
         Returns:
-            None where the space refused the proposal, which is told as a failed trial.
+            None where the space refused the proposal, which is told as a failed trial, or where
+            the space is `exhausted`.
 
         Raises:
             UserError: there is no baseline, and it cannot be measured any more.
@@ -148,18 +165,58 @@ class Journal:
         return Assignment(number, self.uid(number), dict(self.trials()[number].params))
 
     def _propose(self, ask: Ask) -> Assignment | None:
+        """A point that means stages which no trial had, or has."""
         assert self.copy is not None, "begin() comes before the first proposal"
-        point = self.points.pop(0) if self.points else None
-        proposed, refused = self.copy.propose(ask, point)
-        attrs = {} if point is None else {"start": point}
-        number = self.rows.open(
-            proposed.params, proposed.distributions, attrs, proposed.system_attrs
-        )
-        self.copy.number(proposed, number)
-        if refused is None:
-            return self._given(number)
-        self.fail(number, refused)
-        return None
+        self._learn(ask)
+        while self.points:
+            point = self.points[0]
+            found = self.copy.propose(ask, self._known, point)
+            if found is not None:
+                self.points.pop(0)
+                return self._open(found, {"start": point})
+            self.note("skipped", [*(self.noted("skipped") or []), point])
+            self.points.pop(0)
+        found = self.copy.propose(ask, self._known) or self._around(ask)
+        if found is None:
+            self.exhausted = True
+            return None
+        return self._open(found, {})
+
+    def _around(self, ask: Ask) -> Proposal | None:
+        """A point from around the front, where the sampler only repeats itself."""
+        assert self.copy is not None
+        rng = Random(f"{self.copy.source.seed}/{len(self.trials())}/around")
+        rows, directions = self.trials()[1:], self.rows.directions
+        point = around(ask, rows, directions, self._known, rng)
+        return None if point is None else self.copy.propose(ask, self._known, point)
+
+    def _open(self, found: Proposal, attrs: Mapping[str, Any]) -> Assignment | None:
+        assert self.copy is not None
+        if (state := self.copy.state) != self._state:
+            self.note("sampler", state)
+            self._state = state
+        kept = {**attrs, "means": found.key}
+        number = self.rows.open(found.params, found.distributions, kept, found.system_attrs)
+        self.copy.add(self.trials()[number])
+        if found.refused is not None:
+            self.fail(number, found.refused)
+            return None
+        if found.key is not None:
+            self._known.add(found.key)
+        return self._given(number)
+
+    def _learn(self, ask: Ask) -> None:
+        """What the trials mean; those of an older journal are asked again."""
+        if self._known:
+            return
+        self._known = {str(key_of([]))}  # the untouched model
+        for row in self.trials()[1:]:
+            key = row.user_attrs.get("means")
+            if "means" not in row.user_attrs:
+                with contextlib.suppress(Exception):  # which the space refused, or now would
+                    key = key_of(ask(FixedTrial(row.params)))
+            if key is not None:
+                self._known.add(key)
 
     def owe(self, number: int) -> None:
         """Hand a trial out again, under its number: its worker died."""
@@ -210,6 +267,13 @@ class Journal:
         kept = {**record, "facts": None}
         kept.pop("scores", None)  # which have a file of their own
         self.rows.end(number, TrialState.COMPLETE, kept, values, violations)
+        self._count(self.trials()[number])
+
+    def _count(self, row: FrozenTrial) -> None:
+        """Count a trial whose model turned out to be known."""
+        if row.state == TrialState.COMPLETE and (model := row.user_attrs["record"].get("lineage")):
+            self.repeats += model in self._models
+            self._models.add(model)
 
     def unusable(self, record: Record) -> str | None:
         """Why a record is no result: what went wrong, or which metric is missing or no number."""

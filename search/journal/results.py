@@ -2,7 +2,7 @@
 
 Everything here is read from the journal; nothing is written. Number 0, the baseline, competes for
 the front like any trial, but is never counted among them: when a study is done,
-finished + failed == planned.
+finished + failed == planned; repeats, whose model was known, stand beside them.
 """
 
 import contextlib
@@ -178,6 +178,15 @@ def distinct(results: Iterable[Result], known: Iterable[Result | None] = ()) -> 
             found.append(result)
             seen.add(result.lineage)
     return found
+
+
+def repeats(results: Iterable[Result]) -> set[int]:
+    """The trials whose model an earlier one, or the baseline, was: their numbers.
+
+    They take no place in `budget.trials`.
+    """
+    complete = [one for one in results if one.state == "complete"]
+    return {one.number for one in complete} - {one.number for one in distinct(complete)}
 
 
 def ranked(results: Iterable[Result], objectives: Mapping[str, str]) -> list[list[Result]]:

@@ -1,21 +1,45 @@
 """The sampler's copy of the journal: an Optuna study in memory, in which proposals are worked out.
 
-It leaves out the baseline, which has no parameters, and the records, which are large.
+It leaves out the baseline, which has no parameters, and the records, which are large. It holds what
+the journal holds and nothing else, so that an interrupted search goes on as if it had not been.
 """
 
 import contextlib
+import itertools
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 
 from search.errors import blaming
+from search.samplers.build import Source
+from search.samplers.grid import exhausted, is_grid
+from search.samplers.points import Ask, key_of
 
-Ask = Callable[[optuna.Trial], object]  # runs the space on a trial
+ATTEMPTS = 8  # points that a sampler may propose in vain, before one is taken from elsewhere
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A point that a sampler proposed.
+
+    Attributes:
+        key: the identity of the stages it means; None where the space returned none.
+        refused: why the space refused it, if it did.
+    """
+
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    system_attrs: Mapping[str, Any]
+    key: str | None
+    refused: str | None
 
 
 class SamplerCopy:
@@ -25,10 +49,24 @@ class SamplerCopy:
         study: the trials in memory.
     """
 
-    def __init__(self, sampler: BaseSampler, directions: list[StudyDirection]) -> None:
+    def __init__(self, sampler: BaseSampler | Source, directions: list[StudyDirection]) -> None:
+        self.source = sampler if isinstance(sampler, Source) else Source(lambda *_: sampler)
+        self._drafts = _Drafts()
         with _quiet():
-            self.study = optuna.create_study(sampler=sampler, directions=directions)
+            self.study = optuna.create_study(
+                storage=self._drafts, sampler=self.source(0, 0), directions=directions
+            )
         self._ids: dict[int, int] = {}  # by the number in the journal
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the sampler keeps beside the trials."""
+        return self._drafts.get_study_system_attrs(self.study._study_id)
+
+    def recall(self, state: Mapping[str, Any]) -> None:
+        """Put back what the sampler kept beside the trials."""
+        for key, value in state.items():
+            self._drafts.set_study_system_attr(self.study._study_id, key, value)
 
     def add(self, row: FrozenTrial) -> None:
         """Copy a row of the journal."""
@@ -42,35 +80,50 @@ class SamplerCopy:
         )
         light.datetime_start = row.datetime_start
         light.datetime_complete = row.datetime_complete
-        storage = self.study._storage
-        self._ids[row.number] = storage.create_new_trial(self.study._study_id, light)
+        self._ids[row.number] = self._drafts.create_new_trial(self.study._study_id, light)
 
     def propose(
-        self, ask: Ask, point: Mapping[str, Any] | None = None
-    ) -> tuple[FrozenTrial, str | None]:
-        """A new trial, and why the space refused it, if it did.
+        self, ask: Ask, known: Collection[str] = (), point: Mapping[str, Any] | None = None
+    ) -> Proposal | None:
+        """A point whose stages are not known, or that the space refused; None where the sampler
+        keeps to what is known, or has nothing more to propose.
+
+        The copy stays as it was: a proposal belongs to it once the journal has it.
 
         Args:
             ask: runs the space on a trial.
+            known: the stages that were tried, or are.
             point: what to propose; None leaves it to the sampler.
         """
+        lists = point is None and is_grid(self.study)
+        try:
+            for attempt in itertools.count():  # what came in vain is a trial that runs, up to here
+                found = self._draft(ask, point, attempt)
+                if found.key is None or found.key not in known:
+                    return found
+                if exhausted(self.study) or (attempt + 1 >= ATTEMPTS and not lists):
+                    break
+            return None
+        finally:
+            self._drafts.cut(self.study._study_id, len(self._ids))
+
+    def _draft(self, ask: Ask, point: Mapping[str, Any] | None, attempt: int) -> Proposal:
+        """One proposal, as a trial of the copy."""
         if point is not None:
             self.study.enqueue_trial(dict(point))
-        sampler, refused = self.study.sampler, None
+        sampler = self.study.sampler = self.source(len(self._ids), attempt)
         with blaming(f"sampler {type(sampler).__name__}"):
             trial = self.study.ask()
+        key, refused = None, None
         try:
-            ask(trial)
+            key = key_of(ask(trial))
         except Exception as error:  # a space may refuse a combination; a mistake in it shows here
             if _raised_by(sampler, error):
                 with blaming(f"sampler {type(sampler).__name__}"):
                     raise
             refused = f"the space refused: {type(error).__name__}: {error}"
-        return self.study._storage.get_trial(trial._trial_id), refused
-
-    def number(self, proposed: FrozenTrial, number: int) -> None:
-        """Remember under which number the journal has a proposal."""
-        self._ids[number] = proposed._trial_id
+        made = self._drafts.get_trial(trial._trial_id)
+        return Proposal(made.params, made.distributions, made.system_attrs, key, refused)
 
     def tell(self, row: FrozenTrial) -> None:
         """Let the sampler see the end of a trial of the journal."""
@@ -79,6 +132,21 @@ class SamplerCopy:
             for key, value in row.constraints.items():
                 trial.set_constraint(key, value)
             self.study.tell(trial, row.values, state=row.state)
+
+
+class _Drafts(InMemoryStorage):
+    """A storage whose last trials can be taken back."""
+
+    def cut(self, study_id: int, count: int) -> None:
+        """Keep the first `count` trials."""
+        with self._lock:
+            trials = self._studies[study_id].trials
+            for trial in trials[count:]:
+                del self._trial_id_to_study_id_and_number[trial._trial_id]
+            del trials[count:]
+            self._max_trial_id = trials[-1]._trial_id if trials else -1
+            waiting = self._prev_waiting_trial_number  # where to look for those that were enqueued
+            waiting[study_id] = min(waiting[study_id], count)
 
 
 def _raised_by(sampler: BaseSampler, error: BaseException) -> bool:

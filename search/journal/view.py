@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from search.journal.fence import living
 from search.journal.lock import driver_of
 from search.journal.patience import Patience
-from search.journal.results import Result, State, front
+from search.journal.results import Result, State, front, repeats
 from search.journal.store import Store, find_store, open_storage, saved_study, study_names
 from search.journal.tables import Tables, collector_paused, running
 from search.study.database import stored
@@ -48,10 +48,14 @@ class View:
 
     @property
     def counts(self) -> dict[str, int | None]:
-        """Trials by what became of them, without the baseline; planned is None without a limit."""
-        states = [result.state for result in self.trials]
+        """Trials by what became of them, without the baseline; planned is None without a limit.
+
+        Finished are the models that were measured, repeats the trials that gave one of them again.
+        """
+        states, repeated = [result.state for result in self.trials], len(repeats(self.results))
         return {
-            "finished": states.count("complete") + states.count("pruned"),
+            "finished": states.count("complete") + states.count("pruned") - repeated,
+            "repeats": repeated,
             "failed": states.count("fail"),
             "running": states.count("running"),
             "waiting": states.count("waiting"),
@@ -77,7 +81,8 @@ class View:
     @property
     def _spent(self) -> bool:
         seconds, exhausted = float(self.notes.get("seconds") or 0), self.notes.get("exhausted")
-        return self.study.budget.spent(len(self.trials), seconds, exhausted=exhausted)
+        trials, repeated = len(self.trials), len(repeats(self.results))
+        return self.study.budget.spent(trials, seconds, repeats=repeated, exhausted=exhausted)
 
     def trial(self, number: int) -> Result:
         """One trial by number."""

@@ -138,9 +138,8 @@ def study_params(study: Study) -> dict[str, Any]:
 def study_values(view: View) -> dict[str, float]:
     """The best trial's metrics, the untouched model's, and how many trials there are."""
     found, counts = best(view), view.counts
-    values = {
-        f"trials/{name}": float(counts[name] or 0) for name in ("finished", "failed", "planned")
-    }
+    told = ("finished", "repeats", "failed", "planned")
+    values = {f"trials/{name}": float(counts[name] or 0) for name in told}
     values |= {f"baseline/{key}": value for key, value in view.base.items()}
     if found.trials and not found.note:
         values |= found.trials[0].metrics

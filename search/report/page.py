@@ -84,7 +84,8 @@ def _lead(view: View) -> str:
 def _tiles(view: View, found: Best) -> Iterator[str]:
     counts = view.counts
     done = f"{counts['finished']}" + (f" of {counts['planned']}" if counts["planned"] else "")
-    yield _tile(done, f"trials finished, {counts['failed']} failed")
+    again = f", {counts['repeats']} repeats" if counts["repeats"] else ""
+    yield _tile(done, f"trials finished, {counts['failed']} failed{again}")
     shown = [one for one in found.trials if one.on_front]
     yield _tile(str(len(shown)), "models on the front besides the untouched one")
     feasible = [one for one in found.trials if one.feasible]

@@ -90,7 +90,10 @@ def status_lines(view: View) -> list[str]:
     counts = view.counts
     said = [f"{counts[name]} {name}" for name in ("finished", "failed", "running", "waiting")]
     planned = f"of {counts['planned']} trials" if counts["planned"] else "trials"
-    lines = [f"{view.study.name}: {view.state}", f"  {', '.join(said)} {planned}"]
+    again = f", {counts['repeats']} repeats beside them" if counts["repeats"] else ""
+    lines = [f"{view.study.name}: {view.state}", f"  {', '.join(said)} {planned}{again}"]
+    if view.notes.get("exhausted"):
+        lines.append("  the space is exhausted: it has no further model")
     if view.driver:
         lines.append(f"  run by {view.driver}")
     found = best(view)

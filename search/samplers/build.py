@@ -2,29 +2,75 @@
 
 import random
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 from pydantic import BaseModel
 
-from search.samplers.grid import Ask, GridSampler, grid_points
+from search.samplers.grid import GridSampler, grid_points
 from search.samplers.level_switch import LevelSwitchSampler
+from search.samplers.points import Ask
 from search.study.options import SAMPLERS, GeneticOptions, LevelSwitchOptions, TpeOptions
 from search.study.schema import SamplerSpec
 from search.study.space import find, ranges_of
 from trainables.core.errors import UserError
 
 MANY = 1000  # trials from which NSGA-II's cheap proposals pay
+FRESH = ("auto", "tpe", "nsga2", "nsga3", "random")  # of Optuna, with a random state in memory
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the sampler of a proposal comes from, given how many trials there are and how many
+    proposals came in vain. Nothing that an interruption would lose decides."""
+
+    make: Callable[[int, int], BaseSampler]
+    seed: int = 0
+
+    def __call__(self, existing: int, attempt: int) -> BaseSampler:
+        return self.make(existing, attempt)
+
+
+def sampler_source(spec: SamplerSpec, *, seed: int, trials: int | None, ask: Ask) -> Source:
+    """A study's sampler: for every proposal a new one of those that keep a random state."""
+
+    def make(existing: int, attempt: int) -> BaseSampler:
+        return make_sampler(
+            spec, seed=seed, existing=existing, attempt=attempt, trials=trials, ask=ask
+        )
+
+    if spec.name in FRESH:
+        return Source(make, seed)
+    kept: list[BaseSampler] = []
+
+    def keep(existing: int, attempt: int) -> BaseSampler:
+        if not kept:
+            kept.append(make(existing, attempt))
+        return kept[0]
+
+    return Source(keep, seed)
 
 
 def make_sampler(
-    spec: SamplerSpec, *, seed: int, existing: int, trials: int | None, ask: Ask
+    spec: SamplerSpec,
+    *,
+    seed: int,
+    existing: int,
+    trials: int | None,
+    ask: Ask,
+    attempt: int = 0,
 ) -> BaseSampler:
-    """The sampler of a study that already has `existing` trials and wants `trials` in all."""
+    """The sampler of a study that already has `existing` trials and wants `trials` in all.
+
+    Args:
+        attempt: how many proposals came in vain since the last trial.
+    """
     name = spec.name
     if name == "auto":
         name = "nsga2" if (trials or 0) > MANY else "tpe"
-    fresh = fresh_seed(seed, existing)
+    fresh = fresh_seed(seed, existing, attempt)
     if name == "grid":
         return GridSampler(grid_points(ask), seed)
     if ":" in name:
@@ -41,9 +87,9 @@ def make_sampler(
     return RandomSampler(seed=fresh)
 
 
-def fresh_seed(seed: int, existing: int) -> int:
-    """A seed of its own for every resumption, which would else propose the first points again."""
-    return random.Random(f"{seed}/{existing}").getrandbits(32)
+def fresh_seed(seed: int, existing: int, attempt: int = 0) -> int:
+    """A seed of its own for every proposal, the same whether or not the search was interrupted."""
+    return random.Random(f"{seed}/{existing}/{attempt}").getrandbits(32)
 
 
 def _tpe(options: TpeOptions, seed: int) -> TPESampler:

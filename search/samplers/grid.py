@@ -3,8 +3,8 @@
 import contextlib
 import math
 import random
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -16,23 +16,25 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
+from search.samplers.points import Ask, Params, key_of
 from search.study.stand_in import StandIn, default
 from trainables.core.errors import UserError
-
-Ask: TypeAlias = Callable[[Any], object]  # runs the space on a trial, or on what stands in for one
-Point: TypeAlias = dict[str, Any]
 
 MOST_POINTS = 10_000  # a grid beyond is a mistake: no budget would exhaust it
 
 
-def grid_points(ask: Ask) -> list[Point]:
-    """Every point of a space, conditional branches included."""
-    odometer = _Odometer()
-    points = []
+def grid_points(ask: Ask) -> list[Params]:
+    """Every point of a space, conditional branches included; of those that mean the same stages,
+    the first."""
+    odometer, points, keys = _Odometer(), list[Params](), set[str]()
     while odometer.turn():
+        key = None
         # A combination the space refuses is a point too: a failed trial, with its reason.
         with contextlib.suppress(ValueError, optuna.TrialPruned):
-            ask(odometer)
+            key = key_of(ask(odometer))
+        if key is not None and key in keys:
+            continue
+        keys.add(key or "")
         points.append(odometer.params)
         if len(points) > MOST_POINTS:
             raise UserError(
@@ -55,12 +57,12 @@ def exhausted(study: optuna.Study) -> bool:
 class GridSampler(BaseSampler):
     """Tries every point once, in an order shuffled by the study's seed."""
 
-    def __init__(self, points: Sequence[Point], seed: int) -> None:
+    def __init__(self, points: Sequence[Params], seed: int) -> None:
         self.points = list(points)
         random.Random(seed).shuffle(self.points)
-        self._chosen: dict[int, Point] = {}
+        self._chosen: dict[int, Params] = {}
 
-    def left(self, study: optuna.Study) -> list[Point]:
+    def left(self, study: optuna.Study) -> list[Params]:
         """The points no trial has taken yet."""
         taken = {_key(trial.params) for trial in study.get_trials(deepcopy=False)}
         return [point for point in self.points if _key(point) not in taken]
@@ -97,7 +99,7 @@ class _Odometer(StandIn):
     """Walks through all points: the last parameter turns fastest."""
 
     def __init__(self) -> None:
-        self.params: Point = {}
+        self.params: Params = {}
         self._choices: list[Sequence[Any]] = []  # of the parameters asked for, in order
         self._digits: list[int] | None = None  # which of them is taken; None before the first
 
@@ -145,5 +147,5 @@ def _values(name: str, asked: BaseDistribution) -> Sequence[Any]:
     return [round(asked.low + asked.step * index, 12) for index in range(count)]
 
 
-def _key(params: Point) -> tuple[tuple[str, str], ...]:
+def _key(params: Params) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, repr(value)) for name, value in params.items()))

@@ -132,19 +132,23 @@ class SchedulerSpec(Named):
 class Budget(Spec):
     """When a study is done: whichever comes first."""
 
-    trials: Count | None = None
+    trials: Count | None = None  # models to measure, the untouched one aside
     hours: Positive | None = None
     minutes_per_trial: Positive | None = None  # one that takes longer is stopped, and has failed
 
-    def spent(self, trials: int, seconds: float, *, exhausted: object = False) -> bool:
+    def spent(
+        self, trials: int, seconds: float, *, repeats: int = 0, exhausted: object = False
+    ) -> bool:
         """Whether no new trial may start.
 
         Args:
             trials: how many there are, without the baseline.
             seconds: how long the study ran, all launches together.
+            repeats: how many of them turned out to be a model that was measured before. They take
+                no place, as long as there are no more of them than `trials` allows models.
             exhausted: whether its sampler has nothing more to propose.
         """
-        enough = self.trials is not None and trials >= self.trials
+        enough = self.trials is not None and trials - min(repeats, self.trials) >= self.trials
         late = self.hours is not None and seconds >= self.hours * 3600
         return enough or late or bool(exhausted)
 

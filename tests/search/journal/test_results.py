@@ -14,6 +14,7 @@ from search.journal.results import Result, front, losses, ranked
 from search.journal.store import Store
 from search.journal.view import View, read, results_of
 from search.report.best import best
+from search.report.tables import status_lines
 from search.study.constraints import parse_where
 from search.study.load import study_toml
 from search.study.schema import Budget
@@ -158,8 +159,21 @@ def test_an_infeasible_untouched_model_beats_nobody(tmp_path: Path) -> None:
 
 def test_a_finished_study_counts_up(sample: Sample) -> None:
     view = read(sample.store)
-    assert view.counts == {"finished": 5, "failed": 1, "running": 0, "waiting": 0, "planned": 6}
+    ended = {"finished": 5, "repeats": 0, "failed": 1}
+    assert view.counts == {**ended, "running": 0, "waiting": 0, "planned": 6}
     assert view.state == "finished"
+
+
+def test_a_trial_that_gave_a_known_model_takes_no_place(tmp_path: Path) -> None:
+    made = Sample(tmp_path).run(upto=5)
+    number = made.hand_out()
+    again = record(made.journal.uid(number), number, {"perplexity": 20.0, "parameters": 134e6})
+    made.journal.settle(number, again | {"lineage": f"{0:016x}", "same_as": "depth/0"})
+    view = read(made.store)
+    assert (view.counts["finished"], view.counts["repeats"], made.journal.repeats) == (4, 1, 1)
+    assert view.state == "interrupted"  # one more model is wanted
+    assert "1 repeats beside them" in "\n".join(status_lines(view))
+    made.close()
 
 
 def test_running_and_interrupted(tmp_path: Path) -> None:

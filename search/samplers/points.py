@@ -1,0 +1,126 @@
+"""Points of a space: their parameters, what each may be, and the stages that they mean.
+
+Two points that mean equal stages are one model, whatever their parameters: a set's count may cut
+what a candidate adds, and a branch that is not taken asks for nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from search.study.stand_in import StandIn, fits
+
+Ask: TypeAlias = Callable[[Any], object]  # runs the space on a trial, or on what stands in for one
+Params: TypeAlias = dict[str, Any]
+Fill: TypeAlias = Callable[[str, BaseDistribution], Any]  # what a parameter is that nobody gave
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point, as the space answered it.
+
+    Attributes:
+        params: by name, in the order they were asked for.
+        asked: what each may be.
+        stages: what it means, as plain data; None where the space returned no stages.
+    """
+
+    params: Params
+    asked: Mapping[str, BaseDistribution]
+    stages: Sequence[Mapping[str, Any]] | None
+
+    @property
+    def key(self) -> str | None:
+        """The identity of its stages."""
+        return None if self.stages is None else _digest(self.stages)
+
+
+def plain(found: object) -> list[dict[str, Any]] | None:
+    """What a space returned as plain data; None where it is no list of stages."""
+    if not isinstance(found, list | tuple) or not all(hasattr(one, "to_dict") for one in found):
+        return None
+    return [one.to_dict() for one in found]
+
+
+def key_of(found: object) -> str | None:
+    """The identity of the stages that a space returned; None where it returned none."""
+    stages = plain(found)
+    return None if stages is None else _digest(stages)
+
+
+def _digest(stages: Sequence[Mapping[str, Any]]) -> str:
+    text = json.dumps(stages, sort_keys=True, default=repr)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+class Walker:
+    """Runs a space on parameters in hand, quickly: what it asks for is remembered by its answer."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        self.domains: dict[tuple[Any, ...], BaseDistribution] = {}
+
+    def walk(self, params: Mapping[str, Any], fill: Fill) -> Point | None:
+        """The point of these parameters; None where the space refuses it.
+
+        Args:
+            fill: answers what is asked for beyond the parameters, or out of their range.
+        """
+        trial = _Answers(params, fill, self.domains)
+        try:
+            found = self.ask(trial)
+        except (ValueError, optuna.TrialPruned):
+            return None
+        return Point(trial.params, trial.asked, plain(found))
+
+
+class _Answers(StandIn):
+    def __init__(
+        self, given: Mapping[str, Any], fill: Fill, domains: dict[tuple[Any, ...], BaseDistribution]
+    ) -> None:
+        self.given, self.fill, self.domains = given, fill, domains
+        self.params: Params = {}
+        self.asked: dict[str, BaseDistribution] = {}
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> Any:
+        key = (int, low, high, step, log)
+        if key not in self.domains:
+            self.domains[key] = IntDistribution(low, high, log, step)
+        return self.answer(name, self.domains[key])
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> Any:
+        key = (float, low, high, step, log)
+        if key not in self.domains:
+            self.domains[key] = FloatDistribution(low, high, log, step)
+        return self.answer(name, self.domains[key])
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        key = (str, *((type(one), repr(one)) for one in choices))
+        if key not in self.domains:
+            self.domains[key] = CategoricalDistribution(choices)
+        return self.answer(name, self.domains[key])
+
+    def answer(self, name: str, asked: BaseDistribution) -> Any:
+        if name not in self.params:
+            given = self.given.get(name, _MISSING)
+            right = given is not _MISSING and fits(given, asked)
+            self.params[name] = given if right else self.fill(name, asked)
+            self.asked[name] = asked
+        return self.params[name]
+
+
+_MISSING = object()

@@ -1,0 +1,132 @@
+"""The smallest steps away from a point, and values drawn at random.
+
+A unit of a set is switched with another, added or given back; an integer, a number or a choice
+goes one step aside.
+"""
+
+import math
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from search.samplers.points import Params, Point
+from spaces import sets
+
+SHARE = 0.1  # of a continuous range, which has no step of its own
+
+
+def steps(point: Point) -> list[Params]:
+    """The parameters of all points one step away; a branch that opens is for the space to ask."""
+    units = unit_sets(point)
+    tied = {name for group in units for name in (*units[group].values(), sets.count_of(group))}
+    found = [one for group in units for one in _set_steps(point, group, units[group])]
+    for name, asked in point.asked.items():
+        if name not in tied:
+            found += [point.params | {name: v} for v in beside(asked, point.params[name])]
+    return found
+
+
+def unit_sets(point: Point) -> dict[str, dict[int, str]]:
+    """The sets of 0/1 parameters that a point has: set -> number -> parameter."""
+    return sets.groups(name for name, asked in point.asked.items() if _is_unit(asked))
+
+
+def members(point: Point, group: str, units: dict[int, str]) -> list[int]:
+    """The units of a set that count: those that its stages name where the count cuts the rest."""
+    candidates = [number for number, name in units.items() if point.params[name]]
+    count = point.params.get(sets.count_of(group), len(candidates))
+    if count >= len(candidates):
+        return candidates
+    named = (list(one) for one in _lists(point.stages) if len(one) == count)
+    return next((one for one in named if set(one) <= set(candidates)), candidates[:count])
+
+
+def resized(point: Point, group: str, units: dict[int, str], chosen: list[int]) -> Params:
+    """The point with these members in a set, and a count that cuts none."""
+    inside = set(chosen)
+    params = point.params | {name: int(number in inside) for number, name in units.items()}
+    if sets.count_of(group) in params:
+        params[sets.count_of(group)] = len(chosen)
+    return params
+
+
+def most(point: Point, group: str, units: dict[int, str]) -> int:
+    """How many members a set may have."""
+    asked = point.asked.get(sets.count_of(group))
+    return asked.high if isinstance(asked, IntDistribution) else len(units)
+
+
+def _set_steps(point: Point, group: str, units: dict[int, str]) -> Iterator[Params]:
+    inside = members(point, group, units)
+    outside = [number for number in units if number not in set(inside)]
+    for gone in inside:
+        left = [number for number in inside if number != gone]
+        yield resized(point, group, units, left)
+        for new in outside:
+            yield resized(point, group, units, [*left, new])
+    if len(inside) < most(point, group, units):
+        for new in outside:
+            yield resized(point, group, units, [*inside, new])
+
+
+def beside(asked: BaseDistribution, value: Any) -> list[Any]:
+    """The values one step aside."""
+    if isinstance(asked, CategoricalDistribution):
+        at = asked.choices.index(value)
+        return [asked.choices[i] for i in (at - 1, at + 1) if 0 <= i < len(asked.choices)]
+    if isinstance(asked, IntDistribution):
+        near: list[float] = [value - asked.step, value + asked.step]
+        if asked.log:
+            near = [max(1, value // 2), value * 2] if value > 3 else near
+        return [one for one in near if asked.low <= one <= asked.high and one != value]
+    assert isinstance(asked, FloatDistribution)
+    if asked.step is not None:
+        near = [round(value - asked.step, 12), round(value + asked.step, 12)]
+    elif asked.log:
+        factor = (asked.high / asked.low) ** SHARE
+        near = [value / factor, value * factor]
+    else:
+        width = SHARE * (asked.high - asked.low)
+        near = [value - width, value + width]
+    return [one for one in near if asked.low <= one <= asked.high and one != value]
+
+
+def draw(rng: Random, asked: BaseDistribution) -> Any:
+    """A value at random."""
+    if isinstance(asked, CategoricalDistribution):
+        return rng.choice(asked.choices)
+    if isinstance(asked, IntDistribution) and not asked.log:
+        return asked.low + asked.step * rng.randint(0, (asked.high - asked.low) // asked.step)
+    assert isinstance(asked, IntDistribution | FloatDistribution)
+    if asked.log:
+        drawn = math.exp(rng.uniform(math.log(asked.low), math.log(asked.high)))
+        inside = min(max(drawn, asked.low), asked.high)
+        return round(inside) if isinstance(asked, IntDistribution) else inside
+    if asked.step is not None:
+        count = math.floor((asked.high - asked.low) / asked.step + 1e-9)
+        return round(asked.low + asked.step * rng.randint(0, count), 12)
+    return rng.uniform(asked.low, asked.high)
+
+
+def _is_unit(asked: BaseDistribution) -> bool:
+    return isinstance(asked, IntDistribution) and (asked.low, asked.high) == (0, 1)
+
+
+def _lists(data: Any) -> Iterator[tuple[Any, ...]]:
+    """All lists of whole numbers inside plain data."""
+    if isinstance(data, dict):
+        for value in data.values():
+            yield from _lists(value)
+    elif isinstance(data, list | tuple):
+        if all(type(one) is int for one in data):
+            yield tuple(data)
+        else:
+            for value in data:
+                yield from _lists(value)
