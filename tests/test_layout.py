@@ -111,8 +111,8 @@ def test_the_driver_searches_without_transformers() -> None:
 ORDER = {
     "search": "errors terminal study samplers journal report ledger engine routing rebuild "
     "export apply launch progress run cli __main__",
-    "trainables": "core stage bench recover wanda magnitude neurons codebook quantize omission "
-    "similarity ilm routing load routed trial worker testing",
+    "trainables": "core stage bench recover distill wanda magnitude neurons codebook quantize "
+    "omission similarity ilm routing load routed trial worker testing",
     "trainables/bench": "assets data models metrics training survey uneven opening bench",
 }
 LISTS = {"trainables"}  # rooms whose entries are a list that grows: the methods

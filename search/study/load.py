@@ -16,7 +16,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from search.errors import StudyError
-from search.study.checks import problems
+from search.study.checks import looks_local, problems
 from search.study.database import stored
 from search.study.messages import explain
 from search.study.schema import Study
@@ -121,7 +121,20 @@ def _absolute(study: Study) -> Study:
     data = study.data.model_copy(update=read)
     folder = Path(os.path.expanduser(study.storage.folder)).absolute()
     storage = study.storage.model_copy(update={"folder": str(folder)})
-    return study.model_copy(update={"model": model, "data": data, "storage": storage})
+    options = {name: _resolved_paths(value) for name, value in study.space.options.items()}
+    space = study.space.model_copy(update={"options": options})
+    found = {"model": model, "data": data, "storage": storage, "space": space}
+    return study.model_copy(update=found)
+
+
+def _resolved_paths(value: Any) -> Any:
+    """A space's setting with local paths made absolute: other models, texts."""
+    if isinstance(value, Mapping):
+        return {name: _resolved_paths(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_resolved_paths(one) for one in value]
+    named = isinstance(value, str) and ("/" in value or looks_local(value))
+    return resolved(value) if named else value
 
 
 def resolved_tasks(harness: str | None) -> str | None:

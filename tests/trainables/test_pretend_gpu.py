@@ -39,10 +39,12 @@ from trainables.bench.models.save import save
 from trainables.bench.models.verify import logits
 from trainables.core.spec import DataSpec, Role, Task
 from trainables.core.types import Batch
+from trainables.distill import Distill
 from trainables.magnitude import GradualMagnitude, Magnitude
 from trainables.omission import losses
 from trainables.omission.evaluator import PrefixEvaluator
 from trainables.omission.importance import BlockInfluence, windows
+from trainables.omission.method import Omission
 from trainables.recover import Recover
 from trainables.routing.routed_model import RoutedModel
 from trainables.routing.router import Router
@@ -134,6 +136,21 @@ def test_retraining_learns_there_and_is_shared(name: str, stage: Stage, tmp_path
     assert {value.device.type for value in again.model.state_dict().values()} == {NAME}
     shared = again.model.state_dict()
     assert all(torch.equal(after[key], shared[key]) for key in after)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("bert", {"hidden": 1.0, "attention": 1.0}), ("resnet", {})],
+)
+def test_a_student_is_taught_there(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    model = moved(tiny(name, depth=4))
+    stage = Distill(**settings, recover=Recover(**FAST))
+    found = []
+    for _ in range(2):
+        bench = replace(tiny_bench(tmp_path, model), device=DEVICE)
+        found.append(do(bench, Omission(skip=(1,)), stage)[1])
+        assert {value.device.type for value in bench.model.state_dict().values()} == {NAME}
+    assert [one.counts["epochs_run"] for one in found] == [2, 0]
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "t5", "resnet", "vit"])
