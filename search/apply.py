@@ -24,6 +24,7 @@ from search.study.schema import RUNS, Study
 from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
+    from trainables.bench.models.save import Form
     from trainables.stage import Stage
 
 NEEDED = ("study", "model", "data", "objectives", "stages", "seed")
@@ -37,6 +38,7 @@ def apply_file(
     dataset: str | None = None,
     task: str | None = None,
     folder: Path = Path(RUNS),
+    form: "Form" = "plain",
     said: Said = lambda text: None,
 ) -> str:
     """Do the stages of a compression.json or trial.toml to another model; what to tell the user.
@@ -46,6 +48,7 @@ def apply_file(
         dataset: another data set than the file's; its columns and splits are looked for anew.
         task: another task than the file's.
         folder: where results are shared with trials.
+        form: what the folder itself holds where transformers cannot build the model as it is.
 
     Raises:
         UserError: a file that is none of these, stages that the model does not take, and all that
@@ -65,6 +68,7 @@ def apply_file(
         folder.expanduser().absolute() / "cache",
         again=" ".join(["rayduce apply compression.json", *flags]),
         searched=False,
+        form=form,
     )
     return make(plan, target, said)
 

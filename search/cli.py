@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -38,6 +38,13 @@ Storage = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Plain JSON, for scripts.")]
 Name = Annotated[str, typer.Argument(help="The study's name.")]
+Form = Annotated[
+    Literal["plain", "exact"],
+    typer.Option(
+        help="What the folder holds where layers differ in width: what plain transformers loads, "
+        "with the exact form in a sub-folder, or the exact form alone."
+    ),
+]
 RUN_ID = re.compile("[0-9a-f]{32}")
 
 
@@ -165,6 +172,7 @@ def export(
     register: Annotated[
         str | None, typer.Option(help="Also register it in MLflow under this name.")
     ] = None,
+    form: Form = "plain",
     storage: Storage = None,
 ) -> None:
     """Rebuild a trial's model, judge it on held-out data, save and check it."""
@@ -176,10 +184,12 @@ def export(
         if trial is not None or best_by is not None:
             raise UserError("--trial and --best choose among a study's trials; a run is one")
         place = Store(Path(_place(storage)[0]).expanduser().absolute(), "runs")
-        told = export_run(place, name, to, name=register, said=note)
+        told = export_run(place, name, to, name=register, form=form, said=note)
     else:
         store = _store(name, storage)
-        told = export_trial(store, to, trial=trial, metric=best_by, register=register, said=note)
+        told = export_trial(
+            store, to, trial=trial, metric=best_by, register=register, form=form, said=note
+        )
     say(told)
 
 
@@ -190,6 +200,7 @@ def apply_stages(
     to: Annotated[Path, typer.Option(help="The folder to make.")],
     dataset: Annotated[str | None, typer.Option(help="Other data than the file's.")] = None,
     task: Annotated[str | None, typer.Option(help="Another task than the file's.")] = None,
+    form: Form = "plain",
     storage: Storage = None,
 ) -> None:
     """Compress another model the same way, without the study; judge, save and check it."""
@@ -197,7 +208,9 @@ def apply_stages(
 
     folder = Path(_place(storage)[0])
     quiet_libraries()
-    told = apply_file(file, to, model=model, dataset=dataset, task=task, folder=folder, said=note)
+    told = apply_file(
+        file, to, model=model, dataset=dataset, task=task, folder=folder, form=form, said=note
+    )
     say(told)
 
 

@@ -26,6 +26,7 @@ from trainables.core.errors import UserError
 from trainables.stage import Facts
 
 if TYPE_CHECKING:
+    from trainables.bench.models.save import Form
     from trainables.stage import Stage
 
 
@@ -36,6 +37,7 @@ def export_trial(
     trial: int | None = None,
     metric: str | None = None,
     register: str | None = None,
+    form: "Form" = "plain",
     said: Said = lambda text: None,
 ) -> str:
     """Export one trial's model into the folder `to`; returns what to tell the user.
@@ -44,6 +46,7 @@ def export_trial(
         trial: its number; else `metric` or the study's first objective chooses.
         metric: the feasible trial that is best in it.
         register: also register the model in MLflow under this name.
+        form: what the folder itself holds where transformers cannot build the model as it is.
         said: told of every step.
 
     Raises:
@@ -59,7 +62,7 @@ def export_trial(
         f"rayduce launch study.toml{flag}\n"
         f"rayduce export {view.study.name} --trial {result.number} --to DIR{flag}"
     )
-    plan = Plan(view, result, stages_of(view, result), store.cache, again)
+    plan = Plan(view, result, stages_of(view, result), store.cache, again, form=form)
     lines = [make(plan, target, said), remark]
     if register is not None:
         lines.append(register_model(store, view, result, target, register))
@@ -72,6 +75,7 @@ def export_run(
     to: Path,
     *,
     name: str | None = None,
+    form: "Form" = "plain",
     said: Said = lambda text: None,
 ) -> str:
     """Export the trial of an MLflow run from what the ledger holds of it; no journal is needed.
@@ -80,6 +84,7 @@ def export_run(
         store: where the embedded ledger lies, unless MLFLOW_TRACKING_URI names a server; trials'
             shared results are looked for there.
         name: also register the model in MLflow under this name.
+        form: as above.
     """
     target = free(to)
     if name is not None:
@@ -87,7 +92,7 @@ def export_run(
     client, view, result = read_run(store, run_id)
     _check_complete(result)
     again = f"rayduce export {run_id} --to DIR"
-    plan = Plan(view, result, stages_of(view, result), store.cache, again)
+    plan = Plan(view, result, stages_of(view, result), store.cache, again, form=form)
     lines = [make(plan, target, said)]
     if name is not None:
         lines.append(register(client, run_id, target, name))

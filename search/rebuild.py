@@ -8,8 +8,9 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from search.engine.preflight import gpu_count
 from search.journal.results import Result
 from search.journal.view import View
 from search.report.format import story
-from search.report.model_card import Export, card
+from search.report.model_card import UNTOUCHED, Export, card, savings
 from search.report.provenance import compression, trial_toml
 from search.report.rows import cells
 from search.study.load import study_toml
@@ -25,6 +26,9 @@ from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
     from trainables.bench.bench import Bench
+    from trainables.bench.metrics.artefact import Cost
+    from trainables.bench.models.save import Form, Saved
+    from trainables.bench.models.verify import Proof
     from trainables.stage import Stage
 
 Said = Callable[[str], None]
@@ -41,6 +45,7 @@ class Plan:
         again: the commands that make the same folder.
         searched: whether the trial's metrics are this very model's; not where its stages are
             applied to another one.
+        form: what the folder itself holds where transformers cannot build the model as it is.
     """
 
     view: View
@@ -49,6 +54,7 @@ class Plan:
     cache: Path
     again: str
     searched: bool = True
+    form: "Form" = "plain"
 
 
 def make(plan: Plan, target: Path, said: Said) -> str:
@@ -105,6 +111,7 @@ def _building(target: Path) -> Iterator[Path]:
 
 def _made(plan: Plan, folder: Path, said: Said) -> Export:
     """Do the stages, judge, save and prove."""
+    from trainables.bench.bench import hardware
     from trainables.bench.models.save import save
 
     said("loading the model and the data")
@@ -116,7 +123,8 @@ def _made(plan: Plan, folder: Path, said: Said) -> Export:
     record = _done(bench, plan.stages)
     held_out = bench.measure(bench.spec.objectives, "held_out").values  # once, here, nowhere else
     said("saving, and loading it in a fresh process")
-    saved = save(bench.model, bench.processor, plan.view.study.data.task, folder)
+    saved = save(bench.model, bench.processor, bench.spec.data.task, folder, plan.form)
+    proofs, costs = _proven(bench, saved, folder)
     made = Export(
         result=_result(plan, record),
         held_out=held_out,
@@ -124,7 +132,9 @@ def _made(plan: Plan, folder: Path, said: Said) -> Export:
         lineage=record["lineage"],
         fingerprint=bench.data.fingerprint("held_out"),
         saved=saved,
-        proof=_proof(bench, saved, folder),
+        proof="; ".join(map(str, proofs)),
+        costs=costs,
+        hardware=hardware(bench)["device"],
         again=plan.again,
         searched=plan.searched,
     )
@@ -161,12 +171,28 @@ def _result(plan: Plan, record: dict[str, Any]) -> Result:
     return replace(plan.result, metrics=record["metrics"], record=record)
 
 
-def _proof(bench: "Bench", saved: Any, folder: Path) -> str:
+def _proven(
+    bench: "Bench", saved: "Saved", folder: Path
+) -> tuple[list["Proof"], dict[str, "Cost"]]:
+    """That every form loads in a fresh process, and what it costs there; the untouched model, saved
+    and loaded alike, is `untouched`."""
+    from trainables.bench.metrics.artefact import MEASURE, cost
+    from trainables.bench.models.save import EXACT, save
     from trainables.bench.models.verify import prove
 
+    base, proofs = bench.fork(), []
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".untouched-") as name:
+        place = Path(name)
+        before = save(base.model, None, bench.spec.data.task, place)
+        batch = base.data.batches("held_out")[0]
+        known = prove(before.load, place, base.model, batch, MEASURE)
+        costs = {UNTOUCHED: cost(known.measured, place)}
     batch = bench.data.batches("held_out")[0]
-    loads = [load for load in (saved.load, saved.exact) if load]
-    return "; ".join(str(prove(load, folder, bench.model, batch)) for load in loads)
+    for form, load in saved.forms.items():
+        proofs.append(prove(load, folder, bench.model, batch, MEASURE))
+        besides = "" if form else EXACT
+        costs[form] = cost(proofs[-1].measured, folder / form, besides)
+    return proofs, costs
 
 
 # -- what the folder says ----------------------------------------------------------------------
@@ -178,6 +204,7 @@ def _explain(plan: Plan, made: Export, folder: Path) -> None:
     told["metrics"] |= {"held_out": made.held_out, "baseline_held_out": made.untouched}
     told["fingerprints"] |= {"held_out": made.fingerprint}
     told["load"] = {"python": made.saved.load, "plain_transformers": made.saved.plain}
+    told["costs"] = {name or ".": asdict(one) for name, one in made.costs.items()}
     told["rebuild"] = plan.again.splitlines()[-1]
     if made.saved.exact:
         told["load"]["exact"] = made.saved.exact
@@ -208,5 +235,6 @@ def _report(view: View, made: Export, target: Path) -> str:
             f" untouched {untouched[name]} held out)"
         )
     lines.append(f"saved to {target}; a fresh process loads it: {made.proof}")
+    lines += [f"  {line}" for line in savings(made)]
     lines += [f"  {line}" for line in made.saved.load.format(folder=repr(str(target))).splitlines()]
     return "\n".join([*lines, made.saved.note] if made.saved.note else lines)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
 
 from search.study.load import parse_study
 from tests.support.journals import Sample
@@ -38,9 +39,11 @@ def unproven(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The proof takes a fresh process seconds; here it is only asked for."""
     asked: list[str] = []
 
-    def prove(load: str, *_: object) -> Proof:
+    def prove(load: str, folder: object, model: torch.nn.Module, *_: object) -> Proof:
         asked.append(load)
-        return Proof(True, 0.0)
+        parameters = float(sum(one.numel() for one in model.parameters()))
+        times = {"latency_ms": 2.0, "fast_ms": 1.0, "slow_ms": 3.0}
+        return Proof(True, 0.0, {"parameters": parameters, "memory": 2 * parameters, **times})
 
     monkeypatch.setattr("trainables.bench.models.verify.prove", prove)
     return asked

@@ -8,7 +8,7 @@ import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import pytest
@@ -33,6 +33,7 @@ from trainables.bench.models.structure import blocks
 from trainables.bench.models.verify import Proof
 from trainables.core.errors import PlanError, UserError
 from trainables.load import load
+from trainables.neurons import Neurons
 from trainables.recover import Recover
 from trainables.similarity.iterative import Iterate
 from trainables.similarity.method import Similarity
@@ -76,6 +77,41 @@ def test_what_the_folder_says(tiny: Sample, tmp_path: Path, unproven: list[str])
     assert "bit for bit" not in card
     study = tomllib.loads((tmp_path / "out" / "study.toml").read_text())
     assert study["name"] == "tiny"
+
+
+@pytest.mark.parametrize("form", ["plain", "exact"])
+def test_the_card_says_what_each_form_really_saves(
+    form: Literal["plain", "exact"],
+    tiny: Sample,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def prove(load: str, folder: Path, model: Any, batch: Any, measure: str) -> Proof:
+        again: dict[str, Any] = {}
+        exec(load.format(folder=repr(str(folder))), again)
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        scope: dict[str, Any] = {"model": again["model"], "given": inputs}
+        exec(measure, scope)
+        times = {"latency_ms": 2.0, "fast_ms": 2.0, "slow_ms": 2.0}
+        return Proof(True, 0.0, scope["measured"] | times)
+
+    monkeypatch.setattr("trainables.bench.models.verify.prove", prove)
+    view, target = read(tiny.store), free(tmp_path / "out")
+    stages = [Neurons(0.3, edge_protect=1)]
+    plan = Plan(view, view.trial(1), stages, tmp_path / "cache", "again", False, form)
+    report = make(plan, target, lambda text: None)
+    card = (target / "README.md").read_text()
+    assert "| untouched |" in card and "in a fresh process, on cpu" in card
+    told = json.loads((target / "compression.json").read_text())["costs"]
+    small = told["exact" if form == "plain" else "."]
+    assert small["parameters"] < told["untouched"]["parameters"]
+    assert small["bytes"] < told["untouched"]["bytes"]
+    exact = "`exact/`" if form == "plain" else "this folder"
+    assert f"- {exact} saves parameters, bytes and memory, but not latency" in card
+    assert f"{exact} saves parameters, bytes and memory, but not latency" in report
+    assert (form == "plain") == (target / "exact").exists()
+    if form == "plain":  # an edge keeps most: padding takes back what the others gave
+        assert small["parameters"] < told["."]["parameters"] <= told["untouched"]["parameters"]
 
 
 def test_held_out_data_is_measured_once(

@@ -4,8 +4,8 @@ Source: activation-based pruning of Gemma 3 on questions and answers (SmartFarm)
 input of `down_proj`, scales by thirds of the depth, one global selection with caps.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -94,6 +94,11 @@ class Neurons(Method):
             self.require(name, ok, "three numbers from 0")
         whole = abs(sum(self.weights) - 1) < 1e-6
         self.require("weights", whole, "three numbers that sum to one")
+
+    def settings(self) -> dict[str, Any]:
+        """For people: those fields that say anything but the defaults."""
+        usual = {one.name: one.default for one in fields(self)}
+        return {name: value for name, value in super().settings().items() if value != usual[name]}
 
     def calibrator(self) -> type[Calibrates] | None:
         if self.prune_ratio == 0 or self.score == "weight":

@@ -144,10 +144,17 @@ class Pace:
     tokens: int  # in the batch, padding left out; 0 for images
 
 
-@torch.no_grad()
 def pace(model: Any, batch: Batch) -> Pace:
     """Time the forward pass on one batch, after warming up, with the device finished."""
     inputs = ready(model, batch)
+    mask = inputs.get("attention_mask")
+    tokens = 0 if mask is None else int(mask.sum())
+    return Pace(statistics.median(pass_seconds(model, inputs)), tokens)
+
+
+@torch.no_grad()
+def pass_seconds(model: Any, inputs: Batch) -> list[float]:
+    """How long each of several forward passes takes, after one to warm up."""
     finish = _waiter(model.device)
     times = []
     for number in range(_WARM_UPS + _MOST):
@@ -157,8 +164,7 @@ def pace(model: Any, batch: Batch) -> Pace:
         times.append(time.perf_counter() - started)
         if number >= _WARM_UPS + _LEAST - 1 and sum(times) > _SECONDS:
             break
-    mask = inputs.get("attention_mask")
-    return Pace(statistics.median(times[_WARM_UPS:]), 0 if mask is None else int(mask.sum()))
+    return times[_WARM_UPS:]
 
 
 def _waiter(device: torch.device) -> Callable[[], None]:

@@ -13,6 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from trainables.bench.models.families import Family
@@ -45,7 +46,8 @@ def load_exact(folder: str | Path) -> PreTrainedModel:
         raise PlanError(f"{place}: no exact.json; give the folder of an exact form")
     name = json.loads((place / "exact.json").read_text())["class"]
     state = load_file(place / "model.safetensors")
-    model: PreTrainedModel = getattr(transformers, name)(AutoConfig.from_pretrained(place))
+    with no_init_weights():  # all are in the file
+        model: PreTrainedModel = getattr(transformers, name)(AutoConfig.from_pretrained(place))
     for key, value in state.items():
         put_tensor(model, key, value)
     model.tie_weights()

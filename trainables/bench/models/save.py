@@ -8,7 +8,7 @@ that is no transformers architecture saves itself.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -27,6 +27,7 @@ PACKED = (
     "beside transformers. The file is smaller; once loaded it takes as much memory, and as long."
 )
 TORCHAO = "Its weights are torchao's, which must be installed beside transformers."
+Form: TypeAlias = Literal["plain", "exact"]  # what the folder itself is to hold
 
 
 @runtime_checkable
@@ -53,9 +54,18 @@ class Saved:
     note: str = ""
     exact: str | None = None
 
+    @property
+    def forms(self) -> dict[str, str]:
+        """The Python that loads each form, by the sub-folder that holds it."""
+        return {"": self.load} | ({EXACT: self.exact} if self.exact else {})
 
-def save(model: nn.Module, processor: Any, task: Task, folder: Path) -> Saved:
+
+def save(model: nn.Module, processor: Any, task: Task, folder: Path, form: Form = "plain") -> Saved:
     """Write a model and its processor into a folder that exists.
+
+    Args:
+        form: what to write of a model that plain transformers cannot build as it is: `plain`,
+            which it can, and the exact one in a sub-folder; or `exact`, that one alone.
 
     Raises PlanError for a model that nothing here can save.
     """
@@ -73,12 +83,15 @@ def save(model: nn.Module, processor: Any, task: Task, folder: Path) -> Saved:
     if not misfits(model):
         write(model, folder)
         return Saved(load, note=TORCHAO if schemes(model) else "")
+    if form == "exact":
+        note = "Its feed-forward layers differ in width: it needs Rayduce beside transformers."
+        return Saved(save_exact(model, folder), plain=False, note=note)
     (folder / EXACT).mkdir()
     exact = save_exact(model, folder / EXACT)
     padded(model).save_pretrained(folder)
     note = (
         "Its feed-forward layers differ in width, which a config cannot say: here they are padded "
-        f"with zeros to the widest. `{EXACT}/` holds them as they are, smaller and faster."
+        f"with zeros to the widest. `{EXACT}/` holds them as they are."
     )
     return Saved(load, note=note, exact=exact.replace("{folder}", f"{{folder}} + '/{EXACT}'"))
 

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ gaps = torch.zeros(1)  # infinities and no numbers, as float16 gives, are equal 
 if same:
     alike = (found == wanted) | (found.isnan() & wanted.isnan())
     gaps = (found - wanted).abs().masked_fill(alike, 0.0)
+measured = {}
+{measure}
 print(json.dumps({
+    "measured": measured,
     "shape": same,
     "equal": same and bool((gaps == 0).all()),
     "difference": float(gaps.max()) if same else None,
@@ -48,10 +52,16 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Proof:
-    """What a fresh process found: `difference` is the largest one between two logits."""
+    """What a fresh process found.
+
+    Attributes:
+        difference: the largest one between two logits.
+        measured: what was asked to be measured besides.
+    """
 
     equal: bool
     difference: float
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "identical logits" if self.equal else f"logits within {self.difference:.2g}"
@@ -64,8 +74,13 @@ def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     return found.float().cpu()
 
 
-def prove(load: str, folder: Path, model: PreTrainedModel, batch: Batch) -> Proof:
+def prove(
+    load: str, folder: Path, model: PreTrainedModel, batch: Batch, measure: str = ""
+) -> Proof:
     """Load a saved folder in a fresh process, by the very lines its card shows, and compare.
+
+    Args:
+        measure: Python that makes a table `measured` of `model` and a batch `given`.
 
     Raises PlanError where it does not load, or says something else.
     """
@@ -74,7 +89,7 @@ def prove(load: str, folder: Path, model: PreTrainedModel, batch: Batch) -> Proo
     with tempfile.TemporaryDirectory(prefix="rayduce-") as place:
         tensors = {name: value.cpu().contiguous() for name, value in ready(model, batch).items()}
         save_file({**tensors, "wanted": wanted.contiguous()}, Path(place, "batch.safetensors"))
-        script = _filled(load.replace("{folder}", repr(str(folder))), first.device)
+        script = _filled(load.replace("{folder}", repr(str(folder))), first.device, measure)
         Path(place, "check.py").write_text(script)
         found = _run([str(Path(place, "check.py")), str(Path(place, "batch.safetensors"))])
     largest = float(wanted.nan_to_num(0.0, 0.0, 0.0).abs().max())
@@ -84,11 +99,12 @@ def prove(load: str, folder: Path, model: PreTrainedModel, batch: Batch) -> Proo
             f"the saved model is not the one that was saved: its logits differ by "
             f"{found['difference']} (allowed: {allowed:.2g}); nothing was exported"
         )
-    return Proof(found["equal"], found["difference"])
+    return Proof(found["equal"], found["difference"], found.get("measured", {}))
 
 
-def _filled(load: str, device: torch.device) -> str:
+def _filled(load: str, device: torch.device, measure: str) -> str:
     text = CHECK.replace("{load}", load).replace("{device}", str(device))
+    text = text.replace("{measure}", measure)
     return text.replace("{threads}", str(torch.get_num_threads()))
 
 

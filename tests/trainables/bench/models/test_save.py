@@ -1,40 +1,35 @@
 """What is saved loads in a fresh process and says the same; uneven layers in two forms."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tests.support.families import FAMILIES, batches, build
+from tests.support.families import DECODERS, FAMILIES, batch_of, batches, build, kind
 from tests.support.toys import bytes_tokenizer
 from trainables.bench.metrics.cost import count_parameters
 from trainables.bench.models import verify as verify_module
-from trainables.bench.models.nonuniform import load_exact, padded, put_rows, save_exact
+from trainables.bench.models.batches import ready
+from trainables.bench.models.nonuniform import load_exact, padded, save_exact
 from trainables.bench.models.save import misfits, save
-from trainables.bench.models.structure import blocks, family, reach, rows
 from trainables.bench.models.surgery import remove_blocks
 from trainables.bench.models.verify import logits, prove
 from trainables.core.errors import PlanError
-from trainables.core.fork import fork, put
+from trainables.core.fork import fork
+from trainables.core.spec import Task
+from trainables.neurons.ffn import cut, ffns
 
 WITH_FFN = [name for name in FAMILIES if name != "resnet"]
 
 
 def uneven(name: str) -> PreTrainedModel:
     """A model that loses a different number of neurons in every block."""
-    model = fork(build(name))
-    row = family(model)
-    for index, block in enumerate(blocks(model)):
-        contract = reach(block, row.contract)
-        keep = slice(0, rows(contract).shape[1] - 4 * index)
-        for path in row.expand:
-            layer = reach(block, path)
-            put_rows(layer, rows(layer)[keep].clone())
-            if layer.bias is not None:
-                put(layer, "bias", layer.bias[keep].clone())
-        put_rows(contract, rows(contract)[:, keep].clone())
+    model = fork(kind(name) if name == "phi3" else build(name))
+    cut(model, [torch.arange(one.width) >= one.width - 4 * i for i, one in enumerate(ffns(model))])
     return model
 
 
@@ -118,11 +113,57 @@ def test_a_folder_that_does_not_load(tmp_path: Path) -> None:
         prove(saved.load, tmp_path, build("llama"), batches("llama")[0])
 
 
-def test_uneven_models_are_saved_in_two_forms(tmp_path: Path) -> None:
-    model, batch = uneven("gpt2"), batches("gpt2")[0]
-    saved = save(model, None, "language-modelling", tmp_path)
-    assert saved.plain and saved.exact is not None and "padded" in saved.note
-    assert prove(saved.exact, tmp_path, model, batch).equal
+FORMS = """
+import json, sys
+import torch
+from pathlib import Path
+from safetensors.torch import load_file
+from trainables.bench.metrics.cost import count_parameters
+found = {}
+for place in sorted(Path(sys.argv[1]).iterdir()):
+    for name, load in json.loads((place / "forms.json").read_text()).items():
+        exec(load)
+        with torch.no_grad():
+            given = load_file(place / "batch.safetensors")
+            wanted = given.pop("wanted")
+            gap = (model(**given).logits - wanted).abs().max() / wanted.abs().max()
+        found[f"{place.name} {name}".strip()] = [float(gap), count_parameters(model)]
+print(json.dumps(found))
+"""
+
+
+def test_every_form_of_every_family_loads_in_a_fresh_process(tmp_path: Path) -> None:
+    models = {name: uneven(name) for name in WITH_FFN} | {"bart": uneven("bart")}
+    script = tmp_path / "check.py"
+    script.write_text(FORMS)
+    for name, model in models.items():
+        place = tmp_path / "models" / name
+        place.mkdir(parents=True)
+        tasks: dict[str, Task] = {"t5": "generation", "bart": "generation"}
+        task = "language-modelling" if name in DECODERS else tasks.get(name, "classification")
+        task = "image-classification" if name == "vit" else task
+        saved = save(model, None, task, place)
+        batch = ready(model, batches(name)[0])
+        wanted = logits(model, batch)
+        save_file({**batch, "wanted": wanted.contiguous()}, place / "batch.safetensors")
+        loads = {form: load.format(folder=repr(str(place))) for form, load in saved.forms.items()}
+        (place / "forms.json").write_text(json.dumps(loads))
+    found = verify_module._run([str(script), str(tmp_path / "models")])
+    for name, model in models.items():
+        padded_gap, padded_count = found[name]
+        assert padded_gap < 1e-5 and padded_count > count_parameters(model)
+        assert found[f"{name} exact"] == [0.0, count_parameters(model)]
+
+
+def test_the_exact_form_alone(tmp_path: Path) -> None:
+    model, batch = uneven("phi3"), batch_of(kind("phi3"))
+    saved = save(model, None, "language-modelling", tmp_path, "exact")
+    assert not saved.plain and list(saved.forms) == [""] and "needs Rayduce" in saved.note
+    assert not (tmp_path / "exact").exists()
+    assert torch.equal(logits(load_exact(tmp_path), batch), logits(model, batch))
+    even = build("llama")
+    (tmp_path / "even").mkdir()
+    assert save(even, None, "language-modelling", tmp_path / "even", "exact").plain
 
 
 class Wrapped(nn.Module):
