@@ -1,4 +1,4 @@
-"""What is measured of neurons: how they fire on the data, and how the loss hangs on their weights.
+"""What is measured of neurons: how they fire, how large their weights are, how the loss moves.
 
 Each class is what `bench.stats` takes: measured once per model state and shared by all trials.
 """
@@ -16,6 +16,7 @@ from trainables.core.errors import PlanError
 from trainables.core.fork import fork
 from trainables.core.types import IGNORED, Batch, PreTrainedModel, Stats
 from trainables.neurons.ffn import Ffn, ffns
+from trainables.neurons.scores import wanda_power, weight_power
 
 FIRES = 1e-6  # from this mean |a| on, a neuron counts as active in a batch
 
@@ -39,7 +40,7 @@ class Activations:
         Returns:
             for each layer N, (neurons,) float32 each: `mean.N` of |a| and `norm.N`, the root of
             the mean of a squared, over all positions; `max.N` of |a|; `activity.N`, the share of
-            batches whose mean |a| is at least 1e-6.
+            batches whose mean |a| is at least 1e-6; `wanda.N`, |W| * norm summed over the outputs.
 
         Raises PlanError where no position counts, or where activations are no finite numbers.
         """
@@ -56,11 +57,12 @@ class Activations:
             for batch in batches:
                 masks[:] = [_counted(batch, index, answers) for index in range(len(spans))]
                 run_blocks(model, reaching(model, batch))
-        return {
-            f"{name}.{layer}": value
-            for layer, tally in enumerate(tallies)
-            for name, value in tally.read().items()
-        }
+        stats: Stats = {}
+        for layer, (one, tally) in enumerate(zip(found, tallies, strict=True)):
+            read = tally.read()
+            read["wanda"] = wanda_power(one.out(), read["norm"])
+            stats |= {f"{name}.{layer}": value for name, value in read.items()}
+        return stats
 
 
 class AnswerActivations(Activations):
@@ -125,6 +127,17 @@ def _kept(inputs: Tensor, mask: Tensor | None) -> Tensor:
     if mask.numel() != len(flat):
         return flat  # positions that are no tokens
     return flat[mask.flatten().to(flat.device)]
+
+
+class Weights:
+    """How large a neuron's weights are; looks at no data."""
+
+    @classmethod
+    @torch.no_grad()
+    def calibrate(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Stats:
+        """`weight.N` for each layer N: (neurons,) float32."""
+        found = enumerate(ffns(model))
+        return {f"weight.{layer}": weight_power(one.into(), one.out()) for layer, one in found}
 
 
 class Gradients:

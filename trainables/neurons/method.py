@@ -18,15 +18,19 @@ from trainables.core.fork import fork
 from trainables.core.lineage import Effect
 from trainables.core.pictures import Bars
 from trainables.core.types import PreTrainedModel, Stats
-from trainables.neurons.calibrate import Activations, AnswerActivations, Gradients, per_layer
+from trainables.neurons.calibrate import (
+    Activations,
+    AnswerActivations,
+    Gradients,
+    Weights,
+    per_layer,
+)
 from trainables.neurons.ffn import cut, ffns, silence_neurons
 from trainables.neurons.scores import (
     Against,
     Score,
     activation_scores,
     relative,
-    wanda_power,
-    weight_power,
 )
 from trainables.neurons.select import Rule, limit, removals, thirds
 from trainables.stage import Bench, Calibrates, Method, Summary
@@ -101,10 +105,10 @@ class Neurons(Method):
         return {name: value for name, value in super().settings().items() if value != usual[name]}
 
     def calibrator(self) -> type[Calibrates] | None:
-        if self.prune_ratio == 0 or self.score == "weight":
+        if self.prune_ratio == 0:
             return None
-        answers = self.answers_only and self.score != "gradient"
-        return AnswerActivations if answers else _MEASURED[self.score]
+        kind = _MEASURED[self.score]
+        return AnswerActivations if self.answers_only and kind is Activations else kind
 
     @staticmethod
     @torch.no_grad()
@@ -115,10 +119,11 @@ class Neurons(Method):
         linears looks at all neurons together, so that cut is not masked.
         """
         batch = {name: value[:2] for name, value in next(bench.batches("calibration")).items()}
+        weights = Weights.calibrate(bench.model, [])
         said, widths = [], [one.width for one in ffns(bench.model)]
         for mode in ("slice", "mask"):
             own = fork(bench.model)
-            Neurons(0.25, score="weight", edge_protect=0, mode=mode).apply(own, {})  # type: ignore[arg-type]
+            Neurons(0.25, score="weight", edge_protect=0, mode=mode).apply(own, weights)  # type: ignore[arg-type]
             said.append(own(**ready(own, batch)).logits.float())
         allowed = (1e-3 if bench.model.dtype == torch.float32 else 5e-2) * float(
             said[1].abs().max()
@@ -145,20 +150,11 @@ class Neurons(Method):
             parts = [per_layer(stats, name) for name in ("mean", "max", "activity")]
             found = activation_scores(parts[0], parts[1], parts[2], self.weights, self.against)
         else:
-            found = relative(self._power(model, stats), self.against)
+            found = relative(per_layer(stats, self.score), self.against)
         if not all(bool(torch.isfinite(one).all()) for one in found):
             raise PlanError(f"score {self.score}: not all are finite numbers")
         scales = [self.layer_scale[third] for third in thirds(towers(model))]
         return [scale * one for scale, one in zip(scales, found, strict=True)]
-
-    def _power(self, model: PreTrainedModel, stats: Stats) -> list[Tensor]:
-        if self.score == "gradient":
-            return per_layer(stats, "gradient")
-        found = ffns(model)
-        if self.score == "weight":
-            return [weight_power(one.into(), one.out()).cpu() for one in found]
-        norms = per_layer(stats, "norm")
-        return [wanda_power(one.out(), n).cpu() for one, n in zip(found, norms, strict=True)]
 
     @property
     def _rule(self) -> Rule:
@@ -198,9 +194,9 @@ class Neurons(Method):
         )
 
 
-_MEASURED: dict[Score, type[Calibrates] | None] = {
+_MEASURED: dict[Score, type[Calibrates]] = {
     "activation": Activations,
-    "weight": None,
+    "weight": Weights,
     "gradient": Gradients,
     "wanda": Activations,
 }

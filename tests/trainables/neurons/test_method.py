@@ -21,7 +21,7 @@ from trainables.core.fork import fork, put
 from trainables.core.types import IGNORED, Batch, Stats
 from trainables.neurons import Neurons
 from trainables.neurons import method as method_module
-from trainables.neurons.calibrate import Activations, AnswerActivations, Gradients
+from trainables.neurons.calibrate import Activations, AnswerActivations, Gradients, Weights
 from trainables.neurons.ffn import ffns
 from trainables.omission.method import Omission
 from trainables.testing import applied
@@ -254,6 +254,7 @@ def test_a_chain_shares_its_statistics(tmp_path: Path, monkeypatch: pytest.Monke
 
     counting(Activations)
     counting(Gradients)
+    counting(Weights)
     counting(Wanda)
     model = tiny("bert", 4)
     keys = {}
@@ -264,9 +265,9 @@ def test_a_chain_shares_its_statistics(tmp_path: Path, monkeypatch: pytest.Monke
             do(bench, Omission(skip=(2,)), neurons, Wanda(0.3))
             keys[score, ratio] = bench.lineage.key
             bench.cache.release()
-    # one for activation and wanda together, one for gradient, and Wanda's for each model before it:
+    # one for activation and wanda together, one each for the others, Wanda's for each model before:
     # 4 scores, and the one that nothing was taken from
-    assert ran.count("Activations") == 1 and ran.count("Gradients") == 1
+    assert [ran.count(one) for one in ("Activations", "Gradients", "Weights")] == [1, 1, 1]
     assert len(set(keys.values())) == 5 == ran.count("Wanda")
     naive = tiny_bench(tmp_path, model, naive=True)
     do(naive, Omission(skip=(2,)), Neurons(0.2), Wanda(0.3))
