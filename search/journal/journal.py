@@ -126,6 +126,9 @@ class Journal:
         self.copy = SamplerCopy(sampler, self.rows.directions)
         self._state = self.noted("sampler") or {}
         self.copy.recall(self._state)
+        if (base := self.baseline()) is not None and base.keys() >= self.objectives.keys():
+            values = [float(base[name]) for name in self.objectives]
+            self.copy.study.set_user_attr("baseline", values)
         for row in self.trials()[1:]:
             self.copy.add(row)
         self.points, skipped = [], self.noted("skipped") or []

@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from random import Random
 
+import numpy as np
+from numpy.typing import NDArray
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -62,14 +64,25 @@ def _listed(walker: Walker, rng: Random) -> Iterator[Point | None]:
 def ranks(
     trials: Iterable[FrozenTrial], directions: Sequence[StudyDirection]
 ) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-    """The front of what is feasible (of all, where nothing is), and the other finished trials."""
-    done = [one for one in trials if one.state == TrialState.COMPLETE]
+    """The front of what is feasible (of the nearest, where nothing is), and the other trials."""
+    tried = [one for one in trials if one.params]
+    done = [one for one in tried if one.state == TrialState.COMPLETE]
     best = min((miss(one) for one in done), default=0.0)
     right = [one for one in done if miss(one) <= best]
-    values = {one.number: signed(one, directions) for one in right}
-    front = [one for one in right if not any(_over(v, values[one.number]) for v in values.values())]
+    values = np.array([signed(one, directions) for one in right]).reshape(len(right), -1)
+    front = [one for one, good in zip(right, undominated(values), strict=True) if good]
     on_front = {one.number for one in front}
-    return front, [one for one in trials if one.number not in on_front and one.params]
+    return front, [one for one in tried if one.number not in on_front]
+
+
+def undominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """[points] of [points, objectives]: whether no other is better; less is better."""
+    good = np.ones(len(values), dtype=bool)
+    for at in np.lexsort(values.T[::-1]) if len(values) else ():
+        if good[at]:
+            own = values[at]
+            good &= ~((own <= values).all(axis=1) & (own < values).any(axis=1))
+    return good
 
 
 def signed(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> tuple[float, ...]:
@@ -83,7 +96,3 @@ def signed(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> tuple[fl
 def miss(trial: FrozenTrial) -> float:
     """By how much the constraints are missed, all together."""
     return sum(max(0.0, value) for value in trial.constraints.values())
-
-
-def _over(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))

@@ -9,6 +9,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 from pydantic import BaseModel
 
+from search.samplers.bayesian.sampler import BayesianSampler
 from search.samplers.grid import GridSampler, grid_points
 from search.samplers.level_switch import LevelSwitchSampler
 from search.samplers.points import Ask
@@ -17,8 +18,7 @@ from search.study.schema import SamplerSpec
 from search.study.space import find, ranges_of
 from trainables.core.errors import UserError
 
-MANY = 1000  # trials from which NSGA-II's cheap proposals pay
-FRESH = ("auto", "tpe", "nsga2", "nsga3", "random")  # of Optuna, with a random state in memory
+FRESH = ("tpe", "nsga2", "nsga3", "random")  # of Optuna, with a random state in memory
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def make_sampler(
         attempt: how many proposals came in vain since the last trial.
     """
     name = spec.name
-    if name == "auto":
-        name = "nsga2" if (trials or 0) > MANY else "tpe"
     fresh = fresh_seed(seed, existing, attempt)
+    if name in ("auto", "bayesian"):
+        return BayesianSampler(ask, seed)
     if name == "grid":
         return GridSampler(grid_points(ask), seed)
     if ":" in name:

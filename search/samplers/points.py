@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import optuna
@@ -19,10 +20,13 @@ from optuna.distributions import (
 )
 
 from search.study.stand_in import StandIn, fits
+from spaces import sets
 
 Ask: TypeAlias = Callable[[Any], object]  # runs the space on a trial, or on what stands in for one
 Params: TypeAlias = dict[str, Any]
 Fill: TypeAlias = Callable[[str, BaseDistribution], Any]  # what a parameter is that nobody gave
+
+REMEMBERED = 20_000  # points that a walker keeps, as searches look around the same ones
 
 
 @dataclass(frozen=True)
@@ -32,17 +36,24 @@ class Point:
     Attributes:
         params: by name, in the order they were asked for.
         asked: what each may be.
+        units: the sets of 0/1 parameters: set -> number -> parameter.
         stages: what it means, as plain data; None where the space returned no stages.
     """
 
     params: Params
     asked: Mapping[str, BaseDistribution]
+    units: Mapping[str, Mapping[int, str]]
     stages: Sequence[Mapping[str, Any]] | None
 
-    @property
+    @cached_property
     def key(self) -> str | None:
         """The identity of its stages."""
         return None if self.stages is None else _digest(self.stages)
+
+    @property
+    def identity(self) -> str:
+        """Its key, or its parameters where it has no stages."""
+        return self.key or repr(self.params)
 
 
 def plain(found: object) -> list[dict[str, Any]] | None:
@@ -59,16 +70,22 @@ def key_of(found: object) -> str | None:
 
 
 def _digest(stages: Sequence[Mapping[str, Any]]) -> str:
-    text = json.dumps(stages, sort_keys=True, default=repr)
+    text = _ENCODER.encode(stages)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, default=repr, check_circular=False)
+
+
 class Walker:
-    """Runs a space on parameters in hand, quickly: what it asks for is remembered by its answer."""
+    """Runs a space on parameters in hand, quickly: a domain is made once, however often a space
+    asks for it."""
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
         self.domains: dict[tuple[Any, ...], BaseDistribution] = {}
+        self.units: dict[tuple[Any, ...], dict[str, dict[int, str]]] = {}
+        self._walked: dict[tuple[Any, ...], Point | None] = {}
 
     def walk(self, params: Mapping[str, Any], fill: Fill) -> Point | None:
         """The point of these parameters; None where the space refuses it.
@@ -76,12 +93,29 @@ class Walker:
         Args:
             fill: answers what is asked for beyond the parameters, or out of their range.
         """
-        trial = _Answers(params, fill, self.domains)
+        given = tuple(params.items())
+        if given not in self._walked:
+            trial = _Answers(params, fill, self.domains)
+            point = self._run(trial)
+            if trial.filled:
+                return point
+            if len(self._walked) > REMEMBERED:
+                self._walked.clear()
+            self._walked[given] = point
+        return self._walked[given]
+
+    def _run(self, trial: "_Answers") -> Point | None:
         try:
             found = self.ask(trial)
         except (ValueError, optuna.TrialPruned):
             return None
-        return Point(trial.params, trial.asked, plain(found))
+        return Point(trial.params, trial.asked, self._units(trial.asked), plain(found))
+
+    def _units(self, asked: Mapping[str, BaseDistribution]) -> dict[str, dict[int, str]]:
+        shape = (*asked, *map(id, asked.values()))  # domains live as long as the walker
+        if shape not in self.units:
+            self.units[shape] = sets.groups(name for name, one in asked.items() if _is_unit(one))
+        return self.units[shape]
 
 
 class _Answers(StandIn):
@@ -91,6 +125,7 @@ class _Answers(StandIn):
         self.given, self.fill, self.domains = given, fill, domains
         self.params: Params = {}
         self.asked: dict[str, BaseDistribution] = {}
+        self.filled = False
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
@@ -98,6 +133,10 @@ class _Answers(StandIn):
         key = (int, low, high, step, log)
         if key not in self.domains:
             self.domains[key] = IntDistribution(low, high, log, step)
+        value = self.given.get(name)
+        if type(value) is int and low <= value <= high and (value - low) % step == 0:
+            self.asked[name] = self.domains[key]
+            return self.params.setdefault(name, value)
         return self.answer(name, self.domains[key])
 
     def suggest_float(
@@ -118,9 +157,14 @@ class _Answers(StandIn):
         if name not in self.params:
             given = self.given.get(name, _MISSING)
             right = given is not _MISSING and fits(given, asked)
+            self.filled = self.filled or not right
             self.params[name] = given if right else self.fill(name, asked)
             self.asked[name] = asked
         return self.params[name]
 
 
 _MISSING = object()
+
+
+def _is_unit(asked: BaseDistribution) -> bool:
+    return isinstance(asked, IntDistribution) and (asked.low, asked.high) == (0, 1)

@@ -5,7 +5,7 @@ goes one step aside.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from random import Random
 from typing import Any
 
@@ -24,23 +24,22 @@ SHARE = 0.1  # of a continuous range, which has no step of its own
 
 def steps(point: Point) -> list[Params]:
     """The parameters of all points one step away; a branch that opens is for the space to ask."""
-    units = unit_sets(point)
-    tied = {name for group in units for name in (*units[group].values(), sets.count_of(group))}
-    found = [one for group in units for one in _set_steps(point, group, units[group])]
-    for name, asked in point.asked.items():
-        if name not in tied:
-            found += [point.params | {name: v} for v in beside(asked, point.params[name])]
+    found = [one for group in point.units for one in _set_steps(point, group)]
+    for name in free(point):
+        found += [point.params | {name: v} for v in beside(point.asked[name], point.params[name])]
     return found
 
 
-def unit_sets(point: Point) -> dict[str, dict[int, str]]:
-    """The sets of 0/1 parameters that a point has: set -> number -> parameter."""
-    return sets.groups(name for name, asked in point.asked.items() if _is_unit(asked))
+def free(point: Point) -> list[str]:
+    """The parameters that belong to no set."""
+    tied = {name for names in point.units.values() for name in names.values()}
+    tied |= set(map(sets.count_of, point.units))
+    return [name for name in point.params if name not in tied]
 
 
-def members(point: Point, group: str, units: dict[int, str]) -> list[int]:
+def members(point: Point, group: str) -> list[int]:
     """The units of a set that count: those that its stages name where the count cuts the rest."""
-    candidates = [number for number, name in units.items() if point.params[name]]
+    candidates = [number for number, name in point.units[group].items() if point.params[name]]
     count = point.params.get(sets.count_of(group), len(candidates))
     if count >= len(candidates):
         return candidates
@@ -48,36 +47,37 @@ def members(point: Point, group: str, units: dict[int, str]) -> list[int]:
     return next((one for one in named if set(one) <= set(candidates)), candidates[:count])
 
 
-def resized(point: Point, group: str, units: dict[int, str], chosen: list[int]) -> Params:
+def resized(point: Point, group: str, chosen: Collection[int]) -> Params:
     """The point with these members in a set, and a count that cuts none."""
-    inside = set(chosen)
-    params = point.params | {name: int(number in inside) for number, name in units.items()}
+    params = dict(point.params)
+    for number, name in point.units[group].items():
+        params[name] = int(number in chosen)
     if sets.count_of(group) in params:
         params[sets.count_of(group)] = len(chosen)
     return params
 
 
-def most(point: Point, group: str, units: dict[int, str]) -> int:
+def most(point: Point, group: str) -> int:
     """How many members a set may have."""
     asked = point.asked.get(sets.count_of(group))
-    return asked.high if isinstance(asked, IntDistribution) else len(units)
+    return asked.high if isinstance(asked, IntDistribution) else len(point.units[group])
 
 
-def _set_steps(point: Point, group: str, units: dict[int, str]) -> Iterator[Params]:
-    inside = members(point, group, units)
-    outside = [number for number in units if number not in set(inside)]
+def _set_steps(point: Point, group: str) -> Iterator[Params]:
+    inside = members(point, group)
+    outside = [number for number in point.units[group] if number not in inside]
     for gone in inside:
         left = [number for number in inside if number != gone]
-        yield resized(point, group, units, left)
+        yield resized(point, group, left)
         for new in outside:
-            yield resized(point, group, units, [*left, new])
-    if len(inside) < most(point, group, units):
+            yield resized(point, group, [*left, new])
+    if len(inside) < most(point, group):
         for new in outside:
-            yield resized(point, group, units, [*inside, new])
+            yield resized(point, group, [*inside, new])
 
 
-def beside(asked: BaseDistribution, value: Any) -> list[Any]:
-    """The values one step aside."""
+def beside(asked: BaseDistribution, value: Any, share: float = SHARE) -> list[Any]:
+    """The values one step aside; of a continuous range, that share of it."""
     if isinstance(asked, CategoricalDistribution):
         at = asked.choices.index(value)
         return [asked.choices[i] for i in (at - 1, at + 1) if 0 <= i < len(asked.choices)]
@@ -90,10 +90,10 @@ def beside(asked: BaseDistribution, value: Any) -> list[Any]:
     if asked.step is not None:
         near = [round(value - asked.step, 12), round(value + asked.step, 12)]
     elif asked.log:
-        factor = (asked.high / asked.low) ** SHARE
+        factor = (asked.high / asked.low) ** share
         near = [value / factor, value * factor]
     else:
-        width = SHARE * (asked.high - asked.low)
+        width = share * (asked.high - asked.low)
         near = [value - width, value + width]
     return [one for one in near if asked.low <= one <= asked.high and one != value]
 
@@ -113,10 +113,6 @@ def draw(rng: Random, asked: BaseDistribution) -> Any:
         count = math.floor((asked.high - asked.low) / asked.step + 1e-9)
         return round(asked.low + asked.step * rng.randint(0, count), 12)
     return rng.uniform(asked.low, asked.high)
-
-
-def _is_unit(asked: BaseDistribution) -> bool:
-    return isinstance(asked, IntDistribution) and (asked.low, asked.high) == (0, 1)
 
 
 def _lists(data: Any) -> Iterator[tuple[Any, ...]]:

@@ -57,6 +57,7 @@ class NoOptions(Spec):
 
 SAMPLERS: Mapping[str, type[Spec]] = {
     "auto": NoOptions,
+    "bayesian": NoOptions,
     "tpe": TpeOptions,
     "nsga2": GeneticOptions,
     "nsga3": GeneticOptions,

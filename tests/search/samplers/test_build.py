@@ -10,6 +10,7 @@ from optuna.distributions import IntDistribution
 from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from search.engine.schedulers import make_scheduler
+from search.samplers.bayesian.sampler import BayesianSampler
 from search.samplers.build import make_sampler
 from search.samplers.grid import exhausted, grid_points
 from search.study.options import sampler_problems, watched
@@ -61,9 +62,10 @@ def proposals(chosen: BaseSampler, count: int = 6, objectives: int = 2) -> list[
 @pytest.mark.parametrize(
     ("name", "trials", "kind"),
     [
-        ("auto", 40, TPESampler),
-        ("auto", None, TPESampler),
-        ("auto", 5000, NSGAIISampler),
+        ("auto", 40, BayesianSampler),
+        ("auto", None, BayesianSampler),
+        ("auto", 5000, BayesianSampler),
+        ("bayesian", 40, BayesianSampler),
         ("tpe", 5000, TPESampler),
         ("nsga2", 40, NSGAIISampler),
         ("nsga3", 40, NSGAIIISampler),

@@ -1,0 +1,1 @@
+"""The default sampler: models of what stages score, and the points worth asking them about."""

@@ -1,0 +1,106 @@
+"""Points worth a thought: small steps from good ones, mixtures of two, some from anywhere."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from search.samplers.points import Params, Point, Walker
+from search.samplers.steps import beside, draw, free, members, most, resized
+
+FAR = 0.15  # of the steps that change a parameter, how many go anywhere
+TRIES = 4  # to find a point that is not known, per point that is wanted
+
+
+class Pool:
+    """New points of a space, none of them known, none twice."""
+
+    def __init__(self, walker: Walker, known: Collection[str], rng: Random) -> None:
+        self.walker, self.known, self.rng = walker, known, rng
+        self.points: list[Point] = []
+        self._keys: set[str] = set()
+        self._walked: set[tuple[Any, ...]] = set()
+
+    def add(self, proposals: Iterator[Params], count: int) -> None:
+        """Add up to `count` points, of those proposed."""
+        wanted = len(self.points) + count
+        for _, params in zip(range(TRIES * count), proposals, strict=False):
+            told = tuple(params.items())
+            if told and told in self._walked:
+                continue
+            self._walked.add(told)
+            point = self.walker.walk(params, lambda _, asked: draw(self.rng, asked))
+            if point is None or (key := point.identity) in self._keys:
+                continue
+            if key not in self.known:
+                self._keys.add(key)
+                self.points.append(point)
+                if len(self.points) == wanted:
+                    return
+
+    def steps(self, parents: Sequence[Point]) -> Iterator[Params]:
+        """One to three steps from a parent, mostly one."""
+        while parents:
+            params, parent = None, self.rng.choice(parents)
+            for _ in range(self.rng.choice((1, 1, 1, 2, 2, 3))):
+                params = step(parent, self.rng)
+                parent = replace(parent, params=params)
+            yield params or {}
+
+    def mixtures(self, parents: Sequence[Point]) -> Iterator[Params]:
+        """Each parameter of one or the other of two parents; a set's members likewise."""
+        while len(parents) > 1:
+            one, other = self.rng.sample(parents, 2)
+            yield mixture(one, other, self.rng)
+
+    def anywhere(self) -> Iterator[Params]:
+        """Points at random: nothing is given."""
+        while True:
+            yield {}
+
+
+def step(point: Point, rng: Random) -> Params:
+    """A small step in one set or one parameter."""
+    choices = [*point.units, *point.units, *free(point)]
+    if not choices:
+        return dict(point.params)
+    chosen = rng.choice(choices)
+    if chosen in point.units:
+        return _changed_set(point, chosen, rng)
+    asked, value = point.asked[chosen], point.params[chosen]
+    near = [] if rng.random() < FAR else beside(asked, value, 10 ** -rng.uniform(0.7, 2.5))
+    return point.params | {chosen: rng.choice(near) if near else draw(rng, asked)}
+
+
+def _changed_set(point: Point, group: str, rng: Random) -> Params:
+    """A unit switched with another, added or given back."""
+    inside = members(point, group)
+    outside = [number for number in point.units[group] if number not in inside]
+    room = len(inside) < most(point, group)
+    kinds = ["switch"] * 2 * bool(inside and outside) + ["less"] * bool(inside)
+    kinds += ["more"] * bool(outside and room)
+    if not kinds:
+        return dict(point.params)
+    kind = rng.choice(kinds)
+    left = [*inside]
+    if kind != "more":
+        left.remove(rng.choice(inside))
+    if kind != "less":
+        left.append(rng.choice(outside))
+    return resized(point, group, left)
+
+
+def mixture(one: Point, other: Point, rng: Random) -> Params:
+    """A point between two, of a size between theirs."""
+    params = {
+        name: other.params[name] if name in other.params and rng.random() < 0.5 else value
+        for name, value in one.params.items()
+    }
+    for group in sorted(one.units.keys() & other.units.keys()):
+        mine, yours = members(one, group), members(other, group)
+        size = rng.randint(*sorted((len(mine), len(yours))))
+        both = [number for number in mine if number in yours]
+        rest = [n for n in {*mine, *yours} if n not in both and n in one.units[group]]
+        chosen = [*both, *rng.sample(sorted(rest), min(len(rest), max(0, size - len(both))))]
+        params = resized(replace(one, params=params), group, chosen)
+    return params

@@ -1,0 +1,189 @@
+"""The default sampler: it learns, keeps to constraints, and bears every kind of space."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from search.samplers.bayesian.features import Columns, describe
+from search.samplers.bayesian.gain import gains, normals
+from search.samplers.bayesian.sampler import BayesianSampler
+from search.samplers.bayesian.surrogate import fit
+from search.samplers.points import Walker
+from search.study.stand_in import default
+from tests.search.samplers.test_steps import ask as small
+from tests.search.samplers.test_steps import walk
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Any:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+# -- its parts -------------------------------------------------------------------------------------
+
+
+def test_a_point_is_told_by_what_it_means() -> None:
+    told = describe(walk(**{"skip.count": 2, "skip.02": 1, "skip.04": 1, "zeros": 20}))
+    assert told == {
+        "0.stage=Taken": 1.0,
+        "0.fields.blocks#": 2.0,
+        "0.fields.blocks:2": 1.0,
+        "0.fields.blocks:4": 1.0,
+        "0.fields.zeros": 20.0,
+    }
+
+
+def test_columns_scale_and_leave_out_what_never_varies() -> None:
+    columns = Columns([{"a": 1.0, "b": 2.0, "s:1": 1.0}, {"a": 3.0, "b": 2.0}])
+    found = columns.table([{"a": 2.0, "b": 7.0, "s:1": 1.0, "new": 4.0}])
+    assert found.members.tolist() == [[1.0]] and found.others.tolist() == [[0.5]]
+
+
+def test_a_surrogate_learns_a_sum_and_its_own_doubt() -> None:
+    rng = np.random.default_rng(0)
+    costs = {n: 0.1 * n for n in range(1, 9)}
+    points = [
+        {f"s:{n}": 1.0 for n in costs if rng.random() < 0.4} | {"zeros": float(rng.integers(6))}
+        for _ in range(60)
+    ]
+    points = [one | {"s#": float(len(one) - 1)} for one in points]
+    scores = np.array([
+        20 * math.exp(sum(costs[n] for n in costs if f"s:{n}" in one) + 0.02 * one["zeros"])
+        for one in points
+    ])  # fmt: skip
+    columns = Columns(points)
+    (model,) = fit(columns.table(points[:45]), scores[:45, None])
+    told = model.at(columns.table(points[45:]))
+    assert model.log
+    assert np.corrcoef(told.mean, np.log(scores[45:]))[0, 1] > 0.99
+    known = model.at(columns.table(points[:45]))
+    assert known.deviation.max() < told.deviation.min()
+
+
+def test_what_a_point_adds_to_a_front() -> None:
+    front, corner = np.array([[1.0, 3.0], [2.0, 1.0]]), np.array([4.0, 4.0])
+    drawn = np.array([[[1.5, 2.0]], [[0.0, 0.0]], [[2.5, 2.5]], [[5.0, 0.0]]])
+    assert gains(drawn, front, corner)[:, 0].tolist() == [0.5, 16.0 - 7.0, 0.0, 0.0]
+    single = gains(drawn[:, :, :1], front[:, :1], corner[:1])
+    assert single[:, 0].tolist() == [0.0, 1.0, 0.0, 0.0]
+    box = np.concatenate([drawn, np.zeros((4, 1, 1))], axis=2)
+    flat = np.concatenate([front, np.zeros((2, 1))], axis=1)
+    found = gains(box, flat, np.array([4.0, 4.0, 1.0]))[:, 0]
+    assert found == pytest.approx([0.5, 9.0, 0.0, 0.0], abs=1.3)  # by spots
+    assert abs(normals(3, 16).mean()) < 0.1 and abs(normals(3, 16).std() - 1) < 0.25
+
+
+# -- the sampler -----------------------------------------------------------------------------------
+
+Space = Callable[[Any], Any]
+
+
+def search(
+    space: Space, score: Callable[[dict[str, Any]], Any], count: int, ways: list[str], seed: int = 0
+) -> list[optuna.trial.FrozenTrial]:
+    """Trials of one worker; `score` returns values and how much a constraint is missed, or None."""
+    study = optuna.create_study(sampler=BayesianSampler(space, seed), directions=ways)
+    for _ in range(count):
+        trial = study.ask()
+        space(trial)
+        told = score(trial.params)
+        if told is None:
+            study.tell(trial, state=TrialState.FAIL)
+            continue
+        trial.set_constraint("limit", told[1])
+        study.tell(trial, told[0])
+    return study.get_trials()
+
+
+def mixed(trial: Any) -> object:
+    """A space without stages, whose branches ask for other things."""
+    kind = trial.suggest_categorical("kind", ["wanda", "none", "low-rank"])
+    if kind == "wanda":
+        return trial.suggest_int("percent", 0, 60, step=5)
+    if kind == "low-rank":
+        return trial.suggest_float("rank", 0.0, 1.0), trial.suggest_float(
+            "lr", 1e-5, 1e-1, log=True
+        )
+    return None
+
+
+def fits(params: dict[str, Any]) -> tuple[list[float], float]:
+    value = 5.0
+    if params["kind"] == "wanda":
+        value = 1 + abs(params["percent"] - 35) / 30
+    elif params["kind"] == "low-rank":
+        value = abs(params["rank"] - 0.7) + abs(math.log10(params["lr"]) + 3) / 4
+    return [value], 0.0
+
+
+def test_one_objective_over_branches_with_continuous_parameters() -> None:
+    best = [
+        min(t.values[0] for t in search(mixed, fits, 40, ["minimize"], seed)) for seed in range(2)
+    ]
+    assert max(best) < 0.15
+
+
+def test_it_repeats_nothing_and_the_same_seed_is_the_same_search() -> None:
+    def score(params: dict[str, Any]) -> Any:
+        blocks = walk(**params).stages[0]["fields"]["blocks"]  # type: ignore[index]
+        return [float(sum(blocks)), float(-len(blocks) - params["zeros"])], 0.0
+
+    found = search(small, score, 25, ["minimize", "maximize"])
+    assert len({walk(**one.params).key for one in found}) == 25
+    again = search(small, score, 25, ["minimize", "maximize"])
+    assert [one.params for one in again] == [one.params for one in found]
+
+
+def numbers(trial: Any) -> object:
+    return [trial.suggest_int(f"n.{n}", 0, 9) for n in range(4)]
+
+
+def test_constraints_are_found_and_kept() -> None:
+    def score(params: dict[str, int]) -> Any:
+        total = sum(params.values())
+        return [float(total)], (30 - total) / 30  # hardly any point at random is feasible
+
+    found = search(numbers, score, 40, ["minimize"])
+    assert min(one.values[0] for one in found if one.constraints["limit"] <= 0) <= 31
+    assert sum(one.constraints["limit"] <= 0.1 for one in found[15:]) > 15
+
+
+def test_where_trials_fail_it_goes_elsewhere() -> None:
+    def score(params: dict[str, int]) -> Any:
+        return None if params["n.0"] > 4 else ([float(-sum(params.values()))], 0.0)
+
+    found = search(numbers, score, 25, ["minimize"])
+    assert min(one.values[0] for one in found if one.state == TrialState.COMPLETE) == -31.0
+
+
+def test_three_objectives_and_trials_that_run() -> None:
+    study = optuna.create_study(sampler=BayesianSampler(numbers, 1), directions=["minimize"] * 3)
+    running: list[optuna.Trial] = []
+    asked = []
+    for _ in range(30):
+        running.append(study.ask())
+        numbers(running[-1])
+        asked.append(tuple(running[-1].params.values()))
+        if len(running) == 4:  # three others run when the next is asked for
+            trial = running.pop(0)
+            a, b, c, d = trial.params.values()
+            study.tell(trial, [float(a + d), float(9 - a + b), float(c)])
+    assert len(set(asked)) == 30
+    assert np.mean([sum(one[1:3]) for one in asked[20:]]) < np.mean(
+        [sum(o[1:3]) for o in asked[:8]]
+    )
+
+
+def test_an_empty_space_is_proposed_as_it_is() -> None:
+    study = optuna.create_study(sampler=BayesianSampler(lambda trial: [], 0))
+    for number in range(6):
+        study.tell(study.ask(), float(number))
+    assert Walker(lambda trial: []).walk({}, lambda _, asked: default(asked)) is not None
