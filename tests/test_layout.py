@@ -112,7 +112,7 @@ ORDER = {
     "search": "errors terminal study samplers journal report ledger engine routing rebuild "
     "export apply launch progress run cli __main__",
     "trainables": "core stage bench recover distill wanda magnitude neurons codebook quantize "
-    "omission similarity ilm routing load routed trial worker testing",
+    "omission similarity ilm plugin routing load routed trial worker testing",
     "trainables/bench": "assets data models metrics training survey uneven opening bench",
 }
 LISTS = {"trainables"}  # rooms whose entries are a list that grows: the methods

@@ -17,6 +17,7 @@ from trainables.core.errors import ModelError
 # The file that marks a form -> what loads such a folder; asked in this order.
 FORMS: Mapping[str, str] = {
     "routed.json": "trainables.routing.routed_model:RoutedModel.load",
+    "plugged.json": "trainables.plugin.model:load_plugged",
     "exact.json": "trainables.bench.models.nonuniform:load_exact",
     "packed.json": "trainables.bench.models.packed.form:load_packed",
     "config.json": "trainables.load:load_plain",

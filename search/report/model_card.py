@@ -12,6 +12,7 @@ from search.report.format import cell, delta, measured_on, story
 from search.report.provenance import read_as
 from search.report.rows import cells
 from trainables.bench.assets.catalogue import ASSETS
+from trainables.core.places import called
 
 if TYPE_CHECKING:
     from trainables.bench.metrics.artefact import Cost
@@ -105,7 +106,7 @@ def card(view: View, made: Export) -> str:
     return CARD.format(
         head=_head(study.model.id, known),
         title=f"{study.name}, {result.name}",
-        base=_name(study.model.id),
+        base=called(study.model.id),
         story=story(result),
         rows=_table(view, made),
         measured=_measured(view, made),
@@ -117,8 +118,20 @@ def card(view: View, made: Export) -> str:
         again=made.again,
         order=ORDER if made.searched else "",
         lineage=made.lineage,
-        licence=licence,
+        licence=licence + _inside(made),
     )
+
+
+def _inside(made: Export) -> str:
+    """The licences of what of other models the folder holds."""
+    lines = [
+        f"- {called(what)}: " + (licence if licence != "unknown" else _UNSAID)
+        for what, licence in made.saved.licences.items()
+    ]
+    return "\n\nAnd of what else is inside:\n\n" + "\n".join(lines) if lines else ""
+
+
+_UNSAID = "unknown, its source does not say; look there before you pass it on"
 
 
 def _head(model: str, licence: str | None) -> str:
@@ -128,11 +141,6 @@ def _head(model: str, licence: str | None) -> str:
     if licence:
         lines.append(f"license: {licence}")
     return "\n".join(lines)
-
-
-def _name(what: str) -> str:
-    """A hub id or an asset as it is, a local path by its last part."""
-    return Path(what).name if what.startswith("/") else what
 
 
 def _table(view: View, made: Export) -> str:
@@ -152,7 +160,7 @@ def _measured(view: View, made: Export) -> str:
     seen = "neither the search nor any stage has" if made.searched else "no stage has"
     lines = [
         "The first three columns are measured on held-out data, once, after all decisions: "
-        f"{data.items.held_out} items of `{_name(data.dataset)}` that {seen} seen. "
+        f"{data.items.held_out} items of `{called(data.dataset)}` that {seen} seen. "
         f"The last one is {saw}." + (f" Read as {form}." if form else ""),
         "",
     ]
@@ -254,4 +262,4 @@ def _licence(model: str) -> tuple[str | None, str]:
     found = LICENCE.search(readme.read_text(encoding="utf-8")) if readme.is_file() else None
     if found:
         return found.group(1), f"That of the base model: {found.group(1)}."
-    return None, f"That of the base model, `{_name(model)}`: look there before you pass it on."
+    return None, f"That of the base model, `{called(model)}`: look there before you pass it on."

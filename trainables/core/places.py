@@ -1,4 +1,5 @@
-"""Where the code lies: for what counts folders, so that nobody counts them anew; and its commit."""
+"""Where the code lies: for what counts folders, so that nobody counts them anew; its commit;
+and how places are called where others read of them."""
 
 import os
 import subprocess
@@ -18,3 +19,8 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("RAYDUCE_COMMIT") or None
     return found.stdout.strip()
+
+
+def called(what: str) -> str:
+    """A hub id or an asset as it is, a local path by its last part."""
+    return Path(what).name if what.startswith(("/", ".", "~")) else what

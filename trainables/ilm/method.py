@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from trainables.core.pictures import Bars
+from trainables.core.places import called
 from trainables.core.types import Progress
 from trainables.ilm.compare import Bootstrap, bootstrap, description_length, fisher
 from trainables.ilm.compare import mean_correlation as mean_of
@@ -113,11 +114,12 @@ class ILM(Stage):
         layers = self.answers(seen)
         effects = tuple(one.count / len(seen.labels) for one in layers)
         data = bench.spec.data
+        dataset = called(data.dataset)
         selection = Selection(
             task=data.task,
-            dataset=data.dataset if data.subset is None else f"{data.dataset}/{data.subset}",
-            slm_type=bench.spec.model.id,
-            llm_type=self.donor,
+            dataset=dataset if data.subset is None else f"{dataset}/{data.subset}",
+            slm_type=called(bench.spec.model.id),
+            llm_type=called(self.donor),
             n_samples=len(seen.labels),
             n_pcs=self.n_pcs,
             top_pc=self.top_pc,
@@ -172,7 +174,7 @@ class ILM(Stage):
             "others": {name: list(values) for name, values in found.others.items()},
         }
         picture = Bars(
-            f"effect of each layer of {self.donor}",
+            f"effect of each layer of {called(self.donor)}",
             effects,
             (found.best,),
             "answers lost by patching, share",

@@ -74,3 +74,23 @@ def _unreached(spec: ModelSpec, error: Exception) -> ModelError:
         f"model {spec.id!r}: not a local folder, and the hub says {type(error).__name__}: {said}",
         do="give a folder, a hub id you can reach, or asset:NAME",
     )
+
+
+def fetch_file(name: str, file: str, revision: str | None = None) -> Path | None:
+    """One file of a hub id, fetched once; None where the repository does not have it.
+
+    Raises ModelError where the hub is out of reach and the file was not fetched before.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, file, revision=revision))
+    except LocalEntryNotFoundError as error:
+        if file.endswith(".index.json"):  # most models have none: then one file has everything
+            return None
+        raise _unreached(ModelSpec(id=name), error) from error
+    except EntryNotFoundError:
+        return None
+    except Exception as error:  # the hub raises many kinds
+        raise _unreached(ModelSpec(id=name), error) from error

@@ -6,7 +6,8 @@ form lies beside them. Weights that take fewer bits than transformers can say ar
 that is no transformers architecture saves itself.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -38,6 +39,15 @@ class SavesItself(Protocol):
         """Write the folder; returns the Python that loads it as `model`, with `{folder}` in it."""
 
 
+@runtime_checkable
+class Contains(Protocol):
+    """A model that has parts of other models in it."""
+
+    @property
+    def contains(self) -> Mapping[str, str]:
+        """What of others is in it -> its licence, "unknown" where nothing says."""
+
+
 @dataclass(frozen=True)
 class Saved:
     """How a folder loads.
@@ -47,12 +57,14 @@ class Saved:
         plain: whether transformers alone can.
         note: what else there is to know.
         exact: the Python for the exact form, where `load` gives a padded one.
+        licences: what of other models is inside -> its licence.
     """
 
     load: str
     plain: bool = True
     note: str = ""
     exact: str | None = None
+    licences: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def forms(self) -> dict[str, str]:
@@ -72,7 +84,10 @@ def save(model: nn.Module, processor: Any, task: Task, folder: Path, form: Form 
     if processor is not None:
         processor.save_pretrained(folder)
     if isinstance(model, SavesItself):
-        return Saved(model.save_to(folder), plain=False, note="Needs Rayduce beside transformers.")
+        inside = dict(model.contains) if isinstance(model, Contains) else {}
+        parts = "; ".join(inside)
+        note = f"Inside is {parts}. " * bool(parts) + "Needs Rayduce beside transformers."
+        return Saved(model.save_to(folder), plain=False, note=note, licences=inside)
     if not isinstance(model, PreTrainedModel):
         raise PlanError(f"{type(model).__name__} is no transformers model and has no save_to")
     if needs_packing(model):
