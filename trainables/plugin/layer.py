@@ -38,6 +38,8 @@ class Plug(nn.Module):
         many: for texts of many tokens; else for one.
     """
 
+    from_elsewhere = True  # its layers are no blocks of the model
+
     def __init__(
         self,
         size: int,

@@ -115,9 +115,10 @@ def _fits(row: Family, blocks: nn.Module) -> bool:
 
 
 def _others(root: nn.Module, known: Collection[int]) -> Iterator[nn.ModuleList]:
-    """The lists of blocks that are not among the known ones, nor inside them."""
+    """The lists of blocks that are not among the known ones, nor inside them, nor parts of another
+    model that say of themselves where they come from."""
     for child in root.children():
-        if id(child) in known:
+        if id(child) in known or getattr(child, "from_elsewhere", False):
             continue
         inside = any(id(module) in known for module in child.modules())
         if isinstance(child, nn.ModuleList) and not inside and _are_blocks(child):
