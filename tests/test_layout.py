@@ -115,7 +115,7 @@ ORDER = {
     "omission similarity ilm plugin routing load routed trial worker testing",
     "trainables/bench": "assets data models metrics training survey uneven opening bench",
 }
-LISTS = {"trainables"}  # rooms whose entries are a list that grows: the methods
+LISTS = {"trainables", "spaces"}  # rooms whose entries are a list that grows: methods, spaces
 MOST = 12  # files in any other room
 
 
