@@ -235,6 +235,7 @@ def table(
 ) -> None:
     """The study as the papers on pruning print it: blocks, parameters, non-zeros, scores."""
     from search.journal.view import read
+    from search.report.across import across
     from search.report.frame import write_csv
     from search.report.paper_table import chain_table
 
@@ -243,6 +244,8 @@ def table(
         say(str(write_csv(view, csv)))
     else:
         console().print(chain_table(view))
+        for one in across(view):
+            console().print(one)
 
 
 @app.command()
