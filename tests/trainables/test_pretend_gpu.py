@@ -40,11 +40,13 @@ from trainables.bench.models.verify import logits
 from trainables.core.spec import DataSpec, Role, Task
 from trainables.core.types import Batch
 from trainables.distill import Distill
+from trainables.ilm.states import layer_states
 from trainables.magnitude import GradualMagnitude, Magnitude
 from trainables.omission import losses
 from trainables.omission.evaluator import PrefixEvaluator
 from trainables.omission.importance import BlockInfluence, windows
 from trainables.omission.method import Omission
+from trainables.plugin import PlugIn
 from trainables.recover import Recover
 from trainables.routing.routed_model import RoutedModel
 from trainables.routing.router import Router
@@ -151,6 +153,25 @@ def test_a_student_is_taught_there(name: str, settings: dict[str, Any], tmp_path
         found.append(do(bench, Omission(skip=(1,)), stage)[1])
         assert {value.device.type for value in bench.model.state_dict().values()} == {NAME}
     assert [one.counts["epochs_run"] for one in found] == [2, 0]
+
+
+@pytest.mark.parametrize("name", families.DECODERS)
+def test_a_layer_is_plugged_in_and_trained_there(name: str, tmp_path: Path) -> None:
+    families.build(name).save_pretrained(tmp_path / "donor")
+    bench = replace(tiny_bench(tmp_path, moved(tiny("bert", depth=1))), device=DEVICE)
+    training = Recover(epochs=1, lr=1e-3, batch_size=4, label_smoothing=0.05, clip=1.0)
+    (summary,) = do(bench, PlugIn(str(tmp_path / "donor"), layer=1, training=training))
+    assert summary.counts["epochs_run"] == 1
+    assert {value.device.type for value in bench.model.state_dict().values()} == {NAME}
+    assert bench.measure(["accuracy"]).values["accuracy"] >= 0
+
+
+@pytest.mark.parametrize("name", families.DECODERS)
+def test_the_states_that_ilm_looks_at_are_computed_there(name: str) -> None:
+    batches = families.batches(name)
+    here = layer_states(families.build(name), batches, "mean")
+    there = layer_states(moved(families.build(name)), batches, "mean")
+    assert here.device == there.device and torch.allclose(here, there, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "t5", "resnet", "vit"])

@@ -59,6 +59,12 @@ class Plug(nn.Module):
         self.kinds = [_kind(config, number) for number in numbers]
         self.many, self.short = many, False
 
+    def in_dtype(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move there; what tells about positions stays in float32, as in the donor."""
+        rotary, self.rotary = self.rotary, None
+        self.to(device, dtype)
+        self.rotary = None if rotary is None else rotary.to(device)
+
     def settle(self) -> None:
         """Find out whether the short way says what the layers say; called when they are there."""
         if self.many or any(value_of(one) is None for one in self.layers):

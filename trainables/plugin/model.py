@@ -280,9 +280,10 @@ def _fill(made: Any, donated: Donated | None, model: PreTrainedModel, seed: int)
         ends = [made.plug.into, made.plug.out] if made.plug is not None else []
         for linear in (*heads, *ends):
             linear.reset_parameters()
-    for part in filter(None, (getattr(made, "classifier", None), made.plug)):
-        part.to(first.device, first.dtype)
+    if heads:
+        made.classifier.to(first.device, first.dtype)
     if made.plug is not None:
+        made.plug.in_dtype(first.device, first.dtype)
         made.plug.settle()
         if isinstance(made, _Writer):
             made.attach(made.plug)
@@ -305,7 +306,14 @@ def load_plugged(folder: Path) -> Any:
         raise ModelError(f"{folder}: config.json, plug.base", got=config.plug["base"], do=do)
     kind = (writer_class if config.is_encoder_decoder else classifier_class)(base)
     tensors = load_file(folder / "model.safetensors")
-    made = kind(config).to(config.dtype or torch.float32)
+    made = kind(config)
+    if (plug := made.plug) is not None:
+        made.plug = None
+    dtype = config.dtype or torch.float32
+    made.to(dtype)
+    if plug is not None:
+        made.plug = plug
+        plug.in_dtype(torch.device("cpu"), dtype)
     missing, unknown = made.load_state_dict(tensors, strict=False)
     tied = set(getattr(made, "all_tied_weights_keys", ()))
     if unknown or set(missing) - tied:
