@@ -188,10 +188,10 @@ COSTS = """| form | parameters | bytes on disk | memory | latency |
 
 {told}
 
-Measured on the saved files, each loaded in a fresh process, on {hardware}. Memory is that of
-weights, buffers and what a forward pass over one batch adds at its highest; latency is the median
-of such passes, said to be less only where nine tenths of them are faster than nine tenths of the
-untouched model's.
+Measured on the saved files, each loaded in a fresh process, the untouched model before and after
+the others, on {hardware}. Memory is that of weights, buffers and what a forward pass over one batch
+adds at its highest. Latency is the median of such passes, said to be less only where nine tenths of
+them are faster than nine tenths of the untouched model's.
 """
 
 

@@ -101,7 +101,7 @@ def test_the_card_says_what_each_form_really_saves(
     plan = Plan(view, view.trial(1), stages, tmp_path / "cache", "again", False, form)
     report = make(plan, target, lambda text: None)
     card = (target / "README.md").read_text()
-    assert "| untouched |" in card and "in a fresh process, on cpu" in card
+    assert "| untouched |" in card and "the others, on cpu" in card
     told = json.loads((target / "compression.json").read_text())["costs"]
     small = told["exact" if form == "plain" else "."]
     assert small["parameters"] < told["untouched"]["parameters"]

@@ -24,6 +24,8 @@ from trainables.neurons import method as method_module
 from trainables.neurons.calibrate import Activations, AnswerActivations, Gradients, Weights
 from trainables.neurons.ffn import ffns
 from trainables.omission.method import Omission
+from trainables.recover import Recover
+from trainables.similarity.method import Similarity
 from trainables.testing import applied
 from trainables.wanda import Wanda
 
@@ -275,6 +277,17 @@ def test_a_chain_shares_its_statistics(tmp_path: Path, monkeypatch: pytest.Monke
     do(shared, Omission(skip=(2,)), Neurons(0.2), Wanda(0.3))
     one, other = (bench.model.state_dict() for bench in (naive, shared))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_uneven_layers_are_retrained_merged_and_omitted(tmp_path: Path) -> None:
+    stages = (Neurons(0.3), Recover(epochs=1, batch_size=8, lr=1e-3), Omission(skip=(1,)))
+    model = tiny("bert", 4)
+    benches = [tiny_bench(tmp_path, model) for _ in range(2)]
+    found = [do(bench, *stages, Similarity(threshold=0.0)) for bench in benches]
+    assert [one[1].counts["epochs_run"] for one in found] == [1, 0]  # the second shares it
+    one, other = (bench.model.state_dict() for bench in benches)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert len(blocks(benches[0].model)) < 3 and misfits(benches[0].model) != []
 
 
 def test_the_same_neurons_by_another_way_are_the_same_model(tmp_path: Path) -> None:

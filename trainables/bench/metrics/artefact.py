@@ -6,7 +6,7 @@ time as other numbers, a padded layer as much as a wide one.
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,15 @@ class Cost:
     latency_ms: float
     fast_ms: float
     slow_ms: float
+
+    def again(self, later: "Cost") -> "Cost":
+        """The same form measured twice: the spread of both, and the quicker median."""
+        return replace(
+            self,
+            latency_ms=min(self.latency_ms, later.latency_ms),
+            fast_ms=min(self.fast_ms, later.fast_ms),
+            slow_ms=max(self.slow_ms, later.slow_ms),
+        )
 
     def saves(self, before: "Cost") -> tuple[str, ...]:
         """What is really less than before: sizes by half a percent or more, latency where nine

@@ -29,6 +29,11 @@ def test_what_is_really_less(changed: dict[str, float], less: tuple[str, ...]) -
     assert replace(BEFORE, **changed).saves(BEFORE) == less  # type: ignore[arg-type]
 
 
+def test_measured_twice_is_as_quick_as_the_quicker_and_as_spread_as_both() -> None:
+    later = replace(BEFORE, latency_ms=9.5, fast_ms=9.2, slow_ms=14.0)
+    assert BEFORE.again(later) == replace(BEFORE, latency_ms=9.5, slow_ms=14.0)
+
+
 def test_a_narrower_model_costs_less() -> None:
     model, batch = build("llama"), batches("llama")[0]
     small, _ = applied(Neurons(0.4), model, [batch])
