@@ -87,7 +87,7 @@ class DistillSpace(Space):
         for name in self.students:
             bench.subject = before.fork()
             try:
-                for stage in self._cut(name, facts):
+                for stage in cut(name, facts):
                     bench.subject = bench.subject.after(stage, drain(stage.on(bench)))
                 self._distill(name, hidden=max(self.hidden), attention=max(self.attention)).check(
                     bench
@@ -122,7 +122,7 @@ class DistillSpace(Space):
         hidden = _choose(trial, "distill.hidden", self.hidden)
         attention = _choose(trial, "distill.attention", self.attention)
         return [
-            *self._cut(name, facts),
+            *cut(name, facts),
             self._distill(
                 name,
                 temperature=float(heat),
@@ -147,24 +147,24 @@ class DistillSpace(Space):
             **settings,
         )
 
-    @staticmethod
-    def _cut(name: str, facts: Facts) -> list[Stage]:
-        """What makes the student of the study's model; nothing for a model of its own."""
-        rule, _, value = name.partition(":")
-        if rule == "similarity":
-            return [Similarity(float(value))]
-        if rule == "influence":
-            gone = facts.blocks - int(value)
-            if gone < 1:
-                raise PlanError(f'student "{name}"', allowed=f"fewer blocks than {facts.blocks}")
-            return [Omission(lowest(facts.survey["influence"], gone, fixed=facts.fixed))]
-        if rule not in _CUTS:
-            return []
-        kept = set(map(int, value.split(","))) if rule == "blocks" else _every(int(value), facts)
-        if max(kept) >= facts.blocks:
-            raise PlanError(f'student "{name}"', allowed=f"blocks from 0 to {facts.blocks - 1}")
-        kept |= set(facts.fixed)
-        return [Omission(tuple(n for n in range(facts.blocks) if n not in kept))]
+
+def cut(name: str, facts: Facts) -> list[Stage]:
+    """What makes the student of the study's model; nothing for a model of its own."""
+    rule, _, value = name.partition(":")
+    if rule == "similarity":
+        return [Similarity(float(value))]
+    if rule == "influence":
+        gone = facts.blocks - int(value)
+        if gone < 1:
+            raise PlanError(f'student "{name}"', allowed=f"fewer blocks than {facts.blocks}")
+        return [Omission(lowest(facts.survey["influence"], gone, fixed=facts.fixed))]
+    if rule not in _CUTS:
+        return []
+    kept = set(map(int, value.split(","))) if rule == "blocks" else _every(int(value), facts)
+    if max(kept) >= facts.blocks:
+        raise PlanError(f'student "{name}"', allowed=f"blocks from 0 to {facts.blocks - 1}")
+    kept |= set(facts.fixed)
+    return [Omission(tuple(n for n in range(facts.blocks) if n not in kept))]
 
 
 def _every(step: int, facts: Facts) -> set[int]:

@@ -203,6 +203,11 @@ class Stage(ABC):
     leaves: ClassVar[str] = ""
     takes: ClassVar[frozenset[str]] = frozenset()
 
+    @property
+    def replaces(self) -> bool:
+        """Whether another model takes the place of what earlier stages made."""
+        return False
+
     @abstractmethod
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         """Change `bench.model`, yielding progress where a scheduler may stop the trial."""
@@ -315,9 +320,13 @@ class Method(Stage):
 
 def check_order(stages: Sequence[Stage]) -> None:
     """Raise PlanError where a stage would undo, or cannot work on, what one before it left."""
-    left, by = "", ""
+    left, by, before = "", "", ""
     for stage in stages:
         name = type(stage).__name__
+        if before and stage.replaces:
+            do = f"put {name} first"
+            raise PlanError(f"{name} puts another model in place of what {before} made", do=do)
+        before = name
         if left and left not in stage.takes:
             do = f"put {name} before {by}, or leave it out"
             raise PlanError(f"{name} after {by}, which leaves weights that are {left}", do=do)

@@ -32,6 +32,7 @@ class Step:
     changed: bool  # whether it did anything to the model
     counts: Mapping[str, int | float]
     pictures: tuple[Picture, ...]
+    models: tuple[str, ...] = ()  # those that had a part in it, the study's own included
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> "Step":
@@ -43,6 +44,7 @@ class Step:
             changed=bool(data["effects"] if "effects" in data else data.get("effect")),
             counts={k: v for k, v in data["counts"].items() if isinstance(v, int | float)},
             pictures=tuple(_known_pictures(data.get("pictures", ()))),
+            models=tuple(data.get("details", {}).get("models", ())),
         )
 
 

@@ -102,9 +102,11 @@ def card(view: View, made: Export) -> str:
     """The text of README.md."""
     study, result = view.study, made.result
     known, licence = _licence(study.model.id)
+    others = [name for step in result.stages for name in step.models if name != study.model.id]
+    beside = list(dict.fromkeys(others))
     place = "this folder's path"
     return CARD.format(
-        head=_head(study.model.id, known),
+        head=_head([study.model.id, *beside], known),
         title=f"{study.name}, {result.name}",
         base=called(study.model.id),
         story=story(result),
@@ -118,7 +120,7 @@ def card(view: View, made: Export) -> str:
         again=made.again,
         order=ORDER if made.searched else "",
         lineage=made.lineage,
-        licence=licence + _inside(made),
+        licence=licence + _parts(beside) + _inside(made),
     )
 
 
@@ -134,10 +136,17 @@ def _inside(made: Export) -> str:
 _UNSAID = "unknown, its source does not say; look there before you pass it on"
 
 
-def _head(model: str, licence: str | None) -> str:
+def _parts(models: Sequence[str]) -> str:
+    """The licences of other models that had a part in it, such as a student's own."""
+    return "".join(f" {_licence(one, 'a model that had a part in it')[1]}" for one in models)
+
+
+def _head(models: Sequence[str], licence: str | None) -> str:
     lines = ["library_name: transformers", "tags: [compressed, rayduce]"]
-    if ":" not in model and not model.startswith("/"):
-        lines.insert(0, f"base_model: {model}")
+    named = [one for one in models if ":" not in one and not one.startswith("/")]
+    if named:
+        listed = ", ".join(named)
+        lines.insert(0, f"base_model: [{listed}]" if named[1:] else f"base_model: {listed}")
     if licence:
         lines.append(f"license: {licence}")
     return "\n".join(lines)
@@ -253,13 +262,13 @@ def _step(step: Step) -> str:
     return f"**{step.stage}**: {settings or 'no settings'}{told}{unchanged}"
 
 
-def _licence(model: str) -> tuple[str | None, str]:
+def _licence(model: str, what: str = "the base model") -> tuple[str | None, str]:
     """The licence's short name where it is known, and a sentence."""
     asset = ASSETS.get(model.removeprefix("asset:")) if model.startswith("asset:") else None
     if asset is not None:
-        return None, f"That of the base model: {asset.licence}."
+        return None, f"That of {what}: {asset.licence}."
     readme = Path(model) / "README.md"
     found = LICENCE.search(readme.read_text(encoding="utf-8")) if readme.is_file() else None
     if found:
-        return found.group(1), f"That of the base model: {found.group(1)}."
-    return None, f"That of the base model, `{called(model)}`: look there before you pass it on."
+        return found.group(1), f"That of {what}: {found.group(1)}."
+    return None, f"That of {what}, `{called(model)}`: look there before you pass it on."

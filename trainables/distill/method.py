@@ -7,6 +7,7 @@ and calibrated with what belongs to it, and an export carries its tokenizer.
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -62,6 +63,7 @@ class Distill(Stage):
     def __post_init__(self) -> None:
         for name in ("student", "teacher"):
             object.__setattr__(self, name, self._read(ModelSpec, name, "id"))
+            self.require(name, not self._trains(name), "a model as it is, without a table train")
         object.__setattr__(self, "unlabelled", self._read(TextsSpec, "unlabelled", "dataset"))
         self.require("temperature", 0 < self.temperature < float("inf"), "above 0")
         self.require("alpha", 0 <= self.alpha <= 1, "0 to 1")
@@ -69,9 +71,12 @@ class Distill(Stage):
             self.require(name, 0 <= getattr(self, name) < float("inf"), "0 or more")
         alone = self.student is None or not self.smaller
         self.require("smaller", alone, "nothing beside a student")
-        own = self.student is None and not self.smaller
-        whole = own or self.recover.freeze == "none"
+        whole = not self.replaces or self.recover.freeze == "none"
         self.require("recover", whole, 'freeze = "none": another student has no cuts')
+
+    def _trains(self, name: str) -> bool:
+        model: ModelSpec | None = getattr(self, name)
+        return model is not None and model.train is not None
 
     def _read(self, kind: type[Table], name: str, key: str) -> Table | None:
         """A field given as its table, as plain data, or by its most important part alone."""
@@ -88,23 +93,36 @@ class Distill(Stage):
     def settings(self) -> dict[str, Any]:
         """In one level, models by their ids."""
         own = {
-            "student": self.student.id if self.student else "",
+            "student": _named(self.student.id) if self.student else "",
             "smaller": ", ".join(f"{name}={value}" for name, value in self.smaller.items()),
-            "teacher": self.teacher.id if self.teacher else "",
-            "unlabelled": self.unlabelled.dataset if self.unlabelled else "",
+            "teacher": _named(self.teacher.id) if self.teacher else "",
+            "unlabelled": _named(self.unlabelled.dataset) if self.unlabelled else "",
         }
         plain = ("temperature", "alpha", "hidden", "attention")
         return own | {name: getattr(self, name) for name in plain} | self.recover.settings()
+
+    @property
+    def replaces(self) -> bool:
+        return self.student is not None or bool(self.smaller)
 
     def check(self, bench: Bench) -> Pair:
         """The teacher and the student. Raises UserError where this cannot be done on the bench."""
         pair = check_pair(bench, self.student, self.smaller, self.teacher)
         if self.hidden or self.attention:
             check_states(pair, attention=self.attention > 0)
-        if self.unlabelled and bench.spec.data.task != "classification":
-            do = "leave it out" if bench.spec.data.task in CLASSES else "give more rows to train on"
-            raise PlanError("Distill.unlabelled: texts are for classification", do=do)
+        if self.unlabelled:
+            self._check_texts(bench)
         return pair
+
+    @staticmethod
+    def _check_texts(bench: Bench) -> None:
+        task = bench.spec.data.task
+        if task != "classification":
+            do = "leave it out" if task in CLASSES else "give more rows to train on"
+            raise PlanError("Distill.unlabelled: texts are for classification", do=do)
+        if bench.data.items("train")[0].second is not None:
+            do = "leave it out, or name one column in [data.columns]"
+            raise PlanError("Distill.unlabelled: single texts, and the data has pairs", do=do)
 
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         pair = self.check(bench)
@@ -141,3 +159,8 @@ class Distill(Stage):
         """The models that had a part in it."""
         named = [one.id for one in (self.teacher, self.student) if one is not None]
         return list(dict.fromkeys([bench.spec.model.id, *named]))
+
+
+def _named(what: str) -> str:
+    """A hub id or an asset as it is, a local path by its last part."""
+    return Path(what).name if what.startswith("/") else what

@@ -16,8 +16,10 @@ from trainables.bench.bench import Bench
 from trainables.core.errors import FieldError, UserError
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec
 from trainables.distill import Distill
+from trainables.magnitude import Magnitude
 from trainables.omission.method import Omission
 from trainables.recover import Recover
+from trainables.stage import check_order
 from trainables.trial import open_bench
 
 
@@ -61,6 +63,10 @@ def test_what_makes_no_sense_is_refused(opened: Bench) -> None:
     with pytest.raises(UserError, match="takes the place of what earlier stages made"):
         Distill(place(opened, "student")).check(bench)
     assert Distill().check(bench).student.model is bench.model
+    check_order([Omission(skip=(0,)), Distill(), Magnitude(0.5)])
+    check_order([Distill("a/b"), Magnitude(0.5)])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="Distill puts another model in place of what Omission"):
+        check_order([Omission(skip=(0,)), Distill("a/b")])  # type: ignore[arg-type]
 
 
 def test_a_teacher_whose_head_nobody_trained_is_refused(tmp_path: Path) -> None:
@@ -164,6 +170,7 @@ def test_attention_needs_an_implementation_that_tells(
         ({"alpha": 1.5}, "0 to 1"),
         ({"hidden": -1.0}, "0 or more"),
         ({"student": {"id": "x", "dtyp": "float32"}}, "dtyp"),
+        ({"student": {"id": "x", "train": {"epochs": 1}}}, "without a table train"),
         ({"smaller": {"a": 1}, "student": "x"}, "nothing beside a student"),
         ({"recover": Recover(freeze="part"), "student": "x"}, 'freeze = "none"'),
     ],
