@@ -20,7 +20,7 @@ from trainables.core.lineage import Effect, Lineage, importable_name, own_versio
 from trainables.core.pictures import Picture
 from trainables.core.scores import Scores
 from trainables.core.spec import BenchSpec, ModelSpec, Role, Spec, Task, TextsSpec
-from trainables.core.types import Batch, PreTrainedModel, Progress, Result, Stats
+from trainables.core.types import Batch, PreTrainedModel, Progress, Result, Stats, Writing
 
 # -- what a stage says of what it did --------------------------------------------------------------
 
@@ -68,6 +68,8 @@ class Rows(Protocol):
 
     @property
     def task(self) -> Task: ...
+    @property
+    def writing(self) -> Writing: ...
     @property
     def labels(self) -> tuple[str, ...]: ...  # class names, as the model numbers them
     @property

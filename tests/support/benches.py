@@ -12,7 +12,7 @@ from trainables.bench.bench import Bench
 from trainables.core.cache import Cache, digest, digest_tensors
 from trainables.core.lineage import Lineage
 from trainables.core.spec import BenchSpec, DataSpec, ModelSpec, Role, Task
-from trainables.core.types import Batch
+from trainables.core.types import Batch, Writing
 from trainables.stage import Reading, Stage, Subject, Summary, drain
 
 _SEEDS = {"calibration": 1, "train": 2, "search": 3, "held_out": 4}
@@ -27,6 +27,7 @@ class TinyData:
     per_role: int = 3
     labels: tuple[str, ...] = ("a", "b", "c")
     made: dict[str, list[Batch]] = field(default_factory=dict)
+    writing: Writing = field(default_factory=Writing)
     description: dict[str, str] = field(default_factory=lambda: {"windows": "made up"})
 
     def batches(self, role: Role) -> list[Batch]:

@@ -63,7 +63,8 @@ def _longest(data: Data) -> tuple[int, int]:
             targets.append(int(predicted.sum(1).max()))
             if not data.adapter.encoder_decoder:
                 prompts.append(int((batch["attention_mask"].bool() & ~predicted).sum(1).max()))
-    return max(prompts), max(targets) + 1
+    written = data.writing.limit or max(targets) + 1
+    return max(prompts), max(written, max(targets) + 1)
 
 
 def _must_be_known(batch: Batch, embedded: int | None, writes: int | None) -> None:

@@ -20,7 +20,7 @@ from trainables.bench.data.tokenize import unknown_id
 from trainables.bench.data.unlabelled import raw_texts
 from trainables.core.errors import DataError, near
 from trainables.core.spec import DataSpec, Role, Task, TextsSpec
-from trainables.core.types import IGNORED, Batch
+from trainables.core.types import IGNORED, Batch, Writing
 
 log = logging.getLogger(__name__)
 _DRAWING_ORDER: tuple[Role, ...] = ("held_out", "search", "calibration", "train")
@@ -52,6 +52,11 @@ class Data:
         """How rows became items: what was read, in which form, what was passed over."""
         found = self.adapter.describe() | {"rows alike in": self._drawing.context}
         return found | {"passed over": dict(self._drawing.skipped.reasons)}
+
+    @property
+    def writing(self) -> Writing:
+        """What ends a text, where texts are written."""
+        return self.adapter.writing
 
     def items(self, role: Role) -> list[Any]:
         """The task's items before they become tensors, in the order of the batches.

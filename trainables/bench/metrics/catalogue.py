@@ -53,6 +53,11 @@ METRIC_FACTS: dict[str, MetricFacts] = {
         "max", "share", _CHOOSING, "mean F1 of the classes, each weighing the same", high=1.0
     ),
     "bleu": MetricFacts("max", "of 100", _WRITING, "corpus BLEU of the generated text", high=100.0),
+    "rouge_1": MetricFacts("max", "share", _WRITING, "mean ROUGE-1 F1 of the texts", high=1.0),
+    "rouge_2": MetricFacts("max", "share", _WRITING, "mean ROUGE-2 F1 of the texts", high=1.0),
+    "rouge_lsum": MetricFacts(
+        "max", "share", _WRITING, "mean ROUGE-Lsum F1 of the texts, a line a sentence", high=1.0
+    ),
     "rouge_l": MetricFacts("max", "share", _WRITING, "mean ROUGE-L F1 of the texts", high=1.0),
     "meteor": MetricFacts(
         "max", "share", _WRITING, "mean METEOR of the texts' words, without punctuation", high=1.0
@@ -95,8 +100,27 @@ METRIC_FACTS: dict[str, MetricFacts] = {
         timed=True,
         on="batch",
     ),
+    "response_ms": MetricFacts(
+        "min",
+        "ms",
+        _WRITING,
+        "median time of the whole answer to one prompt, of 20 prompts",
+        timed=True,
+    ),
+    "response_ms_p95": MetricFacts(
+        "min",
+        "ms",
+        _WRITING,
+        "the time that 95 of 100 such answers stay below",
+        timed=True,
+    ),
     "peak_memory": MetricFacts(
-        "min", "B", _EVERY, "memory a forward pass takes, at most", timed=True, on="batch"
+        "min",
+        "B",
+        _EVERY,
+        "memory a forward pass takes, at most; for generation the model and what answering adds",
+        timed=True,
+        on="batch",
     ),
     "evaluation_seconds": MetricFacts(
         "min", "s", _EVERY, "time of the passes over the data for the task's metrics", timed=True

@@ -155,7 +155,7 @@ def pace(model: Any, batch: Batch) -> Pace:
 @torch.no_grad()
 def pass_seconds(model: Any, inputs: Batch) -> list[float]:
     """How long each of several forward passes takes, after one to warm up."""
-    finish = _waiter(model.device)
+    finish = waiter(model.device)
     times = []
     for number in range(_WARM_UPS + _MOST):
         started = time.perf_counter()
@@ -167,7 +167,8 @@ def pass_seconds(model: Any, inputs: Batch) -> list[float]:
     return times[_WARM_UPS:]
 
 
-def _waiter(device: torch.device) -> Callable[[], None]:
+def waiter(device: torch.device) -> Callable[[], None]:
+    """Waits until the device has done all it was given."""
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
@@ -193,20 +194,26 @@ def peak_memory(model: Any, batch: Batch) -> int:
     """
     inputs = ready(model, batch)
     model(**inputs)  # what is made once stays out of it
+    own = own_bytes(model) if model.device.type == "cuda" else 0
+    return own + added_bytes(model, inputs, lambda: model(**inputs))
+
+
+def added_bytes(model: Any, inputs: Batch, run: Callable[[], object]) -> int:
+    """By how many bytes a run of a model grows what is in memory, at its highest: on CUDA what the
+    allocator hands out, else the tensors that are made."""
     if model.device.type == "cuda":
-        return own_bytes(model) + _added(model, inputs)
+        return _allocated(model, run)
     alive = _Alive([*_held(model), *inputs.values()])
     with alive:
-        model(**inputs)
+        run()
     return alive.most
 
 
-def _added(model: Any, inputs: Batch) -> int:
-    """By how many bytes CUDA's allocator grows during a pass."""
+def _allocated(model: Any, run: Callable[[], object]) -> int:
     torch.cuda.synchronize(model.device)
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
-    model(**inputs)
+    run()
     torch.cuda.synchronize(model.device)
     return int(torch.cuda.max_memory_allocated(model.device)) - before
 

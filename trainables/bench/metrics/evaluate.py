@@ -6,6 +6,7 @@ number, or one for each item.
 """
 
 import importlib
+import statistics
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeAlias
@@ -103,6 +104,12 @@ def _seconds(made: Evaluation) -> float:
     return made.seconds
 
 
+def _peak_memory(made: Evaluation) -> int:
+    if made.data.task == "generation":
+        return made.writing_memory
+    return cost.peak_memory(made.model, made.data.batches(made.role)[0])
+
+
 METRICS: dict[str, Metric] = {
     "perplexity": _perplexity,
     "loss": _loss,
@@ -110,6 +117,9 @@ METRICS: dict[str, Metric] = {
     "accuracy_norm": _accuracy_norm,
     "macro_f1": _macro_f1,
     "bleu": _text_score(text_scores.bleu),
+    "rouge_1": _text_score(text_scores.rouge_1),
+    "rouge_2": _text_score(text_scores.rouge_2),
+    "rouge_lsum": _text_score(text_scores.rouge_lsum),
     "rouge_l": _text_score(text_scores.rouge_l),
     "meteor": _text_score(text_scores.meteor),
     "meteor_punctuation": _text_score(text_scores.meteor_punctuation),
@@ -120,7 +130,9 @@ METRICS: dict[str, Metric] = {
     "bytes": lambda made: cost.saved_bytes(made.model),
     "latency_ms": lambda made: 1000 * made.pace.seconds,
     "tokens_per_second": lambda made: made.pace.tokens / made.pace.seconds,
-    "peak_memory": lambda made: cost.peak_memory(made.model, made.data.batches(made.role)[0]),
+    "response_ms": lambda made: statistics.median(made.response_times),
+    "response_ms_p95": lambda made: float(np.quantile(made.response_times, 0.95)),
+    "peak_memory": _peak_memory,
     "evaluation_seconds": _seconds,
 }
 

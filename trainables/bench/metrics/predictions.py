@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainables.bench.metrics import cost
+from trainables.bench.metrics.generate import Writer
 from trainables.bench.models.batches import ready
 from trainables.bench.models.structure import leaves_out_logits
 from trainables.core.alone import alone
@@ -104,10 +105,28 @@ class Evaluation:
     @property
     def texts(self) -> list[str]:
         """What the model writes for each source, always taking the likeliest token."""
-        every = self.data.batches(self.role)
-        longest = max(int((batch["labels"] != IGNORED).sum(1).max()) for batch in every)
-        found = self._over("texts", lambda batch: _write(self, batch, longest + 1))
+        found = self._over("texts", self.writer.write)
         return [text for texts in found for text in texts]
+
+    @cached_property
+    def writer(self) -> Writer:
+        """The model as it answers prompts."""
+        every = self.data.batches(self.role)
+        longest = max(int((batch["labels"] != IGNORED).sum(1).max()) for batch in every) + 1
+        writing = self.data.writing
+        return Writer(self.model, self.processor, writing, writing.limit or longest)
+
+    @cached_property
+    def response_times(self) -> list[float]:
+        """Milliseconds until the whole answer to a prompt is there, prompt by prompt."""
+        with self._evaluating():
+            return self.writer.response_times(self.data.batches(self.role))
+
+    @cached_property
+    def writing_memory(self) -> int:
+        """Bytes of the model, and of what answering a batch adds to it, at most."""
+        with self._evaluating():
+            return self.writer.peak_memory(self.data.batches(self.role)[0])
 
     def _over(self, name: str, run: Callable[[Batch], T]) -> list[T]:
         """What a pass gives for each batch that is looked at; computed once."""
@@ -196,32 +215,6 @@ def _first(model: Any, labels: Tensor) -> int:
         return 0
     labelled = (labels != IGNORED).any(0).nonzero()
     return max(int(labelled[0]) - 1, 0) if len(labelled) else 0
-
-
-def _write(made: Evaluation, batch: Batch, longest: int) -> list[str]:
-    model, tokenizer = made.model, made.processor
-    prompts = _prompts(model, batch)
-    inputs = {name: prompts[name].to(model.device) for name in ("input_ids", "attention_mask")}
-    ids = model.generate(**inputs, max_new_tokens=longest, do_sample=False, num_beams=1)
-    if not model.config.is_encoder_decoder:
-        ids = ids[:, inputs["input_ids"].shape[1] :]
-    texts: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return texts
-
-
-def _prompts(model: Any, batch: Batch) -> Batch:
-    """What to go on from; a decoder's rows without their targets, filled up on the left."""
-    if model.config.is_encoder_decoder:
-        return batch
-    given = (batch["labels"] == IGNORED) & (batch["attention_mask"] == 1)
-    most = int(given.sum(1).max())
-    ids = torch.full((len(given), most), int(batch["input_ids"][0, 0]))
-    mask = torch.zeros_like(ids)
-    for row, (kept, source) in enumerate(zip(given, batch["input_ids"], strict=True)):
-        length = int(kept.sum())
-        ids[row, most - length :] = source[kept]
-        mask[row, most - length :] = 1
-    return {"input_ids": ids, "attention_mask": mask}
 
 
 def finite(name: str, value: float) -> float:

@@ -177,7 +177,7 @@ def test_what_else_is_loaded_is_no_part_of_a_models_memory(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: resident)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: resident + 500)
-    assert measure._added(model, measure.ready(model, text())) == 500
+    assert measure._allocated(model, lambda: model(**measure.ready(model, text()))) == 500
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
     assert measure.own_bytes(model) == 4 * measure.count_parameters(model) + buffers
 

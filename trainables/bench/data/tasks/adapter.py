@@ -9,7 +9,7 @@ import datasets
 
 from trainables.bench.data.columns import Columns, Labels, Row, RowError, Words, reach
 from trainables.core.spec import DataSpec, Role
-from trainables.core.types import Batch
+from trainables.core.types import Batch, Writing
 
 Item = TypeVar("Item")
 
@@ -53,6 +53,11 @@ class TaskAdapter(ABC, Generic[Item]):
     @abstractmethod
     def batch(self, items: Sequence[Item], role: Role) -> Batch:
         """Tensors for `model(**batch)`."""
+
+    @property
+    def writing(self) -> Writing:
+        """What ends a text, where texts are written."""
+        return Writing()
 
     def check(self, row: Row) -> None:
         """Raises RowError if the row lacks what it should hold."""

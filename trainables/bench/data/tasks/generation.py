@@ -15,7 +15,7 @@ from trainables.bench.data.tasks.text import reading
 from trainables.bench.data.tokenize import Ids, continued, following, opening, pad, plain_ids, stack
 from trainables.core.errors import DataError
 from trainables.core.spec import DataSpec, Role, template_fields
-from trainables.core.types import IGNORED, Batch
+from trainables.core.types import IGNORED, Batch, Writing
 
 _ANSWERS = ("answer", "answers")  # other names of the target, where a prompt says what is asked
 
@@ -84,6 +84,10 @@ class Generation(TaskAdapter[Pair]):
             return self.chat.ending
         end = self.processor.eos_token_id
         return [] if end is None else [end]
+
+    @property
+    def writing(self) -> Writing:
+        return Writing(self.spec.stop, self.spec.max_new_tokens, tuple(self.ending))
 
     def key(self, row: Row) -> bytes:
         return folded(self.item(row).source)
