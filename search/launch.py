@@ -229,11 +229,16 @@ class Launch:
             _point(point, ask, f"first[{index}]") for index, point in enumerate(self.study.first)
         ]
         with blaming(f"{self.study.space.name}: starts()"):
-            given = space.starts(facts)
+            phased = self.study.sampler.name == "phases"  # which say themselves where to begin
+            given = [] if phased else space.starts(facts)
         starts = [_point(point, ask, "starts()") for point in given]
         with blaming(f"sampler {self.study.sampler.name}"):
             source = sampler_source(
-                self.study.sampler, seed=self.study.seed, trials=self.study.budget.trials, ask=ask
+                self.study.sampler,
+                seed=self.study.seed,
+                trials=self.study.budget.trials,
+                ask=ask,
+                directions=self.study.directions,
             )
             journal.begin(source, [*first, *starts])
         return ask

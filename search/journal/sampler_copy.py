@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 from search.errors import blaming
 from search.samplers.build import Source
-from search.samplers.grid import exhausted, is_grid
+from search.samplers.grid import METRICS, Listed, exhausted, is_grid
 from search.samplers.points import Ask, key_of
 
 ATTEMPTS = 8  # points that a sampler may propose in vain, before one is taken from elsewhere
@@ -76,11 +76,19 @@ class SamplerCopy:
             distributions=row.distributions,
             values=row.values,
             system_attrs=row.system_attrs,
+            user_attrs=self._metrics(row),
             intermediate_values=row.intermediate_values,
         )
         light.datetime_start = row.datetime_start
         light.datetime_complete = row.datetime_complete
         self._ids[row.number] = self._drafts.create_new_trial(self.study._study_id, light)
+
+    def _metrics(self, row: FrozenTrial) -> dict[str, Any]:
+        """What a trial measured, for samplers that go by it."""
+        sampler = self.study.sampler
+        if not isinstance(sampler, Listed) or not sampler.reads_metrics:
+            return {}
+        return {METRICS: row.user_attrs.get("record", {}).get("metrics", {})}
 
     def propose(
         self, ask: Ask, known: Collection[str] = (), point: Mapping[str, Any] | None = None
@@ -131,6 +139,8 @@ class SamplerCopy:
             trial = optuna.Trial(self.study, self._ids[row.number])
             for key, value in row.constraints.items():
                 trial.set_constraint(key, value)
+            for key, value in self._metrics(row).items():
+                trial.set_user_attr(key, value)
             self.study.tell(trial, row.values, state=row.state)
 
 

@@ -2,7 +2,7 @@
 
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from optuna.exceptions import ExperimentalWarning
@@ -12,8 +12,15 @@ from pydantic import BaseModel
 from search.samplers.bayesian.sampler import BayesianSampler
 from search.samplers.grid import GridSampler, grid_points
 from search.samplers.level_switch import LevelSwitchSampler
+from search.samplers.phases import PhasesSampler
 from search.samplers.points import Ask
-from search.study.options import SAMPLERS, GeneticOptions, LevelSwitchOptions, TpeOptions
+from search.study.options import (
+    GeneticOptions,
+    LevelSwitchOptions,
+    PhasesOptions,
+    TpeOptions,
+    sampler_options,
+)
 from search.study.schema import SamplerSpec
 from search.study.space import find, ranges_of
 from trainables.core.errors import UserError
@@ -33,12 +40,25 @@ class Source:
         return self.make(existing, attempt)
 
 
-def sampler_source(spec: SamplerSpec, *, seed: int, trials: int | None, ask: Ask) -> Source:
+def sampler_source(
+    spec: SamplerSpec,
+    *,
+    seed: int,
+    trials: int | None,
+    ask: Ask,
+    directions: Mapping[str, str] | None = None,
+) -> Source:
     """A study's sampler: for every proposal a new one of those that keep a random state."""
 
     def make(existing: int, attempt: int) -> BaseSampler:
         return make_sampler(
-            spec, seed=seed, existing=existing, attempt=attempt, trials=trials, ask=ask
+            spec,
+            seed=seed,
+            existing=existing,
+            attempt=attempt,
+            trials=trials,
+            ask=ask,
+            directions=directions,
         )
 
     if spec.name in FRESH:
@@ -61,11 +81,13 @@ def make_sampler(
     trials: int | None,
     ask: Ask,
     attempt: int = 0,
+    directions: Mapping[str, str] | None = None,
 ) -> BaseSampler:
     """The sampler of a study that already has `existing` trials and wants `trials` in all.
 
     Args:
         attempt: how many proposals came in vain since the last trial.
+        directions: metric -> min or max, for phases that go by one.
     """
     name = spec.name
     fresh = fresh_seed(seed, existing, attempt)
@@ -75,9 +97,11 @@ def make_sampler(
         return GridSampler(grid_points(ask), seed)
     if ":" in name:
         return _users_own(spec, fresh)
-    options: BaseModel = SAMPLERS[name].model_validate(spec.options)
+    options: BaseModel = sampler_options(spec.model_copy(update={"name": name}))
     if isinstance(options, LevelSwitchOptions):  # which keeps nothing that a resumption would lose
         return LevelSwitchSampler(seed, drop=options.drop, offspring=options.offspring)
+    if isinstance(options, PhasesOptions):
+        return PhasesSampler(options, seed=seed, ask=ask, directions=directions or {})
     if isinstance(options, TpeOptions):
         return _tpe(options, fresh)
     if isinstance(options, GeneticOptions):

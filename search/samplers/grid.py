@@ -3,8 +3,9 @@
 import contextlib
 import math
 import random
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 from optuna.distributions import (
@@ -20,6 +21,7 @@ from search.samplers.points import Ask, Params, key_of
 from search.study.stand_in import StandIn, default
 from trainables.core.errors import UserError
 
+METRICS = "metrics"  # in a copied row: what the trial measured, where a sampler reads it
 MOST_POINTS = 10_000  # a grid beyond is a mistake: no budget would exhaust it
 
 
@@ -44,17 +46,31 @@ def grid_points(ask: Ask) -> list[Params]:
     return points
 
 
+class Listed(BaseSampler):
+    """A sampler that knows what is left to try."""
+
+    reads_metrics: ClassVar[bool] = False  # whether it goes by more than the objectives
+
+    @abstractmethod
+    def left(self, study: optuna.Study) -> Sequence[object]:
+        """What no trial has taken yet."""
+
+    def lists(self, study: optuna.Study) -> bool:
+        """Whether what comes next is from a list, of which an end can be reached."""
+        return True
+
+
 def is_grid(study: optuna.Study) -> bool:
-    """Whether the study's sampler comes to an end by itself."""
-    return isinstance(study.sampler, GridSampler)
+    """Whether what the study's sampler proposes now comes to an end by itself."""
+    return isinstance(study.sampler, Listed) and study.sampler.lists(study)
 
 
 def exhausted(study: optuna.Study) -> bool:
     """Whether the study's sampler has nothing more to propose."""
-    return isinstance(study.sampler, GridSampler) and not study.sampler.left(study)
+    return isinstance(study.sampler, Listed) and not study.sampler.left(study)
 
 
-class GridSampler(BaseSampler):
+class GridSampler(Listed):
     """Tries every point once, in an order shuffled by the study's seed."""
 
     def __init__(self, points: Sequence[Params], seed: int) -> None:

@@ -40,7 +40,7 @@ def problems(study: Study) -> list[UserError]:
         *_metrics(study),
         *_harness(study),
         *_constraints(study),
-        *sampler_problems(study.sampler),
+        *sampler_problems(study.sampler, study.directions),
         *scheduler_problems(study.scheduler, study.objectives),
         *_first(study),
         *database_problems(study.storage.database),

@@ -1,8 +1,10 @@
 """What samplers and schedulers can be told: their own settings, by the name a study file gives."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from search.study.messages import explain
 from search.study.schema import Direction, SamplerSpec, SchedulerSpec
@@ -36,6 +38,88 @@ class LevelSwitchOptions(Spec):
     offspring: Count = 16
 
 
+class Range(Spec):
+    """A part of a parameter's range, both ends included."""
+
+    low: float
+    high: float
+
+
+class Phase(Spec):
+    """What one phase tries, and which earlier phase's best it starts from."""
+
+    name: str | None = None
+    best_of: str | int | tuple[str | int, ...] | None = None  # by name, or by number from 1
+    by: str | None = None  # the metric that tells the best; None: the first objective
+    points: tuple[dict[str, Any], ...] = ()
+    vary: dict[str, Range | list[Any]] = Field(default={})
+    around: float | None = Field(None, gt=0, le=1)
+    trials: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        kinds = [name for name in ("points", "vary", "around") if getattr(self, name)]
+        if len(kinds) != 1:
+            raise ValueError("one of points, vary and around")
+        if self.around is not None and self.best_of is None:
+            raise ValueError("around needs best_of: whose best is meant")
+        if any(isinstance(one, Range) for one in self.vary.values()) and self.trials is None:
+            raise ValueError("ranges need trials: how many to draw")
+        if empty := [name for name, one in self.vary.items() if one == []]:
+            raise ValueError(f"vary: no values for {', '.join(empty)}")
+        return self
+
+
+class PhasesOptions(Spec):
+    """The phases, in order."""
+
+    phases: tuple[Phase, ...] = Field(min_length=1)
+
+    def called(self, at: int) -> str:
+        """What messages call a phase."""
+        name = self.phases[at].name
+        return f"phase {at + 1}" + (f" ({name})" if name else "")
+
+    def starts_from(self, at: int) -> tuple[int, ...]:
+        """The phases, from 0, whose best a phase starts from.
+
+        Raises UserError where it names itself, a later one, or none there is.
+        """
+        given = self.phases[at].best_of
+        several = () if given is None else given if isinstance(given, tuple) else (given,)
+        return tuple(self._place(one, at) for one in several)
+
+    def _place(self, given: str | int, at: int) -> int:
+        names = [phase.name for phase in self.phases]
+        place = given - 1 if isinstance(given, int) else None
+        if given in names:
+            place = names.index(str(given))
+        if place is not None and 0 <= place < at:
+            return place
+        known = ", ".join(self.called(n) for n in range(at)) or "none, as it is the first"
+        later = place is not None and at <= place < len(self.phases)
+        do = f"{self.called(int(place or 0))} does not come before it" if later else ""
+        raise UserError(f"sampler.phases[{at}].best_of", got=given, allowed=known, do=do)
+
+    def problems(self, measured: Mapping[str, object]) -> Iterator[UserError]:
+        """What is wrong between the phases, and with metrics that no trial reports."""
+        names = [phase.name for phase in self.phases if phase.name is not None]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield UserError("sampler.phases: two of one name", got=name, do="rename one")
+        for at, phase in enumerate(self.phases):
+            try:
+                self.starts_from(at)
+            except UserError as error:
+                yield error
+            if phase.around is not None and phase.trials is None and at < len(self.phases) - 1:
+                what = f"sampler.phases[{at}].trials: missing"
+                yield UserError(what, allowed="how many; only the last phase has no end")
+            if phase.by is not None and phase.by not in measured:
+                what = f"sampler.phases[{at}].by: {phase.by} is not measured by this study"
+                do = did_you_mean(phase.by, measured) or "add it to [objectives] or [constraints]"
+                yield UserError(what, allowed=", ".join(measured), do=do)
+
+
 class AshaOptions(Spec):
     """Steps count a trial's reports of progress."""
 
@@ -64,6 +148,7 @@ SAMPLERS: Mapping[str, type[Spec]] = {
     "random": NoOptions,
     "grid": NoOptions,
     "level-switch": LevelSwitchOptions,
+    "phases": PhasesOptions,
 }
 SCHEDULERS: Mapping[str, type[Spec]] = {
     "none": NoOptions,
@@ -72,20 +157,32 @@ SCHEDULERS: Mapping[str, type[Spec]] = {
 }
 
 
-def sampler_problems(spec: SamplerSpec) -> list[UserError]:
-    """What is wrong with a [sampler] table."""
+def sampler_options(spec: SamplerSpec) -> Spec:
+    """A sampler's own settings. Raises ValidationError."""
+    return SAMPLERS[spec.name].model_validate_json(
+        json.dumps(spec.options, default=str), strict=True
+    )
+
+
+def sampler_problems(
+    spec: SamplerSpec, measured: Mapping[str, object] | None = None
+) -> list[UserError]:
+    """What is wrong with a [sampler] table.
+
+    Args:
+        measured: the metrics that a trial reports.
+    """
     if ":" in spec.name:
         return []
-    model = SAMPLERS.get(spec.name)
-    if model is None:
+    if spec.name not in SAMPLERS:
         allowed = f'{", ".join(SAMPLERS)}, or "package.module:factory"'
         hint = did_you_mean(spec.name, SAMPLERS)
         return [UserError("sampler.name", got=spec.name, allowed=allowed, do=hint)]
     try:
-        model.model_validate(spec.options, strict=True)
+        options = sampler_options(spec)
     except ValidationError as error:
-        return explain(error, model, "sampler.")
-    return []
+        return explain(error, SAMPLERS[spec.name], "sampler.")
+    return list(options.problems(measured or {})) if isinstance(options, PhasesOptions) else []
 
 
 def scheduler_problems(spec: SchedulerSpec, objectives: Mapping[str, Direction]) -> list[UserError]:

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from search.study.constraints import Constraint, parse_constraint
+from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.core.errors import UserError
 from trainables.core.spec import BenchSpec, Count, DataSpec, ModelSpec, Seed, Spec
 
@@ -201,6 +202,15 @@ class Study(Spec):
     def metrics_measured(self) -> tuple[str, ...]:
         """Every metric a trial reports: objectives, constraints, the user's own."""
         return tuple(dict.fromkeys([*self.objectives, *self.constraints, *self.metrics]))
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """Which way is better, of the metrics measured that have one; objectives first."""
+        known: dict[str, Direction] = dict(self.objectives)
+        for name in self.metrics_measured:
+            if name in METRIC_FACTS:
+                known.setdefault(name, METRIC_FACTS[name].direction)
+        return known
 
     def bench_spec(self, cache: Path, *, naive: bool = False) -> BenchSpec:
         """What the workers need: plain data only."""

@@ -29,6 +29,18 @@ STARTS: list[dict[str, Any]] = [
     {"omission.skip.count": 1, "wanda.percent": 0},  # leaves the rest to the sampler
 ]
 LIMITS = {"limit": parse_constraint("perplexity", "<= 130% of baseline")}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "level-switch": {"drop": 2},
+    "phases": {
+        "phases": [
+            {"points": [{"omission.skip": [n], "wanda.percent": 10} for n in (1, 3, 5)]},
+            {"best_of": 1, "by": "parameters", "vary": {"wanda.percent": [0, 20, 30]}},
+            {"vary": {"wanda.percent": {"low": 10, "high": 30}}, "trials": 8},
+            {"best_of": [1, 2, 3], "around": 0.5, "trials": 12},
+            {"best_of": 4, "around": 1.0},
+        ]
+    },
+}
 OBJECTIVES = {"perplexity": "min", "parameters": "min"}
 
 
@@ -60,8 +72,9 @@ class Launch:
         for row in self.journal.trials():
             if row.state == TrialState.RUNNING:
                 self.journal.owed.append(row)
-        spec = SamplerSpec(name=name, options={"drop": 2} if name == "level-switch" else {})
-        self.journal.begin(sampler_source(spec, seed=3, trials=limit, ask=ask), STARTS)
+        spec = SamplerSpec(name=name, options=OPTIONS.get(name, {}))
+        source = sampler_source(spec, seed=3, trials=limit, ask=ask, directions=OBJECTIVES)
+        self.journal.begin(source, STARTS)
         self.limit = limit
 
     def settle(self, given: Any, metrics: dict[str, float]) -> None:
