@@ -157,6 +157,8 @@ def best(
         say(json.dumps(best_json(view, found, run_ids(store)), indent=2))
     else:
         console().print(best_table(view, found))
+        for doubt in view.doubts:
+            say(f"warning: {doubt}")
 
 
 @app.command()
@@ -239,11 +241,12 @@ def table(
     from search.report.frame import write_csv
     from search.report.paper_table import chain_table
 
-    view = read(_store(name, storage))
+    store = _store(name, storage)
+    view = read(store)
     if csv is not None:
         say(str(write_csv(view, csv)))
     else:
-        console().print(chain_table(view))
+        console().print(chain_table(view, store.results))
         for one in across(view):
             console().print(one)
 

@@ -34,6 +34,7 @@ from search.journal.view import result_of, results_of
 from search.ledger.mirror import Mirror
 from search.samplers.build import sampler_source
 from search.samplers.points import Ask
+from search.study.constraints import doubts
 from search.study.database import stored
 from search.study.load import compare, study_toml
 from search.study.replay import still_asks
@@ -44,7 +45,7 @@ from spaces.space import Space
 from trainables.core.cache import write_durably
 from trainables.core.errors import UserError, placed
 from trainables.core.places import git_commit
-from trainables.core.scores import from_text, scores_file
+from trainables.core.scores import from_text, read_scores, scores_file
 from trainables.stage import Facts
 
 if TYPE_CHECKING:
@@ -243,7 +244,17 @@ class Launch:
             journal.begin(source, [*first, *starts])
         return ask
 
+    def _doubt(self, journal: Journal) -> None:
+        """Say which limits are shares of a baseline that is no more than noise."""
+        scores = read_scores(scores_file(self.store.results, journal.uid(0)))
+        found = [] if scores is None else doubts(self.study.limits, scores)
+        journal.note("doubts", found)
+        for doubt in found:
+            self.watcher.phase(f"warning: {doubt}")
+
     def _ended(self, journal: Journal, number: int, mirror: Mirror) -> None:
+        if number == 0:
+            self._doubt(journal)
         mirror.offer()
         self.watcher.ended(result_of(journal.trials()[number]))
 

@@ -27,6 +27,8 @@ def run(study: Study, *, naive: bool = False, retry: bool = False) -> None:
     view = read(store)
     found = best(view)
     screen.print(best_table(view, found))
+    for doubt in view.doubts:
+        say(f"warning: {doubt}")
     where = storage_flag(store.folder, study.storage.database)
     if stopped:
         say(f"interrupted; go on with: rayduce resume {study.name}{where}")

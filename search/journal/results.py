@@ -64,6 +64,7 @@ class Result:
         violations: constraint -> by what share it is missed; at most 0 where it holds.
         on_front: feasible, and no other trial is better in all objectives.
         record: all the worker reported.
+        phase: which phase of a search in phases proposed it, and its place in it, from 0.
     """
 
     number: int
@@ -75,6 +76,7 @@ class Result:
     started: datetime | None = None
     stopped: datetime | None = None
     on_front: bool = False
+    phase: tuple[int, int] | None = None
 
     @property
     def is_baseline(self) -> bool:

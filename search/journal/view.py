@@ -14,6 +14,7 @@ from search.journal.patience import Patience
 from search.journal.results import Result, State, front, repeats
 from search.journal.store import Store, find_store, open_storage, saved_study, study_names
 from search.journal.tables import Tables, collector_paused, running
+from search.samplers.points import PHASE
 from search.study.database import stored
 from search.study.schema import Study
 from trainables.core.errors import UserError
@@ -40,6 +41,11 @@ class View:
     def base(self) -> Mapping[str, float]:
         """The untouched model's metrics; empty before they are measured."""
         return self.baseline.metrics if self.baseline else {}
+
+    @property
+    def doubts(self) -> list[str]:
+        """What is to be said of the limits, as the baseline showed."""
+        return list(self.notes.get("doubts") or ())
 
     @property
     def trials(self) -> tuple[Result, ...]:
@@ -217,4 +223,5 @@ def result_of(row: FrozenTrial, *, driving: bool = True) -> Result:
         record=record,
         started=row.datetime_start,
         stopped=row.datetime_complete,
+        phase=tuple(row.system_attrs[PHASE]) if PHASE in row.system_attrs else None,
     )

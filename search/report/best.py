@@ -115,6 +115,7 @@ def best_json(view: View, found: Best, runs: Mapping[int, str] | None = None) ->
         "study": view.study.name,
         "objectives": dict(view.study.objectives),
         "note": found.note,
+        "warnings": view.doubts,
         "baseline": _plain(view.baseline, runs) if view.baseline else None,
         "trials": [_plain(result, runs) for result in found.trials],
     }

@@ -41,7 +41,7 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.samplers.grid import METRICS, Listed
-from search.samplers.points import Ask
+from search.samplers.points import PHASE, Ask
 from search.study.options import Phase, PhasesOptions, Range
 from search.study.stand_in import StandIn, default, fits, said
 from search.study.starting_points import read_point
@@ -49,7 +49,6 @@ from trainables.core.errors import UserError, did_you_mean
 
 Params: TypeAlias = dict[str, Any]
 Ranges: TypeAlias = dict[str, BaseDistribution]
-TAG = "phase"  # in a trial's row: [phase, place in it], both from 0
 STARTUP = 4  # trials near the best before TPE has something to go by
 
 
@@ -94,8 +93,8 @@ class PhasesSampler(Listed):
         """Which phase comes next, and what place in it; None where all are done."""
         at, place = 0, -1
         for trial in trials:
-            if TAG in trial.system_attrs:
-                at, place = trial.system_attrs[TAG]
+            if PHASE in trial.system_attrs:
+                at, place = trial.system_attrs[PHASE]
             elif (at, place) != (0, -1):  # a point from elsewhere takes the place of one of its
                 place += 1
         place += 1
@@ -111,11 +110,11 @@ class PhasesSampler(Listed):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         self._chosen.pop(trial.number, None)  # of a proposal that came in vain
-        if trial.params or {TAG, "fixed_params"} & set(trial.system_attrs):  # known, or by hand
+        if trial.params or {PHASE, "fixed_params"} & set(trial.system_attrs):  # known, or by hand
             return
         earlier = [one for one in study.get_trials(deepcopy=False) if one.number < trial.number]
         at, place = self._next(earlier) or (len(self.phases) - 1, 0)
-        study._storage.set_trial_system_attr(trial._trial_id, TAG, [at, place])
+        study._storage.set_trial_system_attr(trial._trial_id, PHASE, [at, place])
         self._chosen[trial.number] = self._proposal(earlier, at, place)
 
     def _proposal(
@@ -169,7 +168,7 @@ class PhasesSampler(Listed):
         done = [
             one
             for one in trials
-            if one.state == TrialState.COMPLETE and one.system_attrs.get(TAG, [-1])[0] in named
+            if one.state == TrialState.COMPLETE and one.system_attrs.get(PHASE, [-1])[0] in named
         ]
         return min(done, key=lambda one: (_miss(one), self._loss(one, by)), default=None)
 

@@ -22,6 +22,7 @@ from optuna.distributions import (
 from search.study.stand_in import StandIn, fits
 from spaces import sets
 
+PHASE = "phase"  # in a trial's row: [phase, place in it], both from 0
 Ask: TypeAlias = Callable[[Any], object]  # runs the space on a trial, or on what stands in for one
 Params: TypeAlias = dict[str, Any]
 Fill: TypeAlias = Callable[[str, BaseDistribution], Any]  # what a parameter is that nobody gave

@@ -5,10 +5,13 @@ A limit is `factor * baseline + offset`, where the baseline is the untouched mod
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from trainables.bench.metrics.catalogue import METRIC_FACTS
+from trainables.core.bootstrap import interval
 from trainables.core.errors import UserError, did_you_mean
+from trainables.core.scores import Scores
 
 NUMBER = r"[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 METRIC = re.compile(r"\s*([A-Za-z_][\w./-]*)\s*(.*)", re.DOTALL)
@@ -17,6 +20,7 @@ ABSOLUTE = re.compile(f"({NUMBER})")
 PERCENT = re.compile(rf"({NUMBER})\s*%\s*of\s+(?:the\s+)?baseline")
 OFFSET = re.compile(rf"(?:the\s+)?baseline(?:\s*([+-])\s*({NUMBER}))?")
 ALLOWED = '"<= 5", ">= 0.9", "<= 130% of baseline", ">= baseline - 0.04"'
+NEAR_ZERO = 0.05  # of what a metric can reach
 TOLERANCE = 1e-9  # of the limit: 0.92 - 0.04 is not exactly 0.88 in binary
 
 
@@ -66,6 +70,29 @@ class Constraint:
         if not self.relative or baseline is None:
             return said
         return f"{said} ({'<=' if self.at_most else '>='} {self.limit(baseline):.6g})"
+
+
+def doubts(limits: Iterable[Constraint], scores: Scores) -> list[str]:
+    """What is to be said of limits that ask for a share of a baseline near zero: a ratio to noise.
+
+    Near is within a twentieth of what a metric can reach, or an interval as wide as the value.
+
+    Args:
+        scores: what each item scored with the untouched model.
+    """
+    found = []
+    for limit in limits:
+        if limit.factor == 0 or limit.offset or limit.at_most or limit.metric not in scores:
+            continue
+        value, low, high = interval(limit.metric, scores)
+        facts = METRIC_FACTS.get(limit.metric)
+        reach = facts.high if facts is not None and math.isfinite(facts.high) else 0.0
+        if low <= reach * NEAR_ZERO or high - low >= abs(value):
+            found.append(
+                f"{limit.key} means little: the untouched model has {value:.3g} ({low:.3g} to "
+                f"{high:.3g}), which is near zero; ask in another way, or set a number"
+            )
+    return found
 
 
 def parse_constraint(metric: str, text: object) -> Constraint:

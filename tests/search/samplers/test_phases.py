@@ -10,7 +10,8 @@ from optuna.trial import TrialState
 from search.errors import StudyError
 from search.samplers.build import make_sampler
 from search.samplers.grid import METRICS, exhausted
-from search.samplers.phases import TAG, PhasesSampler
+from search.samplers.phases import PhasesSampler
+from search.samplers.points import PHASE
 from search.study.load import parse_study
 from search.study.options import PhasesOptions
 from search.study.schema import SamplerSpec
@@ -76,7 +77,7 @@ def test_a_phase_starts_from_the_best_of_an_earlier_one() -> None:
     assert points[5] == {"share": 0.25, "least": 500, "kind": "a"}  # 0.8 misses the constraint
     assert points[6].pop("rate") and points[6] == {"share": 0.25, "least": 400, "kind": "b"}
     assert len(points) == 7 and exhausted(study)
-    tags = [trial.system_attrs[TAG] for trial in study.trials]
+    tags = [trial.system_attrs[PHASE] for trial in study.trials]
     assert tags == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [2, 0], [3, 0]]
 
 

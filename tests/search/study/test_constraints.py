@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from search.study.constraints import parse_constraint, parse_where
+from search.study.constraints import doubts, parse_constraint, parse_where
 from trainables.core.errors import UserError
+from trainables.core.scores import Scores, mean_of
 
 
 @pytest.mark.parametrize(
@@ -103,3 +105,21 @@ def test_where_knows_the_metrics() -> None:
         'where: unknown metric: got "acuracy"; allowed: accuracy, parameters; '
         'did you mean "accuracy"?'
     )
+
+
+def test_a_share_of_a_baseline_near_zero_is_doubted() -> None:
+    """As a published ROUGE-L of 0.049, of which 95 % was to be kept."""
+    values = np.random.default_rng(0).normal(0.049, 0.04, 100).clip(0)
+    found = Scores("rows", {"rouge_l": mean_of(values), "bleu": mean_of([30.0, 42.0, 36.0] * 9)})
+    limits = [parse_constraint("rouge_l", ">= 95% of baseline")]
+    (told,) = doubts(limits, found)
+    assert told.startswith("rouge_l >= 95% of baseline means little: the untouched model has 0.0")
+    for limit in (
+        parse_constraint("rouge_l", ">= 0.04"),
+        parse_constraint("rouge_l", ">= baseline - 0.01"),
+        parse_constraint("bleu", ">= 90% of baseline"),
+        parse_constraint("parameters", "<= 85% of baseline"),
+    ):
+        assert not doubts([limit], found)
+    wide = Scores("rows", {"bleu": mean_of([0.0] * 9 + [100.0])})  # all of one item
+    assert doubts([parse_constraint("bleu", ">= 90% of baseline")], wide)
