@@ -39,7 +39,7 @@ from search.study.database import stored
 from search.study.load import compare, study_toml
 from search.study.replay import still_asks
 from search.study.schema import Study
-from search.study.space import load_space, try_out
+from search.study.space import UNKNOWN, check_chains, load_space, try_out
 from search.study.starting_points import read_point
 from spaces.space import Space
 from trainables.core.cache import write_durably
@@ -165,6 +165,7 @@ class Launch:
                 self.watcher.phase("loading the space")
                 with blaming(f"space {self.study.space.name}"):
                     space = loading.result()
+                check_chains(space, UNKNOWN, self.study.space.name)
                 importing.result()
                 self._run(journal, space, nodes, mirror)
 
@@ -225,6 +226,7 @@ class Launch:
             return space.stages(trial, facts)
 
         try_out(space, facts, self.study.space.name)
+        check_chains(space, facts, self.study.space.name)
         still_asks(self.study.space.name, ask, journal.trials())
         first = [
             _point(point, ask, f"first[{index}]") for index, point in enumerate(self.study.first)

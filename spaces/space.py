@@ -55,3 +55,11 @@ class Space(BaseModel, ABC):
 
         Raises ValueError where a combination makes no sense, which is told as a failed trial.
         """
+
+
+def choose(trial: Trial, name: str, choices: Sequence[T]) -> T:
+    """One of some; asked for only where there is more than one."""
+    found: T = choices[0]
+    if len(choices) > 1:
+        found = trial.suggest_categorical(name, list(choices))
+    return found

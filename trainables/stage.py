@@ -199,6 +199,8 @@ class Stage(ABC):
         version: goes up when the same fields come to mean something else.
         leaves: what the weights are afterwards, where most stages cannot go on: `codes`, say.
         takes: the kinds of such weights that this one can go on with.
+        replaces: whether another model takes the place of the one before, and all is lost that was
+            done to that.
     """
 
     version: ClassVar[int] = 1

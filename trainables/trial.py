@@ -19,7 +19,7 @@ from trainables.core.pictures import picture_data
 from trainables.core.spec import BenchSpec
 from trainables.core.types import PreTrainedModel, Progress
 from trainables.recover import Recover
-from trainables.stage import Stage, drain
+from trainables.stage import Stage, check_order, drain
 
 
 def open_bench(spec: BenchSpec) -> Bench:
@@ -53,6 +53,7 @@ def run_stages(bench: Bench, stages: Sequence[Stage]) -> Generator[Progress, Non
     Returns:
         The record: plain data.
     """
+    check_order(stages)
     began = time.perf_counter()
     done: list[dict[str, Any]] = []
     progress: list[Progress] = []

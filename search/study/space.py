@@ -4,11 +4,12 @@ A space is a class deriving from `spaces.space.Space`, or a plain function
 `space(trial, facts, *, ranges)`. Loading one imports its methods, and with them torch.
 """
 
+import contextlib
 import importlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, TypeGuard, TypeVar, get_type_hints
 
@@ -20,10 +21,12 @@ from search.study.checks import see_current_folder
 from search.study.messages import explain
 from search.study.schema import SpaceSpec
 from spaces.space import Point, Space, Trial
-from trainables.core.errors import UserError, did_you_mean
-from trainables.stage import Bench, Facts, Stage
+from trainables.core.errors import PlanError, UserError, did_you_mean
+from trainables.stage import Bench, Facts, Stage, check_order
 
 Table = TypeVar("Table", bound=BaseModel)
+_CHAINS = 64  # points to ask a space for
+UNKNOWN = Facts(blocks=12, stacks=(12,))  # a model that stands in for one not looked at yet
 
 
 class FunctionSpace(Space):
@@ -102,6 +105,34 @@ def try_out(space: Space, facts: Facts, name: str) -> None:
     if not isinstance(found, list | tuple) or not all(isinstance(one, Stage) for one in found):
         kinds = [type(one).__name__ for one in (found if isinstance(found, list) else [found])]
         raise UserError(f"space {name} returned", got=kinds, allowed="a list of stages")
+
+
+def check_chains(space: Space, facts: Facts, name: str) -> None:
+    """Ask a space for many points, and look at nothing but the order of their stages.
+
+    Before there are facts, made up ones do: whatever else goes wrong with these is not told.
+
+    Raises:
+        UserError: one of its chains makes no sense.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(_CHAINS):
+        with contextlib.suppress(Exception):
+            stages = space.stages(study.ask(), facts)
+            if fault := _fault(stages):
+                break
+    else:
+        return
+    raise UserError(f"space {name}: a chain that makes no sense: {fault}")
+
+
+def _fault(stages: Sequence[Stage]) -> str:
+    try:
+        check_order(stages)
+    except PlanError as error:
+        return str(error)
+    return ""
 
 
 # -- what a name means -------------------------------------------------------------------------

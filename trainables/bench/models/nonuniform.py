@@ -9,18 +9,14 @@ import json
 from pathlib import Path
 
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
-from transformers.pytorch_utils import Conv1D
 
 from trainables.bench.models.families import Family
 from trainables.bench.models.structure import family, reach, rows, stacks
 from trainables.core.errors import PlanError
 from trainables.core.fork import fork, put
-from trainables.core.types import Linear
+from trainables.core.types import Linear, PreTrainedModel
 
 LOAD = "from trainables.load import load\nmodel = load({folder})"
 WIDTHS = ("out_features", "in_features", "nf", "nx")  # what layers say of their own shape
@@ -41,13 +37,18 @@ def save_exact(model: PreTrainedModel, folder: Path) -> str:
 
 def load_exact(folder: str | Path) -> PreTrainedModel:
     """A model as `save_exact` wrote it."""
+    import transformers
+    from transformers.initialization import no_init_weights
+
     place = Path(folder)
     if not (place / "exact.json").exists():
         raise PlanError(f"{place}: no exact.json; give the folder of an exact form")
     name = json.loads((place / "exact.json").read_text())["class"]
     state = load_file(place / "model.safetensors")
     with no_init_weights():  # all are in the file
-        model: PreTrainedModel = getattr(transformers, name)(AutoConfig.from_pretrained(place))
+        model: PreTrainedModel = getattr(transformers, name)(
+            transformers.AutoConfig.from_pretrained(place)
+        )
     for key, value in state.items():
         put_tensor(model, key, value)
     model.tie_weights()
@@ -64,6 +65,8 @@ def put_tensor(model: PreTrainedModel, key: str, value: Tensor) -> None:
 
 
 def _say_widths(module: nn.Module, weight: Tensor) -> None:
+    from transformers.pytorch_utils import Conv1D
+
     inputs, outputs = weight.shape if isinstance(module, Conv1D) else reversed(weight.shape)
     for name, size in zip(WIDTHS, (outputs, inputs, outputs, inputs), strict=True):
         if hasattr(module, name):
@@ -134,6 +137,8 @@ def _stretched(values: Tensor, runs: int, width: int) -> Tensor:
 
 def put_rows(layer: Linear, weight: Tensor) -> None:
     """Replace a fork's weight, given as (outputs, inputs), by one of any shape."""
+    from transformers.pytorch_utils import Conv1D
+
     value = weight.T.contiguous() if isinstance(layer, Conv1D) else weight
     put(layer, "weight", value)
     _say_widths(layer, value)

@@ -15,13 +15,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from trainables.bench.models.nonuniform import LOAD, misfits, put_tensor
 from trainables.bench.models.packed.bits import pack, packed_bytes, unpack
 from trainables.bench.models.packed.quantized import (
     below_a_byte,
@@ -33,6 +29,7 @@ from trainables.bench.models.packed.quantized import (
 from trainables.bench.models.packed.weights import Codes, codes_of, is_made
 from trainables.bench.models.structure import rows
 from trainables.core.errors import ModelError
+from trainables.core.types import PreTrainedModel
 
 MARK = "packed.json"
 
@@ -51,9 +48,7 @@ def needs_packing(model: nn.Module) -> bool:
         return True
     if any(below_a_byte(weight) for weight in model.parameters()):
         return True
-    if not schemes(model) or not isinstance(model, PreTrainedModel):
-        return False
-    return bool(misfits(model)) or not transformers_loads(model)
+    return bool(schemes(model)) and not transformers_loads(model)  # type: ignore[arg-type]
 
 
 Pack: TypeAlias = Callable[[Tensor, int], Tensor]
@@ -85,7 +80,7 @@ def packed(model: nn.Module, pack: Pack = pack) -> Packed:
             "kind": "codebook",
             "bits": codes.bits,
             "shape": list(value.shape),
-            "turned": isinstance(layer, Conv1D),
+            "turned": "Conv1D" in type(layer).__name__,
         }
     return found
 
@@ -102,6 +97,8 @@ def _sized(values: Tensor, bits: int) -> Tensor:
 
 def save_packed(model: PreTrainedModel, folder: Path) -> str:
     """Write a model's packed form; returns the Python that loads it, with `{folder}` in it."""
+    from trainables.bench.models.nonuniform import LOAD
+
     model.config.save_pretrained(folder)
     form = packed(model)
     save_file(form.tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -115,11 +112,15 @@ def load_packed(folder: str | Path) -> PreTrainedModel:
 
     Raises ModelError for a folder that is not whole.
     """
+    import transformers
+
+    from trainables.bench.models.nonuniform import put_tensor
+
     place = Path(folder)
     try:
         told = json.loads((place / MARK).read_text(encoding="utf-8"))
         tensors = load_file(place / "model.safetensors")
-        model = getattr(transformers, told["class"])(AutoConfig.from_pretrained(place))
+        model = getattr(transformers, told["class"])(transformers.AutoConfig.from_pretrained(place))
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ModelError(f"{folder}: not a whole packed form: {error}") from error
     for name, value in _unpacked(told["weights"], tensors):

@@ -195,6 +195,10 @@ def transformers_loads(model: PreTrainedModel) -> bool:
     neither another name nor, beside them, one of the model itself (BART's `final_logits_bias`)."""
     from transformers.core_model_loading import revert_weight_conversion
 
+    from trainables.bench.models.nonuniform import misfits
+
+    if misfits(model):  # uneven widths
+        return False
     plain = {name: torch.empty(1) for name in model.state_dict()}
     renamed = set(plain) != set(revert_weight_conversion(model, plain))
     return not renamed and all("." in name for name in plain)
