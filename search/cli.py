@@ -235,16 +235,22 @@ def table(
     csv: Annotated[Path | None, typer.Option(help="Write all trials to this file instead.")] = None,
     storage: Storage = None,
 ) -> None:
-    """The study as the papers on pruning print it: blocks, parameters, non-zeros, scores."""
+    """The study as papers print it: what pruning leaves; or, where methods are compared, size,
+    quality and speed of every model as it is saved."""
     from search.journal.view import read
     from search.report.across import across
     from search.report.frame import write_csv
-    from search.report.paper_table import chain_table
+    from search.report.papers.chains import chain_table
+    from search.report.papers.comparison import comparison, is_comparison
 
     store = _store(name, storage)
     view = read(store)
     if csv is not None:
         say(str(write_csv(view, csv)))
+    elif is_comparison(view):
+        from search.compare import compare
+
+        console().print(comparison(view, compare(store, view, note)))
     else:
         console().print(chain_table(view, store.results))
         for one in across(view):

@@ -115,12 +115,12 @@ def _made(plan: Plan, folder: Path, said: Said) -> Export:
     from trainables.bench.models.save import save
 
     said("loading the model and the data")
-    opened, name = _bench(plan), plan.view.study.name
+    opened, name = bench_for(plan), plan.view.study.name
     said("measuring the untouched model on held-out data")
     untouched = opened.fork(f"{name}/0").measure(opened.spec.objectives, "held_out").values
     said(f"replaying {story(plan.result)}, then measuring it on held-out data")
     bench = opened.fork(f"{name}/{plan.result.number}" if plan.searched else "")
-    record = _done(bench, plan.stages)
+    record = do_stages(bench, plan.stages)
     held_out = bench.measure(bench.spec.objectives, "held_out").values  # once, here, nowhere else
     said("saving, and loading it in a fresh process")
     saved = save(bench.model, bench.processor, bench.spec.data.task, folder, plan.form)
@@ -142,7 +142,8 @@ def _made(plan: Plan, folder: Path, said: Said) -> Export:
     return made
 
 
-def _bench(plan: Plan) -> "Bench":
+def bench_for(plan: Plan) -> "Bench":
+    """What the plan's trial worked on; on the CPU where there is no GPU."""
     from trainables.trial import open_bench
 
     spec = plan.view.study.bench_spec(plan.cache)
@@ -151,7 +152,7 @@ def _bench(plan: Plan) -> "Bench":
     return open_bench(spec)
 
 
-def _done(bench: "Bench", stages: "Sequence[Stage]") -> dict[str, Any]:
+def do_stages(bench: "Bench", stages: "Sequence[Stage]") -> dict[str, Any]:
     """The record of the stages, which decide on `search`, as the trial did."""
     from trainables.stage import drain
     from trainables.trial import reason, run_stages

@@ -73,6 +73,10 @@ class Codebook(Method):
         self.require("start", self.start in get_args(Start), " or ".join(get_args(Start)))
         self.require("seed", type(self.seed) is int and self.seed >= 0, "0 or more")
 
+    @property
+    def runtime(self) -> str:
+        return "trainables.load, which looks the codes up; what is smaller is the file alone"
+
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
         layers = clusterable(model, self.embeddings)
         codes = {name: self._cluster(model, name, layer) for name, layer in layers.items()}

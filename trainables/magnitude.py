@@ -24,7 +24,7 @@ from trainables.core.lineage import Effect
 from trainables.core.types import Linear, PreTrainedModel, Progress, Stats
 from trainables.recover import Recover, zeros
 from trainables.stage import Bench, Method, Stage, Summary, Trained
-from trainables.wanda import prune_mask
+from trainables.wanda import prune_mask, sparse_runtime
 
 Scope: TypeAlias = Literal["tensor", "global"]
 Granularity: TypeAlias = Literal["unstructured", "rows"]
@@ -59,6 +59,10 @@ class Magnitude(Method):
     scope: Scope = "tensor"
     granularity: Granularity = "unstructured"
     pattern: tuple[int, int] | None = None
+
+    @property
+    def runtime(self) -> str:
+        return sparse_runtime(self.pattern)
 
     def __post_init__(self) -> None:
         self.require("sparsity", 0 <= self.sparsity < 1, "0 <= sparsity < 1")

@@ -78,6 +78,10 @@ class Quantize(Method):
         numbers = all(type(n) is int and n >= 0 for n in self.spare_blocks)
         self.require("spare_blocks", numbers, "numbers of blocks, from 0 on")
 
+    @property
+    def runtime(self) -> str:
+        return f"torchao, {NEEDS[self.scheme]}"
+
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
         if beyond := sorted(n for n in self.spare_blocks if n >= len(blocks(model))):
             last = len(blocks(model)) - 1
@@ -112,6 +116,10 @@ class QuantizeMixed(Method):
 
     def __post_init__(self) -> None:
         self.require("budget", 0 < self.budget <= 1, "0 < budget <= 1")
+
+    @property
+    def runtime(self) -> str:
+        return f"torchao, {NEEDS['int4']}"
 
     @classmethod
     def calibrate(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Stats:
@@ -164,6 +172,10 @@ class InHalfPrecision(Method):
 
     def __post_init__(self) -> None:
         self.require("dtype", self.dtype in get_args(Half), " or ".join(get_args(Half)))
+
+    @property
+    def runtime(self) -> str:
+        return f"processors that compute in {self.dtype}; others may be slower than before"
 
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
         target = getattr(torch, self.dtype)

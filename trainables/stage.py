@@ -201,6 +201,7 @@ class Stage(ABC):
         takes: the kinds of such weights that this one can go on with.
         replaces: whether another model takes the place of the one before, and all is lost that was
             done to that.
+        runtime: what it takes to profit from the stage, for people.
     """
 
     version: ClassVar[int] = 1
@@ -211,6 +212,11 @@ class Stage(ABC):
     def replaces(self) -> bool:
         """Whether another model takes the place of what earlier stages made."""
         return False
+
+    @property
+    def runtime(self) -> str:
+        """What a model needs to be run with so that this pays, in words; empty: nothing special."""
+        return ""
 
     @abstractmethod
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:

@@ -88,6 +88,7 @@ def _do(bench: Bench, stage: Stage) -> Generator[Progress, None, dict[str, Any]]
         "stage": type(stage).__name__,
         "label": summary.label or type(stage).__name__,
         "settings": stage.settings(),
+        "runtime": stage.runtime,
         "spec": stage.to_dict(),
         "effects": [effect.data() for effect in summary.effects],
         "counts": dict(summary.counts),

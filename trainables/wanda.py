@@ -52,6 +52,10 @@ class Wanda(Method):
     pattern: tuple[int, int] | None = None
     sequential: ClassVar[bool] = False
 
+    @property
+    def runtime(self) -> str:
+        return sparse_runtime(self.pattern)
+
     def __post_init__(self) -> None:
         self.require("sparsity", 0 <= self.sparsity < 1, "0 <= sparsity < 1")
         if self.pattern is not None:
@@ -139,6 +143,13 @@ class WandaSequential(Wanda):
             states = [walk.step(e, index, s) for e, s in zip(entries, states, strict=True)]
             yield {"block": float(index + 1), "blocks": float(len(walk.blocks))}
         return zeros
+
+
+def sparse_runtime(pattern: tuple[int, int] | None) -> str:
+    """What it takes to profit from zeros."""
+    if pattern == (2, 4):
+        return "2:4 sparse products, on GPUs from Ampere on; elsewhere nothing is smaller or faster"
+    return "kernels for sparse weights, or a compressed file; else nothing is smaller or faster"
 
 
 def prune_mask(

@@ -33,6 +33,7 @@ class Step:
     counts: Mapping[str, int | float]
     pictures: tuple[Picture, ...]
     models: tuple[str, ...] = ()  # those that had a part in it, the study's own included
+    runtime: str = ""  # what it takes to profit from it
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> "Step":
@@ -45,6 +46,7 @@ class Step:
             counts={k: v for k, v in data["counts"].items() if isinstance(v, int | float)},
             pictures=tuple(_known_pictures(data.get("pictures", ()))),
             models=tuple(data.get("details", {}).get("models", ())),
+            runtime=str(data.get("runtime", "")),
         )
 
 

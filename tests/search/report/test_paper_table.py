@@ -9,7 +9,7 @@ from rich.console import Console
 
 from search.journal.results import Result
 from search.journal.view import View
-from search.report.paper_table import chain_rows, chain_table
+from search.report.papers.chains import chain_rows, chain_table
 from search.report.pictures import pictures, pictures_svg
 from trainables.core.pictures import Bars, Heatmap, picture_data
 

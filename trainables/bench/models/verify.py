@@ -91,7 +91,7 @@ def prove(
         save_file({**tensors, "wanted": wanted.contiguous()}, Path(place, "batch.safetensors"))
         script = _filled(load.replace("{folder}", repr(str(folder))), first.device, measure)
         Path(place, "check.py").write_text(script)
-        found = _run([str(Path(place, "check.py")), str(Path(place, "batch.safetensors"))])
+        found = run_fresh([str(Path(place, "check.py")), str(Path(place, "batch.safetensors"))])
     largest = float(wanted.nan_to_num(0.0, 0.0, 0.0).abs().max())
     allowed = TOLERANCE.get(first.dtype, 1e-4) * max(1.0, largest)
     if not found["shape"] or not found["difference"] <= allowed:
@@ -108,7 +108,11 @@ def _filled(load: str, device: torch.device, measure: str) -> str:
     return text.replace("{threads}", str(torch.get_num_threads()))
 
 
-def _run(arguments: list[str]) -> Any:
+def run_fresh(arguments: list[str]) -> Any:
+    """What Python, started with these arguments where our packages are found, prints as JSON.
+
+    Raises PlanError where it ends in an error.
+    """
     root = str(CHECKOUT)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}

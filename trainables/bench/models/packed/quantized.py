@@ -69,16 +69,16 @@ _CONFIGS = {
 }
 # Scheme -> what a model under it needs to be faster, or take less memory, than before.
 NEEDS: Mapping[str, str] = {
-    "int8": "weights of 8 bits in memory; faster only with kernels for them: torch.compile on a "
-    "GPU",
-    "int8-dynamic": "weights of 8 bits in memory; faster on processors with products of 8-bit "
-    "whole numbers (VNNI, AMX, CUDA) and through torch.compile",
-    "float8": "weights of 8 bits in memory; faster on a GPU of compute capability 8.9 or more",
-    "float8-dynamic": "a GPU of compute capability 8.9 or more",
-    KERNEL: "a GPU of compute capability 8.0 or more, and bfloat16",
+    "int8": "whose weights take 8 bits in memory; faster only with kernels for them, such as "
+    "torch.compile makes for a GPU",
+    "int8-dynamic": "whose weights take 8 bits in memory; faster where 8-bit products are (VNNI, "
+    "AMX, CUDA), mostly through torch.compile",
+    "float8": "whose weights take 8 bits in memory; faster on a GPU of compute capability 8.9 on",
+    "float8-dynamic": "and a GPU of compute capability 8.9 on",
+    KERNEL: "a GPU of compute capability 8.0 on, and bfloat16",
     **{
-        f"int{bits}": f"a file of {bits} bits per weight; in memory torchao keeps 8 bits for each, "
-        "and it is faster nowhere without kernels for such numbers"
+        f"int{bits}": f"{bits} bits per weight in the file, 8 in memory; faster nowhere without "
+        "kernels for such numbers"
         for bits in _WIDTHS[:-1]
     },
 }
@@ -125,7 +125,7 @@ def refuse(scheme: Scheme, device: torch.device, dtype: torch.dtype) -> None:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PlanError(
             f"quantize: {scheme.name} does not run on {device.type} in {str(dtype)[6:]}: {said}",
-            do=f"it needs {NEEDS[scheme.name]}" if scheme.name in NEEDS else "",
+            do=f"{scheme.name}: torchao, {NEEDS[scheme.name]}",
         ) from error
 
 
