@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from spaces.codebook import CodebookSpace
+from spaces.distill import DistillSpace
 from spaces.magnitude import MagnitudeSpace
 from spaces.neurons import NeuronsSpace
 from spaces.omission import OmissionSpace
@@ -26,6 +27,7 @@ from spaces.wanda import WandaSpace
 from trainables.codebook import Codebook
 from trainables.core.errors import PlanError
 from trainables.core.spec import TrainSpec
+from trainables.distill import Distill
 from trainables.magnitude import Magnitude
 from trainables.neurons import Neurons
 from trainables.omission.method import Omission
@@ -36,6 +38,7 @@ from trainables.stage import Bench, Facts, Stage, check_order
 from trainables.wanda import Wanda
 
 Step = Literal[
+    "distill",
     "magnitude",
     "wanda",
     "neurons",
@@ -47,6 +50,7 @@ Step = Literal[
 ]
 Chain = Annotated[tuple[Step, ...], Field(min_length=1)]
 _STAGES: Mapping[str, Stage] = {  # one of each, to look at what may follow what
+    "distill": Distill(),
     "magnitude": Magnitude(0.5),
     "wanda": Wanda(0.5),
     "neurons": Neurons(0.2),
@@ -56,7 +60,7 @@ _STAGES: Mapping[str, Stage] = {  # one of each, to look at what may follow what
     "codebook": Codebook(),
     "quantize": Quantize(),
 }
-_BLOCKS = ("omission", "similarity")  # which take blocks away, and count them
+_CUTTING = {"distill", "similarity"}  # which may leave fewer blocks than omission knows of
 
 
 class SmallEncoderSpace(Space):
@@ -68,13 +72,16 @@ class SmallEncoderSpace(Space):
     """
 
     chains: Choices[Chain] = (
+        ("distill",),
         ("magnitude",),
         ("codebook",),
         ("quantize",),
+        ("distill", "quantize"),
         ("magnitude", "recover", "quantize"),
         ("magnitude", "recover", "codebook"),
         ("similarity", "recover", "quantize"),
     )
+    distill: DistillSpace = DistillSpace()
     magnitude: MagnitudeSpace = MagnitudeSpace(granularities=("unstructured",), retrain=("none",))
     wanda: WandaSpace = WandaSpace(low=10)
     neurons: NeuronsSpace = NeuronsSpace(min_neurons_per_layer=(1, 1))
@@ -135,6 +142,9 @@ def _check_steps(chain: Chain, told: str) -> None:
     for one in set(chain):
         if chain.count(one) > 1 and one != "recover":
             raise PlanError(f"chain {told}: {one} twice", do="its settings are asked for once")
-    cuts = [step for step in chain if step in _BLOCKS]
-    if len(cuts) > 1:
-        raise PlanError(f"chain {told}: {cuts[1]} after {cuts[0]}", do="one of them takes blocks")
+    if "distill" in chain[1:]:
+        do = "its students are cut from the study's model, or take its place: begin with it"
+        raise PlanError(f"chain {told}: distill after {chain[0]}", do=do)
+    if "omission" in chain and (before := _CUTTING & set(chain[: chain.index("omission")])):
+        do = "it knows the blocks of the study's model alone: put it first"
+        raise PlanError(f"chain {told}: omission after {', '.join(before)}", do=do)

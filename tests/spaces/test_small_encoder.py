@@ -62,7 +62,7 @@ def test_a_chain_asks_for_what_its_methods_want(
 def test_every_chain_is_a_start_and_makes_sense() -> None:
     space = small()
     names = [point["chain"] for point in space.starts(FACTS)]
-    assert len(names) == len(set(names)) == 6
+    assert len(names) == len(set(names)) == 8
     for name in names:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         study.enqueue_trial({"chain": name})
@@ -78,6 +78,7 @@ def test_every_chain_is_a_start_and_makes_sense() -> None:
         (["codebook", "quantize"], "Quantize after Codebook"),
         (["recover", "quantize"], "nothing is there to recover from"),
         (["magnitude", "recover", "magnitude"], "magnitude twice"),
+        (["magnitude", "distill"], "distill after magnitude"),
         (["similarity", "omission"], "omission after similarity"),
     ],
 )

@@ -103,6 +103,7 @@ class Distill(Stage):
 
     @property
     def replaces(self) -> bool:
+        """A student of its own has nothing of what was done to the study's model."""
         return self.student is not None or bool(self.smaller)
 
     def check(self, bench: Bench) -> Pair:
