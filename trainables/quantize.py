@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from trainables.bench.models.batches import reaching, real_positions
 from trainables.bench.models.packed.quantized import NEEDS, Scheme, quantize, refuse
 from trainables.bench.models.structure import blocks, family, has, reach
-from trainables.bench.training.loop import give, tensors_of
 from trainables.core.cache import digest
 from trainables.core.errors import PlanError
-from trainables.core.fork import fork
+from trainables.core.fork import fork, put
 from trainables.core.lineage import Effect
 from trainables.core.types import Batch, PreTrainedModel, Stats
 from trainables.stage import Bench, Method, Summary
@@ -181,14 +180,23 @@ class InHalfPrecision(Method):
         target = getattr(torch, self.dtype)
         kept = set(model._keep_in_fp32_modules_strict or ())
         kept |= set(model._keep_in_fp32_modules or ()) if self.dtype == "float16" else set()
-        found = {
-            name: value.to(target)
-            for name, value in tensors_of(model).items()
-            if value.is_floating_point() and not kept & set(name.split("."))
-        }
-        changed = any(tensors_of(model)[name].dtype != one.dtype for name, one in found.items())
-        give(model, found)
-        return Summary((InHalf(self.dtype),) if changed else (), label=self.dtype)
+        halves: dict[int, nn.Parameter] = {}  # so that ties stay ties
+        for path, module in model.named_modules():
+            if not kept & set(path.split(".")):
+                _halve(module, target, halves)
+        return Summary((InHalf(self.dtype),) if halves else (), label=self.dtype)
+
+
+def _halve(module: nn.Module, target: torch.dtype, halves: dict[int, nn.Parameter]) -> None:
+    """Round a fork's module; buffers that are not saved stay, as when a model is loaded."""
+    for name, weight in module._parameters.items():
+        if weight is not None and weight.is_floating_point() and weight.dtype != target:
+            half = nn.Parameter(weight.detach().to(target), weight.requires_grad)
+            module._parameters[name] = halves.setdefault(id(weight), half)
+    for name, value in module._buffers.items():
+        saved = name not in module._non_persistent_buffers_set
+        if value is not None and saved and value.is_floating_point():
+            put(module, name, value.to(target))
 
 
 def quantized(
