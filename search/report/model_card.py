@@ -259,7 +259,8 @@ def _step(step: Step) -> str:
     counts = ", ".join(f"{name} {v:,}" for name, v in step.counts.items() if isinstance(v, int))
     told = f"; {counts}" if counts else ""
     unchanged = "" if step.changed else " (changed nothing)"
-    return f"**{step.stage}**: {settings or 'no settings'}{told}{unchanged}"
+    pays = f". To profit from it: {step.runtime}" if step.runtime and step.changed else ""
+    return f"**{step.stage}**: {settings or 'no settings'}{told}{unchanged}{pays}"
 
 
 def _licence(model: str, what: str = "the base model") -> tuple[str | None, str]:
