@@ -132,7 +132,7 @@ def test_a_space_is_asked_for_many_points_before_any_trial() -> None:
 
 def test_a_model_that_is_replaced_is_not_pruned_before() -> None:
     check_order([Another(0.5), Wanda(0.5)])
-    with pytest.raises(PlanError, match="puts another model in place, so Magnitude is lost"):
+    with pytest.raises(PlanError, match="puts another model in place of what Magnitude made"):
         check_order([Magnitude(0.5), Another(0.5)])
 
 
