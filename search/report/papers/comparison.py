@@ -129,15 +129,17 @@ def _row(data: Mapping[str, Any]) -> Row:
 
 def comparison(view: View, rows: Sequence[Row]) -> "Group":
     """The table for people, with what no number says below it."""
+    from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     metric, base = quality_of(view), rows[0]
-    table = Table("trial", "method", title=view.study.name)
-    for name in ("size %", f"{metric}, 95 %", "speed", "memory %"):
+    table = Table(title=view.study.name, box=box.SIMPLE_HEAD)
+    table.add_column("trial", no_wrap=True)
+    table.add_column("method", min_width=20)
+    for name in ("size %", f"{metric}{_unit(metric)}", "speed", "memory %"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("does not change")
     for row in rows:
         table.add_row(
             str(row.number or ""),
@@ -146,17 +148,19 @@ def comparison(view: View, rows: Sequence[Row]) -> "Group":
             _quality(metric, row.quality),
             f"{row.speed:.2f}x",
             f"{100 * row.memory / base.memory:.1f}",
-            ", ".join(unchanged(row, base)) if row.number else "",
         )
     return Group(table, Text("\n".join(notes(view, rows))))
 
 
-def _quality(metric: str, values: tuple[float, float, float]) -> str:
+def _unit(metric: str) -> str:
     fact = METRIC_FACTS.get(metric)
-    if fact is not None and fact.unit == "share":
-        value, low, high = (100 * one for one in values)
-        return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
+    return " %" if fact is not None and fact.unit == "share" else ""
+
+
+def _quality(metric: str, values: tuple[float, float, float]) -> str:
     value, low, high = values
+    if _unit(metric):
+        return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
     return f"{value:.4g} [{low:.4g}, {high:.4g}]"
 
 
@@ -178,12 +182,17 @@ def notes(view: View, rows: Sequence[Row]) -> list[str]:
     lines = [
         "Each model was saved, and loaded in a fresh process: size is of its weights and config on "
         "disk, memory of its weights once loaded, speed beside the untouched model, taking turns. "
-        f"{quality_of(view)}: {items} held-out items, resampled.",
+        f"{quality_of(view)}: {items} held-out items, with the 95 % interval of resampling them.",
     ]
     if wrong := [str(row.number) for row in rows if not row.same]:
         lines.append(f"NOT the same predictions after loading: trial {', '.join(wrong)}.")
     elif rows:
         lines.append("Every fresh process predicted what the model did before it was saved.")
+    lines += [
+        f"Trial {row.number}, {row.method}, does not change {' and '.join(stays)}."
+        for row in rows[1:]
+        if (stays := unchanged(row, rows[0]))
+    ]
     needs: dict[str, str] = {}
     for row in rows:
         for method, runtime in zip(row.methods, row.runtimes, strict=True):
