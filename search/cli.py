@@ -217,6 +217,29 @@ def apply_stages(
 
 
 @app.command()
+def confirm(name: Name, storage: Storage = None, as_json: Json = False) -> None:
+    """Measure the front, and what comes next, on held-out data: once, with intervals."""
+    from search.confirm import confirm as measure
+    from search.ledger.mirror import sync as bring
+    from search.ledger.run_ids import run_ids
+    from search.report.best import best_json, of_confirmed
+    from search.report.tables import best_table
+
+    quiet_libraries()
+    store = _store(name, storage)
+    view = measure(store, note)
+    found = of_confirmed(view)
+    if as_json:
+        say(json.dumps(best_json(view, found, run_ids(store)), indent=2))
+    else:
+        console().print(best_table(view, found))
+    try:
+        bring(store)
+    except UserError as error:
+        note(f"warning: the ledger is behind: {error}")
+
+
+@app.command()
 def report(
     name: Name,
     to: Annotated[Path | None, typer.Option(help="The page to write.")] = None,

@@ -22,6 +22,7 @@ from search.report.model_card import UNTOUCHED, Export, card, savings
 from search.report.provenance import compression, trial_toml
 from search.report.rows import cells
 from search.study.load import study_toml
+from search.study.schema import Study
 from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -144,9 +145,20 @@ def _made(plan: Plan, folder: Path, said: Said) -> Export:
 
 def bench_for(plan: Plan) -> "Bench":
     """What the plan's trial worked on; on the CPU where there is no GPU."""
+    return bench_of(plan.view.study, plan.cache)
+
+
+def bench_of(study: Study, cache: Path, metrics: Sequence[str] | None = None) -> "Bench":
+    """A study's bench in this process, on a GPU only where there is one.
+
+    Args:
+        metrics: what is measured on search data when stages are done; None: as in a trial.
+    """
     from trainables.trial import open_bench
 
-    spec = plan.view.study.bench_spec(plan.cache)
+    spec = study.bench_spec(cache)
+    if metrics is not None:
+        spec = spec.model_copy(update={"objectives": tuple(metrics)})
     if spec.device == "cuda" and not gpu_count():
         spec = spec.model_copy(update={"device": "cpu"})
     return open_bench(spec)

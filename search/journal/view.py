@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial
 
+from search.journal.confirmed import Confirmed, confirmed
 from search.journal.fence import living
 from search.journal.lock import driver_of
 from search.journal.patience import Patience
@@ -46,6 +47,11 @@ class View:
     def doubts(self) -> list[str]:
         """What is to be said of the limits, as the baseline showed."""
         return list(self.notes.get("doubts") or ())
+
+    @property
+    def confirmed(self) -> dict[int, Confirmed]:
+        """What held-out data says, by number."""
+        return confirmed(self.notes)
 
     @property
     def trials(self) -> tuple[Result, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.journal.results import Result
 from search.journal.view import View
-from search.report.best import best
+from search.report.best import best, held_out_json
 from search.report.format import settings, story
 from search.report.pictures import pictures_svg
 from search.report.provenance import best_toml, compression, trial_toml
@@ -79,6 +79,22 @@ def metrics_of(result: Result) -> list["Metric"]:
         if isinstance(value, int | float) and math.isfinite(value)
     ]
     return as_metrics(found, millis(result.stopped))
+
+
+def held_out_of(view: View, result: Result) -> tuple[dict[str, float], dict[str, str]]:
+    """What held-out data says of a trial, as metrics and tags; nothing where it was not looked
+    at."""
+    if (told := held_out_json(view, result)) is None:
+        return {}, {}
+    values = {f"held_out/{name}": value for name, value in told["metrics"].items()}
+    values |= {f"flattered/{name}": value for name, value in told["flattered"].items()}
+    for name, change in told["changes"].items():
+        parts = {"change": change["value"], "low": change["low"], "high": change["high"]}
+        told_parts = {part: value for part, value in parts.items() if value is not None}
+        values |= {f"held_out/{name}/{part}": value for part, value in told_parts.items()}
+    limits = "; ".join(f"{key}: {verdict}" for key, verdict in told["constraints"].items())
+    tags = {"holds": "yes" if told["holds"] else "no", "constraints": limits}
+    return values, {key: text for key, text in tags.items() if text}
 
 
 def _number(value: Any) -> float | None:

@@ -25,6 +25,7 @@ from search.ledger.run_fields import (
     as_params,
     as_tags,
     batches,
+    held_out_of,
     metrics_of,
     millis,
     params_of,
@@ -99,6 +100,7 @@ class Ledger:
             if added and not self.local:
                 self._learn(view)  # another machine may have added the same
             self._mark_front(view)
+            self._confirm(view)
             self._study(view, ending)
             save_links(self.store, self._links())
         return added
@@ -151,6 +153,7 @@ class Ledger:
                     "run_id": run_id,
                     "front": tags.get("front", "no"),
                     "state": tags.get("state", ""),
+                    "holds": tags.get("holds", ""),
                 }
 
     def _open_parent(self, view: View) -> str:
@@ -218,6 +221,19 @@ class Ledger:
             if run is not None and run["front"] != _front(result):
                 self.client.set_tag(run["run_id"], "front", _front(result))
                 run["front"] = _front(result)
+
+    def _confirm(self, view: View) -> None:
+        """What held-out data says, once; whether a trial holds may change with those after it."""
+        for number in view.confirmed:
+            run = self.known.get(str(number))
+            values, tags = held_out_of(view, view.results[number]) if run else ({}, {})
+            if run is None or run.get("holds", "") == tags.get("holds", ""):
+                continue
+            found = [(name, value, 0) for name, value in values.items()]
+            when = millis(view.results[number].stopped)
+            metrics = [] if run.get("holds") else as_metrics(found, when)
+            self.client.log_batch(run["run_id"], metrics=metrics, tags=as_tags(tags))
+            run["holds"] = tags["holds"]
 
     # -- the study --------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from search.journal.confirmed import flattered, holding
 from search.journal.results import (
     Result,
     distinct,
@@ -18,6 +19,7 @@ from search.journal.results import (
 )
 from search.journal.view import View
 from search.study.constraints import Constraint, parse_where
+from trainables.bench.metrics.catalogue import METRIC_FACTS
 
 
 def where_of(view: View, text: str | None) -> tuple[Constraint, ...]:
@@ -58,6 +60,13 @@ def best(view: View, where: Sequence[Constraint] = (), top: int | None = None) -
     short = len(layers) < min(top, len(meeting))
     note = "the other trials do not improve on the untouched model" if short else None
     return Best(tuple(layers[:top]), note)
+
+
+def of_confirmed(view: View) -> Best:
+    """All trials that held-out data was looked at for, by the first objective."""
+    known = [view.results[number] for number in view.confirmed if 0 < number < len(view.results)]
+    layers = ranked([one for one in known if one.state == "complete"], view.study.objectives)
+    return Best(tuple(one for layer in layers for one in layer), best(view).note)
 
 
 def improving(
@@ -116,12 +125,12 @@ def best_json(view: View, found: Best, runs: Mapping[int, str] | None = None) ->
         "objectives": dict(view.study.objectives),
         "note": found.note,
         "warnings": view.doubts,
-        "baseline": _plain(view.baseline, runs) if view.baseline else None,
-        "trials": [_plain(result, runs) for result in found.trials],
+        "baseline": _plain(view, view.baseline, runs) if view.baseline else None,
+        "trials": [_plain(view, result, runs) for result in found.trials],
     }
 
 
-def _plain(result: Result, runs: Mapping[int, str]) -> dict[str, Any]:
+def _plain(view: View, result: Result, runs: Mapping[int, str]) -> dict[str, Any]:
     return {
         "number": result.number,
         "run_id": runs.get(result.number),
@@ -135,7 +144,31 @@ def _plain(result: Result, runs: Mapping[int, str]) -> dict[str, Any]:
         ],
         "lineage": result.lineage,
         "same_as": result.same_as,
+        "held_out": held_out_json(view, result),
     }
+
+
+def held_out_json(view: View, result: Result) -> dict[str, Any] | None:
+    """What held-out data says of a trial; None where it was not looked at."""
+    known, base = view.confirmed, view.baseline
+    if (one := known.get(result.number)) is None or base is None:
+        return None
+    names = view.study.metrics_measured
+    rosier = {name: flattered(result, base, one, name, way_of(view, name)) for name in names}
+    return {
+        "metrics": dict(one.metrics),
+        "changes": {name: vars(change) for name, change in one.changes.items()},
+        "flattered": {name: by for name, by in rosier.items() if by is not None},
+        "constraints": dict(one.limits),
+        "holds": result.number in holding(known, view.study.objectives),
+    }
+
+
+def way_of(view: View, metric: str) -> str:
+    """Whether less or more of a metric is better; less where nothing tells."""
+    fact, limits = METRIC_FACTS.get(metric), view.study.constraints.get(metric, ())
+    told = fact.direction if fact else "min" if all(one.at_most for one in limits) else "max"
+    return view.study.objectives.get(metric) or told
 
 
 def status_json(view: View) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Rows of results on a terminal, in MLflow's pages, in lines."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from search.journal.results import Result
 from search.journal.view import View
 from search.report.best import Best, best
-from search.report.rows import Cell, best_rows, row, rows
+from search.report.rows import Cell, Row, best_rows, held_out_rows, row, rows, unconfirmed
 from search.study.schema import Study
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+DONE, HELD_OUT = "what was done", "On held-out data, with 95 % intervals"
 COLOURS = {"better": "green", "worse": "red", "same": "dim"}
 
 
@@ -25,24 +26,38 @@ def best_table(view: View, found: Best) -> "RenderableType":
     if not found.trials:
         return Text(f"{view.study.name}: {found.note}")
     title = f"{view.study.name}: {len(found.trials)} of {len(view.trials)} trials"
-    table = result_table(view, found.trials, title)
-    return Group(table, Text(found.note, style="yellow")) if found.note else table
+    parts: list[RenderableType] = [result_table(view, found.trials, title)]
+    if held := held_out_rows(view, found.trials):
+        parts.append(_table(view.study, held, HELD_OUT, "flattered by"))
+    notes = [found.note, unconfirmed_note(view, found)]
+    parts += [Text(said, style="yellow") for said in notes if said]
+    return Group(*parts) if len(parts) > 1 else parts[0]
+
+
+def unconfirmed_note(view: View, found: Best) -> str:
+    """Which of the front is to be confirmed yet."""
+    missing = ", ".join(map(str, unconfirmed(view, found.trials)))
+    return f"not confirmed yet: {missing} (rayduce confirm {view.study.name})" if missing else ""
 
 
 def result_table(view: View, shown: Iterable[Result], title: str) -> "Table":
     """Results as a table, below the untouched model's."""
+    trials = [one for one in shown if not one.is_baseline]
+    return _table(view.study, rows(view, [*view.results[:1], *trials]), title, DONE)
+
+
+def _table(study: Study, shown: Sequence[Row], title: str, done: str) -> "Table":
     from rich import box
     from rich.table import Table
 
-    names = view.study.metrics_measured
+    names = study.metrics_measured
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("trial", justify="right", no_wrap=True)
     for name in names:
-        table.add_column(_heading(view.study, name), justify="right", no_wrap=True)
-    table.add_column("what was done", overflow="fold")
-    table.add_column("", style="dim")
-    trials = [one for one in shown if not one.is_baseline]
-    for one in rows(view, [*view.results[:1], *trials]):
+        table.add_column(_heading(study, name), justify="right", no_wrap=True)
+    table.add_column(done, overflow="fold")
+    table.add_column("", style="dim", overflow="fold")
+    for one in shown:
         values = [_text(one.cells.get(name)) for name in names]
         style = "" if one.number else "dim"
         table.add_row(one.name, *values, _plain(one.done), _plain(one.mark), style=style)
@@ -58,7 +73,8 @@ def _text(cell: Cell | None) -> "Text":
 
     if cell is None:
         return Text("")
-    return Text(cell.text).append(f"  {cell.change}" if cell.change else "", COLOURS[cell.sign])
+    told = Text(cell.text).append(f"  {cell.change}" if cell.change else "", COLOURS[cell.sign])
+    return told.append(f"\n{cell.between}", "dim") if cell.between else told
 
 
 def _plain(text: str) -> "Text":
@@ -70,13 +86,22 @@ def _plain(text: str) -> "Text":
 
 def best_table_markdown(view: View, found: Best) -> str:
     """The best trials as MLflow's pages show them."""
-    names = view.study.metrics_measured
     lines = [f"*{found.note}*", ""] if found.note else []
-    lines += [_line(["trial", *names, "what was done", "mark"]), _line(["---"] * (len(names) + 3))]
-    for one in best_rows(view, found):
-        values = [str(one.cells.get(name, "")) for name in names]
-        lines.append(_line([one.name, *values, one.done, one.mark]))
+    lines += _markdown(view.study, best_rows(view, found), DONE)
+    if held := held_out_rows(view, found.trials):
+        lines += ["", f"{HELD_OUT}:", "", *_markdown(view.study, held, "flattered by")]
+    if missing := unconfirmed_note(view, found):
+        lines += ["", f"*{missing}*"]
     return "\n".join(lines)
+
+
+def _markdown(study: Study, shown: Sequence[Row], done: str) -> Iterator[str]:
+    names = study.metrics_measured
+    yield _line(["trial", *names, done, "mark"])
+    yield _line(["---"] * (len(names) + 3))
+    for one in shown:
+        values = [str(one.cells.get(name, "")) for name in names]
+        yield _line([one.name, *values, one.done, one.mark])
 
 
 def _line(cells: Sequence[str]) -> str:

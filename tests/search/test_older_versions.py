@@ -96,6 +96,16 @@ def test_old_studies_are_read(here: Path) -> None:
     assert "Omission skip=2,3" in (here / "report.html").read_text()
 
 
+def test_old_studies_are_confirmed(here: Path) -> None:
+    told = json.loads(rayduce("confirm", "old", "--storage", here / "runs", "--json"))
+    then = json.loads((here / "export" / "compression.json").read_text())["metrics"]
+    (one,) = [trial["held_out"] for trial in told["trials"] if trial["number"] == 4]
+    assert one["metrics"] == pytest.approx(then["held_out"], rel=1e-6)
+    assert told["baseline"]["held_out"]["metrics"] == pytest.approx(
+        then["baseline_held_out"], rel=1e-6
+    )
+
+
 @torch.no_grad()
 def said(folder: Path) -> torch.Tensor:
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
