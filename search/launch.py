@@ -7,6 +7,7 @@ again under their number, and the rest of the budget runs.
 import contextlib
 import secrets
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,6 +18,7 @@ from optuna.storages import RDBStorage
 from search.engine.dispatch import EXHAUSTED, Nobody, Places, Plan, Watcher
 from search.engine.preflight import check_resources
 from search.engine.ray_session import ray_cluster, ray_environment, refuse_lost_folder
+from search.engine.rivals import Rivals
 from search.engine.shipping import users_modules
 from search.engine.tune import run_tune
 from search.errors import blaming
@@ -42,6 +44,7 @@ from search.study.schema import Study
 from search.study.space import UNKNOWN, check_chains, load_space, try_out
 from search.study.starting_points import read_point
 from spaces.space import Space
+from trainables.bench.metrics.race import Race
 from trainables.core.cache import write_durably
 from trainables.core.errors import UserError, placed
 from trainables.core.places import git_commit
@@ -179,6 +182,7 @@ class Launch:
             on_facts=lambda facts: self._ready(journal, space, facts),
             on_end=lambda number: self._ended(journal, number, mirror),
             on_tick=clock.tick,
+            race=self._race(journal),
             on_scores=self._keep_scores,
             watcher=self.watcher,
             naive=self.naive,
@@ -195,6 +199,11 @@ class Launch:
                 clock.note()
         if plan.error is not None:
             raise plan.error
+
+    def _race(self, journal: Journal) -> Callable[[], Race | None]:
+        """What a trial runs against; nothing where every shortcut is off."""
+        rivals = Rivals(self.study, journal, self.store.results)
+        return (lambda: None) if self.naive else rivals.race
 
     def _keep_scores(self, uid: str, text: str) -> None:
         """Write what a trial's items scored, where its worker does not see the folder."""

@@ -10,6 +10,7 @@ import torch
 
 from trainables.bench.bench import Bench, hardware
 from trainables.bench.metrics.cost import count_parameters
+from trainables.bench.metrics.race import OutOfRace, Race
 from trainables.bench.models.structure import stacks
 from trainables.bench.opening import open_subject
 from trainables.bench.training.loop import settle_products
@@ -44,8 +45,13 @@ def _trained(bench: Bench) -> Bench:
     return replace(bench, base=replace(one.subject.after(stage, summary), history=()))
 
 
-def run_stages(bench: Bench, stages: Sequence[Stage]) -> Generator[Progress, None, dict[str, Any]]:
+def run_stages(
+    bench: Bench, stages: Sequence[Stage], race: Race | None = None
+) -> Generator[Progress, None, dict[str, Any]]:
     """Do the stages to the bench's subject, then measure it on `search`, where all is decided.
+
+    Args:
+        race: what the model runs against; who cannot win is `pruned`.
 
     Yields:
         What long stages report.
@@ -60,24 +66,32 @@ def run_stages(bench: Bench, stages: Sequence[Stage]) -> Generator[Progress, Non
     for stage in stages:
         done.append((yield from _noting(progress, _do(bench, stage))))
     staged = time.perf_counter()
-    metrics, same_as, scores, alone = bench.measure(bench.spec.objectives)
+    outcome = _outcome(bench, race)
     ended = time.perf_counter()
     rows = bench.base.reading.data  # the study's, whatever a student reads them as
     return {
-        "metrics": metrics,
-        "scores": scores.text(),
-        "alone": dict(alone),
+        **outcome,
         "stages": done,
         "shape": shape(bench.model),
         "base": bench.base.lineage.base,
         "lineage": bench.subject.lineage.key,
-        "same_as": same_as,
         "seconds": {"stages": staged - began, "evaluate": ended - staged, "total": ended - began},
         "progress": progress,
         "hardware": hardware(bench),
         "data": {role: rows.fingerprint(role) for role in ("calibration", "search")},
         "data_form": rows.description,
     }
+
+
+def _outcome(bench: Bench, race: Race | None) -> dict[str, Any]:
+    """What was measured, or why it was not, all of it."""
+    try:
+        metrics, same_as, scores, alone = bench.measure(bench.spec.objectives, race=race)
+    except OutOfRace as out:
+        lost = {"state": "pruned", "reason": str(out), "seen": out.seen, "share": out.share}
+        return {"metrics": {}, "same_as": None} | lost
+    told = {"metrics": metrics, "same_as": same_as, "scores": scores.text()}
+    return told | {"alone": dict(alone)}
 
 
 def _do(bench: Bench, stage: Stage) -> Generator[Progress, None, dict[str, Any]]:

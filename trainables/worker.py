@@ -39,6 +39,7 @@ from trainables.stage import Facts, Stage
 
 if TYPE_CHECKING:
     from trainables.bench.bench import Bench
+    from trainables.bench.metrics.race import Race
 
 Record = dict[str, Any]
 ROW = 3  # trials in a row that failed for no reason of their own: the worker goes
@@ -134,7 +135,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self.running: Generator[Progress, None, Record] | None = None
         self.watchdog.start()
         if self.given is not None:
-            self.running = self._run(self.given, config["facts"], doubt=config.get("doubt", False))
+            doubt, race = config.get("doubt", False), config.get("race")
+            self.running = self._run(self.given, config["facts"], doubt=doubt, race=race)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -191,7 +193,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         return {"worker": where, "node": self.node, "began": time.time()}
 
     def _run(
-        self, given: Assignment, facts: Facts | None, *, doubt: bool
+        self, given: Assignment, facts: Facts | None, *, doubt: bool, race: "Race | None"
     ) -> Generator[Progress, None, Record]:
         from trainables.trial import run_stages
 
@@ -200,10 +202,10 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             return head | self.broken | {"state": "broken", "metrics": {}}
         bench = self.bench.fork(f"{self.study}/{given.number}")
         try:
-            record = yield from run_stages(bench, self._stages(given, facts))
+            record = yield from run_stages(bench, self._stages(given, facts), race)
             if given.number == 0:
                 record["facts"] = asdict(gather(bench, self.space))
-            return head | record | {"state": "complete", "reason": None, "opened": self.opened}
+            return head | {"state": "complete", "reason": None, "opened": self.opened} | record
         except Exception as error:  # a failed candidate is a failed trial, never a failed study
             return head | self._failed(error, doubt)
         finally:

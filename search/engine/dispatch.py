@@ -80,6 +80,7 @@ class Plan:
     on_facts: Callable[[Facts], Ask]  # the baseline's facts -> how to run the space
     on_end: Callable[[int], None]  # a trial has ended
     on_tick: Callable[[], None] = lambda: None  # several times a second
+    race: Callable[[], Any] = lambda: None  # what a trial runs against, now
     on_scores: Callable[[str, str], None] = lambda uid, text: None  # what items scored, from afar
     watcher: Watcher = field(default_factory=Nobody)
     naive: bool = False  # every shortcut off

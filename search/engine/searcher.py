@@ -89,7 +89,8 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
 
     def _config(self, handout: Assignment | None) -> dict[str, Any]:
         doubt = handout is not None and self.troubles.doubts(handout.number)
-        return {"given": handout, "facts": handout and self.plan.facts, "doubt": doubt}
+        config = {"given": handout, "facts": handout and self.plan.facts, "doubt": doubt}
+        return config | {"race": self.plan.race() if handout and handout.number else None}
 
     def _warm_up(self, trial_id: str, slots: int) -> dict[str, Any] | None:
         """What a worker gets that has nothing to do before the baseline's end."""
@@ -170,7 +171,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         if text := record.get("scores"):
             self.plan.on_scores(handout.uid, text)
         self.plan.journal.settle(number, record)
-        if record["state"] == "complete":
+        if record["state"] in ("complete", "pruned"):
             self.troubles.well(number)
         else:
             self.troubles.failed(number, record)

@@ -117,7 +117,7 @@ class Journal:
 
     def _tellable(self, number: int, record: Record) -> bool:
         """Whether a durable result ends its trial. A baseline that failed is measured again."""
-        if record.get("state") not in ("complete", "fail") or self._changes(record):
+        if record.get("state") not in ("complete", "pruned", "fail") or self._changes(record):
             return False
         return number > 0 or self.unusable(record) is None
 
@@ -255,7 +255,23 @@ class Journal:
         self.rows.end(number, TrialState.PRUNED, record)
         self._mirror(number)
 
+    def _lost(self, number: int, record: Record) -> None:
+        """Tell that a trial was out of the race, and what it would have come to by what it showed:
+        so the sampler sees it as it would have seen the whole."""
+        seen, baseline = record["seen"], self.baseline() or {}
+        violations = {
+            key: limit.violation(seen[limit.metric], baseline.get(limit.metric))
+            for key, limit in self.limits.items()
+            if limit.metric in seen
+        }
+        estimate = [float(seen[name]) for name in self.objectives if name in seen]
+        kept = {**record, "estimate": estimate if len(estimate) == len(self.objectives) else None}
+        self.rows.end(number, TrialState.PRUNED, kept, None, violations)
+
     def _settle(self, number: int, record: Record) -> None:
+        if record["state"] == "pruned":
+            self._lost(number, record)
+            return
         if reason := self.unusable(record):
             self._fail(number, reason, record)
             return

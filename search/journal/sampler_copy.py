@@ -5,6 +5,7 @@ the journal holds and nothing else, so that an interrupted search goes on as if 
 """
 
 import contextlib
+import copy
 import itertools
 import traceback
 from collections.abc import Collection, Iterator, Mapping
@@ -16,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.errors import blaming
 from search.samplers.build import Source
@@ -70,6 +71,7 @@ class SamplerCopy:
 
     def add(self, row: FrozenTrial) -> None:
         """Copy a row of the journal."""
+        row = as_seen(row)
         light = create_trial(
             state=row.state,
             params=row.params,
@@ -135,6 +137,7 @@ class SamplerCopy:
 
     def tell(self, row: FrozenTrial) -> None:
         """Let the sampler see the end of a trial of the journal."""
+        row = as_seen(row)
         with _quiet():
             trial = optuna.Trial(self.study, self._ids[row.number])
             for key, value in row.constraints.items():
@@ -157,6 +160,17 @@ class _Drafts(InMemoryStorage):
             self._max_trial_id = trials[-1]._trial_id if trials else -1
             waiting = self._prev_waiting_trial_number  # where to look for those that were enqueued
             waiting[study_id] = min(waiting[study_id], count)
+
+
+def as_seen(row: FrozenTrial) -> FrozenTrial:
+    """A row as the sampler is to see it: one that was out of the race with what it would have come
+    to, as if it had been measured whole."""
+    estimate = row.user_attrs.get("record", {}).get("estimate")
+    if row.state != TrialState.PRUNED or not estimate:
+        return row
+    whole = copy.copy(row)
+    whole.state, whole.values = TrialState.COMPLETE, estimate
+    return whole
 
 
 def _raised_by(sampler: BaseSampler, error: BaseException) -> bool:

@@ -135,6 +135,13 @@ class MedianOptions(Spec):
     min_samples_required: Count = 3
 
 
+class RacingOptions(Spec):
+    """Which share of the search items is looked at first, and how it grows."""
+
+    first: float = Field(0.125, gt=0, lt=1)
+    factor: float = Field(2.0, gt=1)
+
+
 class NoOptions(Spec):
     """Nothing can be set."""
 
@@ -154,6 +161,7 @@ SCHEDULERS: Mapping[str, type[Spec]] = {
     "none": NoOptions,
     "asha": AshaOptions,
     "median": MedianOptions,
+    "racing": RacingOptions,
 }
 
 
@@ -193,6 +201,8 @@ def scheduler_problems(spec: SchedulerSpec, objectives: Mapping[str, Direction])
         return explain(error, SCHEDULERS[spec.name], "scheduler.")
     if spec.name == "none":
         return []
+    if spec.name == "racing":
+        return _racing_problems(spec)
     if spec.metric is None and len(objectives) > 1:
         allowed = ", ".join(objectives)
         do = f"{spec.name} watches one metric: say which one"
@@ -203,11 +213,17 @@ def scheduler_problems(spec: SchedulerSpec, objectives: Mapping[str, Direction])
     return []
 
 
+def _racing_problems(spec: SchedulerSpec) -> list[UserError]:
+    given = [name for name in ("metric", "mode") if getattr(spec, name) is not None]
+    do = "leave it out: racing decides by all objectives and constraints"
+    return [UserError(f"scheduler.{name}", got=getattr(spec, name), do=do) for name in given]
+
+
 def watched(
     spec: SchedulerSpec, objectives: Mapping[str, Direction]
 ) -> tuple[str, Direction] | None:
     """The metric a scheduler watches and its direction; None where nothing is stopped."""
-    if spec.name == "none":
+    if spec.name in ("none", "racing"):
         return None
     metric = spec.metric or next(iter(objectives))
     return metric, spec.mode or objectives[metric]

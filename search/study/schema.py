@@ -123,9 +123,9 @@ class SamplerSpec(Named):
 
 
 class SchedulerSpec(Named):
-    """Who stops poor trials early; watches one metric."""
+    """Who stops poor trials early: by one metric that stages report, or by racing."""
 
-    name: Literal["none", "asha", "median"] = "none"
+    name: Literal["none", "asha", "median", "racing"] = "none"
     metric: str | None = None
     mode: Direction | None = None
 

@@ -21,11 +21,12 @@ from tests.support.families import GROUPED
 from tests.support.toys import bytes_tokenizer
 from trainables.bench.bench import Bench
 from trainables.bench.metrics.evaluate import METRICS as METRICS_OF
+from trainables.bench.metrics.race import Limit, Race, Rival
 from trainables.core.alone import Turns
 from trainables.core.spec import Assignment, BenchSpec, DataSpec, ItemCounts, ModelSpec
 from trainables.core.types import Progress
 from trainables.omission.method import Omission
-from trainables.stage import Facts, Stage, Summary
+from trainables.stage import Facts, Stage, Summary, drain
 from trainables.trial import open_bench, reason, run_stages
 from trainables.wanda import Wanda, WandaSequential
 from trainables.worker import Place, Trial
@@ -177,6 +178,33 @@ def test_times_and_memory_are_taken_alone_and_the_record_says_so(
     with floor.open() as file:  # another process that computes and never steps aside
         fcntl.flock(file, fcntl.LOCK_SH)
         assert run(bench)["alone"] == dict.fromkeys(timed, False)
+
+
+def test_a_race_ends_early_or_changes_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.bench.metrics.race.LEAST", 2)
+    given = spec(folder, tmp_path / "cache").model_copy(update={"naive": True})  # nothing is known
+    items = given.data.items.model_copy(update={"search": 8})
+    data = given.data.model_copy(update={"items": items})
+    bench = open_bench(given.model_copy(update={"data": data}))
+    base, worse = run(bench), (Omission(skip=(1, 2)), Wanda(0.9))
+    whole, rival = run(bench, *worse), Rival(0, base["metrics"], base["scores"])
+    limit = Limit("perplexity", True, 0.0, 1.0, "perplexity <= 1")
+    goals, calls = dict.fromkeys(METRICS, "min"), list[int]()
+
+    def race(limits: tuple[Limit, ...], *stages: Stage) -> Record:
+        calls.clear()
+        own, against = bench.fork("study/1"), Race(goals, limits, rival, (rival,), first=0.5)
+        own.model.register_forward_hook(lambda *_: calls.append(1))
+        return drain(run_stages(own, list(stages), against))
+
+    lost = race((limit,))
+    assert (lost["state"], lost["metrics"], lost["share"]) == ("pruned", {}, 0.5)
+    assert "after 50% of the items: misses perplexity <= 1" in lost["reason"]
+    assert len(calls) == len(bench.data.batches("search")) / 2
+    kept = race((), *worse)
+    assert kept["metrics"] == whole["metrics"] and kept["scores"] == whole["scores"]
 
 
 def test_the_first_time_is_warm_as_the_later_ones(bench: Bench) -> None:

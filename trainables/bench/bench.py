@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from trainables.bench.metrics.catalogue import is_timed
 from trainables.bench.metrics.evaluate import Measure, measure_items
+from trainables.bench.metrics.race import Race
 from trainables.bench.models.batches import ready
 from trainables.bench.opening import device_name, open_subject
 from trainables.core.cache import Cache, digest
@@ -101,11 +102,19 @@ class Bench:
             "stats", key, lambda: method.calibrate(self.model, self.batches("calibration"))
         )
 
-    def measure(self, names: Sequence[str], role: Role = "search") -> Measured:
+    def measure(
+        self, names: Sequence[str], role: Role = "search", race: Race | None = None
+    ) -> Measured:
         """The named metrics of the model as it is now, on a role.
 
         A model that was measured before is not measured again, except for metrics that are times or
         memory: those belong to this process at this hour, and each trial takes its own.
+
+        Args:
+            race: what the model runs against, and may lose to before it is measured whole.
+
+        Raises:
+            OutOfRace: the model cannot win.
         """
         keys = {} if self.spec.naive else {n: self._key(n, role) for n in names if not is_timed(n)}
         entries = {name: self.cache.find("metrics", key) for name, key in keys.items()}
@@ -113,7 +122,7 @@ class Bench:
         found = {name: _read(name, entry) for name, entry in known.items()}
         missing = [name for name in names if name not in known]
         items = self.base.reading.data.fingerprint(role)  # the same rows, whoever reads them
-        for name, one in (measure_items(self, missing, role) if missing else {}).items():
+        for name, one in self._measured(missing, role, race, found).items():
             found[name] = one
             if name in keys:
                 self.cache.store("metrics", keys[name], _entry(name, one, items, self.by))
@@ -125,6 +134,14 @@ class Bench:
             Scores(items, {n: part for n in names if (part := found[n].scores) is not None}),
             {n: one.alone for n, one in found.items() if one.alone is not None},
         )
+
+    def _measured(
+        self, names: Sequence[str], role: Role, race: Race | None, found: Mapping[str, Measure]
+    ) -> dict[str, Measure]:
+        if not names or race is None:
+            return measure_items(self, names, role) if names else {}
+        known = {name: one.value for name, one in found.items()}
+        return measure_items(self, names, role, race, known)
 
     def _key(self, name: str, role: Role) -> str:
         return digest(

@@ -88,10 +88,11 @@ def drawn(scores: ItemScores, *, draws: int = DRAWS, seed: int = 0) -> Floats:
     """The metric's number on each draw, [draws]; the same draws for scores of as many items."""
     table, items = scores.table(), len(scores)
     step = max(1, _AT_ONCE // max(items, 1))
-    found = [
-        scores.number(_weights(items, min(step, draws - start), seed, start) @ table, items)
-        for start in range(0, draws, step)
-    ]
+    with np.errstate(invalid="ignore", over="ignore"):  # of items that are no numbers
+        found = [
+            scores.number(_weights(items, min(step, draws - start), seed, start) @ table, items)
+            for start in range(0, draws, step)
+        ]
     return np.concatenate(found)
 
 

@@ -7,7 +7,7 @@ number, or one for each item.
 
 import importlib
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,6 +19,7 @@ from trainables.bench.data.prompts import Question
 from trainables.bench.metrics import cost, text_scores
 from trainables.bench.metrics.catalogue import HARNESS_METRICS, METRIC_FACTS, is_timed
 from trainables.bench.metrics.predictions import Evaluation, finite
+from trainables.bench.metrics.race import Race, Runner, shares
 from trainables.core.errors import MetricError, near
 from trainables.core.scores import ItemScores, Rule, mean_of
 from trainables.core.spec import Role
@@ -146,8 +147,22 @@ def measure_all(bench: Bench, names: Sequence[str], role: Role) -> dict[str, flo
     return {name: one.value for name, one in measure_items(bench, names, role).items()}
 
 
-def measure_items(bench: Bench, names: Sequence[str], role: Role) -> dict[str, Measure]:
-    """The same, with what each item scored."""
+def measure_items(
+    bench: Bench,
+    names: Sequence[str],
+    role: Role,
+    race: Race | None = None,
+    known: Mapping[str, float] | None = None,
+) -> dict[str, Measure]:
+    """The same, with what each item scored.
+
+    Args:
+        race: what the model runs against; None where it is measured whole, come what may.
+        known: metrics that count in the race and were measured before.
+
+    Raises:
+        OutOfRace: the model cannot win.
+    """
     made = Evaluation(bench, role)
     timed = [name for name in names if is_timed(name)]
     free = [name for name in names if name in METRIC_FACTS and METRIC_FACTS[name].on == "weights"]
@@ -156,11 +171,32 @@ def measure_items(bench: Bench, names: Sequence[str], role: Role) -> dict[str, M
     with made.alone() if "evaluation_seconds" in names else nullcontext():
         if "evaluation_seconds" in names:  # whose passes are those of the others
             made.warm_up()
+        if race is not None:
+            costs = {**(known or {}), **{name: one.value for name, one in found.items()}}
+            _run(Runner(race, costs), made, [name for name in others if _races(name, made, race)])
         found |= {name: _measure(name, made) for name in others}
         with made.alone() if timed else nullcontext(True) as alone:
             order = sorted(timed, key=lambda name: name == "evaluation_seconds")
             found |= {name: _measure(name, made)._replace(alone=alone) for name in order}
     return {name: found[name] for name in names}
+
+
+def _races(name: str, made: Evaluation, race: Race) -> bool:
+    """Whether a metric can be had of some items, and decides something."""
+    ours = name in METRIC_FACTS and name not in (*made.spec.metrics, *HARNESS_METRICS)
+    return ours and name in race.watched and made.data.task in METRIC_FACTS[name].tasks
+
+
+def _run(runner: Runner, made: Evaluation, names: Sequence[str]) -> None:
+    """Look at growing shares of the items, as long as the model can win."""
+    sizes = [len(items) for items in made.data.by_batch(made.role)]
+    starts = [sum(sizes[:at]) for at in range(len(sizes))]
+    runner.look((), sum(sizes), {})
+    for batches in shares(len(sizes), runner.race.first, runner.race.factor) if names else ():
+        made.look_at(batches)
+        items = [starts[at] + place for at in batches for place in range(sizes[at])]
+        runner.look(items, sum(sizes), {name: METRICS[name](made) for name in names})
+    made.look_at(None)
 
 
 def _measure(name: str, made: Evaluation) -> Measure:
