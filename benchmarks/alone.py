@@ -54,8 +54,8 @@ def opened(folder: Path) -> Bench:
         batch_size=8,
     )
     model = ModelSpec(id=str(folder / "model"))
-    where = {"model": model, "data": data, "objectives": NAMES, "cache": str(folder / "cache")}
-    return open_bench(BenchSpec(**where, naive=True))
+    cache = str(folder / "cache")
+    return open_bench(BenchSpec(model=model, data=data, objectives=NAMES, cache=cache, naive=True))
 
 
 def work(folder: Path, turns: bool, times: int, barrier: Any, told: Any) -> None:

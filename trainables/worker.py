@@ -110,7 +110,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         Args:
             minutes: a trial that takes longer ends, with this process.
         """
-        from trainables.bench.metrics.cost import identity
+        from trainables.bench.metrics.cost import floor
         from trainables.trial import open_bench
 
         self.space, self.study, self.place = space, study, place
@@ -119,10 +119,10 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
         self.watchdog, self.failures = Watchdog(minutes), 0
         began = time.perf_counter()
-        self.device = str(spec.device)
+        self.floor: str = spec.device
         try:
-            self.device = identity(torch.device(spec.device))
-            with computing(self.device):
+            self.floor = floor(torch.device(spec.device), spec.cache)
+            with computing(self.floor):
                 self.bench: Bench = open_bench(spec if self.shared else _own_cache(spec))
         except Exception as error:  # whatever loading raises
             self.broken = {"reason": self._reason(error), "blame": blame(error), "opening": True}
@@ -144,7 +144,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         if self.running is None:
             return self._look_ahead()
         try:
-            with self.watchdog.on(), computing(self.device):
+            with self.watchdog.on(), computing(self.floor):
                 return {**next(self.running), "done": False}
         except StopIteration as end:
             record, leave = self._keep(end.value), self._leave(end.value)
@@ -182,7 +182,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         if self.broken is not None:
             text = json.dumps(self._head() | self.broken | {"state": "broken", "metrics": {}})
             return {"record": text, "done": True, "leave": True}
-        with contextlib.suppress(Exception), computing(self.device):  # the baseline meets it, too
+        with contextlib.suppress(Exception), computing(self.floor):  # the baseline meets it, too
             gather(self.bench.fork(), self.space)
         self.bench.cache.release()
         text = json.dumps(self._head() | {"state": "warm"})

@@ -69,7 +69,7 @@ def bench(model: Any, data: Data, processor: Any = None, **metrics: str) -> Simp
         device=torch.device("cpu"),
         role="search",
         subject=SimpleNamespace(model=model, lineage=Lineage("toy")),
-        spec=SimpleNamespace(metrics=metrics),
+        spec=SimpleNamespace(metrics=metrics, cache="toy"),
     )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PATIENCE = 600.0  # seconds
+PATIENCE = 120.0  # seconds
 _PAUSE = 0.02  # seconds between two looks at a lock
 
 
@@ -126,7 +126,7 @@ def computing(device: str) -> Iterator[None]:
     """While open, this process computes on a device, side by side with others.
 
     Args:
-        device: what identifies it on this machine.
+        device: what identifies it on this machine, for those who take turns.
     """
     turns = Turns(device)
     with _present(turns):

@@ -128,12 +128,16 @@ def _rank(tensor: Tensor) -> int:
     return tensor.element_size()
 
 
-def identity(device: torch.device) -> str:
-    """What a device is called on its machine, whatever number a process knows it by."""
+def floor(device: torch.device, cache: str) -> str:
+    """Where the studies of one folder take turns: a device, whatever number a process knows it by.
+
+    Args:
+        cache: the folder that those studies share; others do not wait for them.
+    """
     if device.type != "cuda":
-        return f"{device.type}@{socket.gethostname()}"
+        return f"{device.type}@{socket.gethostname()} {cache}"
     found = torch.cuda.get_device_properties(device)
-    return str(getattr(found, "uuid", f"{found.name} {device.index}"))
+    return f"{getattr(found, 'uuid', found.name)} {cache}"
 
 
 @dataclass(frozen=True)

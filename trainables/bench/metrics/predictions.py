@@ -159,7 +159,7 @@ class Evaluation:
 
     def alone(self) -> AbstractContextManager[bool]:
         """While open, no other trial computes on the device."""
-        return alone(cost.identity(self.device))
+        return alone(cost.floor(self.device, self.spec.cache))
 
     @torch.no_grad()
     def warm_up(self) -> None:
