@@ -10,6 +10,7 @@ from rich.console import Console
 
 from search.journal.results import Result
 from search.journal.view import View
+from search.report.model_card import _steps
 from search.report.papers.comparison import (
     MOST,
     Row,
@@ -99,6 +100,12 @@ def test_of_many_models_the_front_and_the_best_of_each_chain(
     front = SimpleNamespace(trials=[many[2]])
     monkeypatch.setattr("search.report.papers.comparison.best", lambda view: front)
     assert [one.number for one in chosen(view)] == [0, 3, MOST, MOST + 1]
+
+
+def test_a_card_says_what_it_takes_to_profit_from_a_stage() -> None:
+    stages = [_stage("Codebook") | {"runtime": "trainables.load"}, _stage("Omission")]
+    first, second = _steps(Result(1, "complete", {}, {}, {}, {"stages": stages})).splitlines()
+    assert first.endswith("To profit from it: trainables.load") and "profit" not in second
 
 
 def test_rows_are_kept_beside_the_study(tiny: Sample) -> None:
