@@ -1,8 +1,10 @@
 """What the benchmark of distillation says of its seeds."""
 
+import json
+
 import pytest
 
-from benchmarks.distill import AGAINST, cases, paired
+from benchmarks.distill import AGAINST, cases, main, paired
 
 
 def test_the_interval_is_students_of_the_differences() -> None:
@@ -24,3 +26,19 @@ def test_every_arm_has_its_own_baseline() -> None:
     told = cases(scores, equal=True)
     assert list(told) == ["labels, teacher", "labels, teacher, texts"]
     assert told["labels, teacher, texts"]["baseline"] == pytest.approx(0.835)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", pytest.param("trec", marks=pytest.mark.assets)])
+def test_the_command_says_it_in_numbers_and_in_words(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    main(["--case", name, "--threads", "1"])
+    told = capfd.readouterr().out
+    for case in json.loads(told.splitlines()[-1]).values():
+        assert case["equal"], "naive training gives the same weights"
+        assert case["difference"] == pytest.approx(case["ours"] - case["baseline"], abs=2e-4)
+        low, high = case["interval"]
+        assert low <= case["difference"] <= high
+        assert (low > 0) == (case["says"] == "the teacher helps")
+        assert case["says"] in told

@@ -106,6 +106,17 @@ def test_students_that_cannot_be_are_refused_with_the_baseline(tmp_path: Path) -
         DistillSpace(temperatures=(4, 2))
 
 
+def test_the_offline_study_starts_with_each_of_its_students() -> None:
+    study = load_study(STUDIES / "distill-minilm.toml", {})
+    space, points = load_space(study.space), []
+    for point in space.starts(FACTS):
+        points.append(point["distill.student"])
+        *cuts, taught = space.stages(FixedTrial(point), FACTS)
+        assert isinstance(taught, Distill) and taught.student is None
+        assert bool(cuts) != bool(taught.smaller)
+    assert points == study.space.options["students"]
+
+
 # -- the study on hub models, with stand-ins -------------------------------------------------------
 
 
