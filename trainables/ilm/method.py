@@ -96,6 +96,10 @@ class ILM(Stage):
         known = set(self.compare) <= set(get_args(Compared))
         self.require("compare", known, f"some of {', '.join(get_args(Compared))}")
 
+    def settings(self) -> dict[str, Any]:
+        """As people read them: a folder by its name."""
+        return {**super().settings(), "donor": called(self.donor)}
+
     def check(self, bench: Bench) -> None:
         """Raises UserError where the bench's data does not allow it."""
         draw(bench, self.n_samples, self.seed)

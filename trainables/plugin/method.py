@@ -13,6 +13,7 @@ from trainables.bench.metrics.cost import count_parameters
 from trainables.core.errors import PlanError
 from trainables.core.lineage import Effect
 from trainables.core.pictures import Picture
+from trainables.core.places import called
 from trainables.core.spec import TrainSpec
 from trainables.core.types import Progress
 from trainables.ilm.method import ILM
@@ -89,10 +90,11 @@ class PlugIn(Stage):
             self.require("choose", same, f'one that looks at donor = "{self.donor}"')
 
     def settings(self) -> dict[str, Any]:
-        """In one level; what is not there is left out."""
+        """In one level, as people read them; what is not there is left out."""
         own = ("donor", "layer", "layers", "pooling", "frozen", "random", "dropout", "seed")
         chosen = {} if self.choose is None else {"choose": "ILM"}
-        return {name: getattr(self, name) for name in own} | chosen | self.training.settings()
+        found = {name: getattr(self, name) for name in own} | {"donor": called(self.donor)}
+        return found | chosen | self.training.settings()
 
     def check(self, bench: Bench) -> None:
         """Raises UserError where this cannot be done to the bench's model, or on its data."""
