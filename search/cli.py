@@ -175,6 +175,14 @@ def export(
         str | None, typer.Option(help="Also register it in MLflow under this name.")
     ] = None,
     form: Form = "plain",
+    as_searched: Annotated[
+        bool,
+        typer.Option(
+            "--as-searched",
+            help="Keep Wanda as the search calibrated it. Default: block by block, as published, "
+            "where that is no worse on search items.",
+        ),
+    ] = False,
     storage: Storage = None,
 ) -> None:
     """Rebuild a trial's model, judge it on held-out data, save and check it."""
@@ -186,11 +194,20 @@ def export(
         if trial is not None or best_by is not None:
             raise UserError("--trial and --best choose among a study's trials; a run is one")
         place = Store(Path(_place(storage)[0]).expanduser().absolute(), "runs")
-        told = export_run(place, name, to, name=register, form=form, said=note)
+        told = export_run(
+            place, name, to, name=register, form=form, as_searched=as_searched, said=note
+        )
     else:
         store = _store(name, storage)
         told = export_trial(
-            store, to, trial=trial, metric=best_by, register=register, form=form, said=note
+            store,
+            to,
+            trial=trial,
+            metric=best_by,
+            register=register,
+            form=form,
+            as_searched=as_searched,
+            said=note,
         )
     say(told)
 

@@ -6,6 +6,7 @@ rayduce export 0f3a…c2 --to smaller            # an MLflow run: no runs folder
 
 import contextlib
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from search.ledger.run_files import read_run
 from search.rebuild import Plan, Said, free, make
 from search.report.best import best, improving
 from search.report.format import storage_flag
+from search.report.model_card import FLAG
 from search.study.space import load_space
 from spaces import sets
 from spaces.space import Space
@@ -38,6 +40,7 @@ def export_trial(
     metric: str | None = None,
     register: str | None = None,
     form: "Form" = "plain",
+    as_searched: bool = False,
     said: Said = lambda text: None,
 ) -> str:
     """Export one trial's model into the folder `to`; returns what to tell the user.
@@ -47,6 +50,7 @@ def export_trial(
         metric: the feasible trial that is best in it.
         register: also register the model in MLflow under this name.
         form: what the folder itself holds where transformers cannot build the model as it is.
+        as_searched: keep Wanda as it was calibrated in the search, at once for all blocks.
         said: told of every step.
 
     Raises:
@@ -62,7 +66,7 @@ def export_trial(
         f"rayduce launch study.toml{flag}\n"
         f"rayduce export {view.study.name} --trial {result.number} --to DIR{flag}"
     )
-    plan = Plan(view, result, stages_of(view, result), store.cache, again, form=form)
+    plan = replace(_plan(view, result, store.cache, again, as_searched), form=form)
     lines = [make(plan, target, said), remark]
     if register is not None:
         lines.append(register_model(store, view, result, target, register))
@@ -76,6 +80,7 @@ def export_run(
     *,
     name: str | None = None,
     form: "Form" = "plain",
+    as_searched: bool = False,
     said: Said = lambda text: None,
 ) -> str:
     """Export the trial of an MLflow run from what the ledger holds of it; no journal is needed.
@@ -85,6 +90,7 @@ def export_run(
             shared results are looked for there.
         name: also register the model in MLflow under this name.
         form: as above.
+        as_searched: keep Wanda as it was calibrated in the search.
     """
     target = free(to)
     if name is not None:
@@ -92,11 +98,20 @@ def export_run(
     client, view, result = read_run(store, run_id)
     _check_complete(result)
     again = f"rayduce export {run_id} --to DIR"
-    plan = Plan(view, result, stages_of(view, result), store.cache, again, form=form)
+    plan = replace(_plan(view, result, store.cache, again, as_searched), form=form)
     lines = [make(plan, target, said)]
     if name is not None:
         lines.append(register(client, run_id, target, name))
     return "\n".join(lines)
+
+
+def _plan(view: View, result: Result, cache: Path, again: str, as_searched: bool) -> Plan:
+    from trainables.wanda import sequential
+
+    stages = stages_of(view, result)
+    if as_searched:
+        return Plan(view, result, stages, cache, f"{again} {FLAG}")
+    return Plan(view, result, stages, cache, again, instead=sequential(stages))
 
 
 # -- which trial -------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from search.engine.preflight import gpu_count
 from search.journal.results import Result
 from search.journal.view import View
+from search.report.best import is_worse
 from search.report.format import story
-from search.report.model_card import UNTOUCHED, Export, card, savings
+from search.report.model_card import UNTOUCHED, Export, Twins, card, savings
 from search.report.provenance import compression, trial_toml
 from search.report.rows import cells
 from search.study.load import study_toml
@@ -47,6 +48,7 @@ class Plan:
         searched: whether the trial's metrics are this very model's; not where its stages are
             applied to another one.
         form: what the folder itself holds where transformers cannot build the model as it is.
+        instead: stages whose model is saved where it is no worse.
     """
 
     view: View
@@ -56,6 +58,7 @@ class Plan:
     again: str
     searched: bool = True
     form: "Form" = "plain"
+    instead: "Sequence[Stage]" = ()
 
 
 def make(plan: Plan, target: Path, said: Said) -> str:
@@ -121,16 +124,19 @@ def _made(plan: Plan, folder: Path, said: Said) -> Export:
     untouched = opened.fork(f"{name}/0").measure(opened.spec.objectives, "held_out").values
     said(f"replaying {story(plan.result)}, then measuring it on held-out data")
     bench = opened.fork(f"{name}/{plan.result.number}" if plan.searched else "")
-    record = do_stages(bench, plan.stages)
-    held_out = bench.measure(bench.spec.objectives, "held_out").values  # once, here, nowhere else
+    model = replayed = _judged(bench, plan.stages)
+    twins, other = _twins(plan, opened, replayed, said)
+    if other is not None:
+        model = other
     said("saving, and loading it in a fresh process")
-    saved = save(bench.model, bench.processor, bench.spec.data.task, folder, plan.form)
-    proofs, costs = _proven(bench, saved, folder)
+    made_by = model.bench
+    saved = save(made_by.model, made_by.processor, bench.spec.data.task, folder, plan.form)
+    proofs, costs = _proven(made_by, saved, folder)
     made = Export(
-        result=_result(plan, record),
-        held_out=held_out,
+        result=_result(plan, model.record, own=model is replayed),
+        held_out=model.held_out,
         untouched=untouched,
-        lineage=record["lineage"],
+        lineage=model.record["lineage"],
         fingerprint=bench.data.fingerprint("held_out"),
         saved=saved,
         proof="; ".join(map(str, proofs)),
@@ -138,9 +144,53 @@ def _made(plan: Plan, folder: Path, said: Said) -> Export:
         hardware=hardware(bench)["device"],
         again=plan.again,
         searched=plan.searched,
+        drifted=_drifted(plan, replayed),
+        twins=twins,
     )
     bench.cache.release()
     return made
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A model that was made: what its stages did, and its metrics on held-out data."""
+
+    bench: "Bench"
+    record: dict[str, Any]
+    held_out: dict[str, float]
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """By role."""
+        return {"search": self.record["metrics"], "held_out": self.held_out}
+
+
+def _judged(bench: "Bench", stages: "Sequence[Stage]") -> _Judged:
+    record = do_stages(bench, stages)
+    # once, here, nowhere else; nothing is decided by it
+    return _Judged(bench, record, bench.measure(bench.spec.objectives, "held_out").values)
+
+
+def _twins(
+    plan: Plan, opened: "Bench", replayed: _Judged, said: Said
+) -> tuple[Twins | None, _Judged | None]:
+    """The other stages tried: both models' metrics, and the other model where it is to be saved."""
+    if not plan.instead:
+        return None, None
+    said("the same with sequential Wanda, block by block, as published")
+    try:
+        other = _judged(opened.fork(), plan.instead)
+    except UserError as error:  # several stacks, numbers that are not finite
+        said(f"no sequential Wanda: {error}")
+        return None, None
+    taken = not is_worse(plan.view, other.metrics["search"], replayed.metrics["search"])
+    return Twins(replayed.metrics, other.metrics, taken), other if taken else None
+
+
+def _drifted(plan: Plan, replayed: _Judged) -> tuple[str, str] | None:
+    """The lineages of the replay and of the trial, where they are not the same."""
+    here, there = str(replayed.record["lineage"]), plan.result.lineage
+    return (here, str(there)) if plan.searched and here != there else None
 
 
 def bench_for(plan: Plan) -> "Bench":
@@ -177,8 +227,9 @@ def do_stages(bench: "Bench", stages: "Sequence[Stage]") -> dict[str, Any]:
         raise UserError(f"the stages fail on {bench.spec.model.id}: {reason(error)}") from error
 
 
-def _result(plan: Plan, record: dict[str, Any]) -> Result:
-    if plan.searched:
+def _result(plan: Plan, record: dict[str, Any], *, own: bool) -> Result:
+    """Args: own: whether the stages are the plan's own."""
+    if plan.searched and own:
         kept = {**plan.result.record, "stages": record["stages"]}
         return replace(plan.result, record=kept)
     return replace(plan.result, metrics=record["metrics"], record=record)
@@ -221,12 +272,14 @@ def _explain(plan: Plan, made: Export, folder: Path) -> None:
     told["load"] = {"python": made.saved.load, "plain_transformers": made.saved.plain}
     told["costs"] = {name or ".": asdict(one) for name, one in made.costs.items()}
     told["rebuild"] = plan.again.splitlines()[-1]
+    if made.twins:
+        told["wanda"] = made.twins.data()
     if made.saved.exact:
         told["load"]["exact"] = made.saved.exact
     files = {
         "compression.json": json.dumps(told, indent=2),
         "README.md": card(plan.view, made),
-        "trial.toml": trial_toml(plan.view, made.result),
+        "trial.toml": trial_toml(plan.view, plan.result if made.twins else made.result),
     }
     if plan.searched:
         files["study.toml"] = study_toml(plan.view.study)
@@ -241,9 +294,10 @@ def _report(view: View, made: Export, target: Path) -> str:
     """What the user is told at the end."""
     lines = [f"{view.study.name}, {made.result.name}: {story(made.result)}"]
     lines += [f"note: {made.drift}"] if made.drift else []
+    lines += made.twins.told(view) if made.twins else []
     searched = cells(view.study, made.result.metrics, {})
     untouched = cells(view.study, made.untouched, {})
-    where = "in the search" if made.searched else "on search items"
+    where = "in the search" if made.own else "on search items"
     for name, found in cells(view.study, made.held_out, {}).items():
         lines.append(
             f"  {name}: {found} held out ({searched.get(name, 'unknown')} {where};"

@@ -5,7 +5,7 @@ Source: "A Simple and Effective Pruning Approach for Large Language Models", Sun
 input norms, its stable sort, one sample after the other.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,7 +23,7 @@ from trainables.core.errors import PlanError
 from trainables.core.fork import put
 from trainables.core.lineage import Effect
 from trainables.core.types import IGNORED, Batch, Linear, PreTrainedModel, Progress, Stats
-from trainables.stage import Bench, Method, Summary
+from trainables.stage import Bench, Method, Stage, Summary
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,13 @@ class Wanda(Method):
         return self._summary(zeros, digest_tensors({name: stats[name] for name in layers}))
 
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
-        if self._nothing:  # to calibrate for
+        if self.nothing:  # nor to calibrate for
             return self._summary(0, "")
         return (yield from super().on(bench))
 
     @property
-    def _nothing(self) -> bool:
+    def nothing(self) -> bool:
+        """Whether no weight would go."""
         return self.pattern is None and self.sparsity == 0
 
     def _summary(self, zeros: int, norms: str) -> Summary:
@@ -119,7 +120,7 @@ class WandaSequential(Wanda):
         walk_alone(bench.model)
 
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
-        if self._nothing:
+        if self.nothing:
             return self._summary(0, "")
         batches = list(bench.batches("calibration"))
         zeros = yield from self._sequentially(bench.model, batches)
@@ -150,6 +151,18 @@ def sparse_runtime(pattern: tuple[int, int] | None) -> str:
     if pattern == (2, 4):
         return "2:4 sparse products, on GPUs from Ampere on; elsewhere nothing is smaller or faster"
     return "kernels for sparse weights, or a compressed file; else nothing is smaller or faster"
+
+
+def sequential(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages with every Wanda block by block; none where that is nothing else, or where a stage
+    after it trains: that would be another training."""
+    plain = [type(one) is Wanda and not one.nothing for one in stages]
+    if True not in plain or not all(isinstance(one, Method) for one in stages[plain.index(True) :]):
+        return []
+    return [
+        WandaSequential(one.sparsity, one.pattern) if known and isinstance(one, Wanda) else one
+        for one, known in zip(stages, plain, strict=True)
+    ]
 
 
 def prune_mask(

@@ -19,7 +19,7 @@ from search.journal.results import (
 )
 from search.journal.view import View
 from search.study.constraints import Constraint, parse_where
-from trainables.bench.metrics.catalogue import METRIC_FACTS
+from trainables.bench.metrics.catalogue import METRIC_FACTS, is_timed
 
 
 def where_of(view: View, text: str | None) -> tuple[Constraint, ...]:
@@ -94,6 +94,21 @@ def _miss(result: Result, where: Sequence[Constraint], view: View) -> float:
         for limit in where
     ]
     return sum(max(0.0, miss) for miss in misses)
+
+
+def is_worse(view: View, found: Mapping[str, float], than: Mapping[str, float]) -> bool:
+    """Whether metrics miss a constraint that others meet, or are behind in the first objective
+    that tells them apart, times aside."""
+    for limit in view.study.limits:
+        name, base = limit.metric, view.base.get(limit.metric)
+        if name in found and (base is not None or not limit.relative):
+            missed, before = (limit.violation(one[name], base) for one in (found, than))
+            if missed > 0 >= before:
+                return True
+    for name, direction in view.study.objectives.items():
+        if found[name] != than[name] and not is_timed(name):
+            return (found[name] > than[name]) == (direction == "min")
+    return False
 
 
 def _why_none(

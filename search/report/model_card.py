@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.journal.results import Result, Step
 from search.journal.view import View
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trainables.bench.models.save import Saved
 
 UNTOUCHED = "untouched"  # the form that the others are compared with
+FLAG = "--as-searched"
 LICENCE = re.compile(r"^license:\s*(.+?)\s*$", re.MULTILINE)
 
 ORDER = (
@@ -33,7 +34,7 @@ CARD = """---
 
 {base} made smaller: {story}.
 
-| metric | untouched | this model | change | in the search |
+| metric | untouched | this model | change | {where} |
 | --- | ---: | ---: | ---: | ---: |
 {rows}
 
@@ -71,6 +72,47 @@ model the same way: `rayduce apply compression.json --model ANOTHER --to DIR`.
 
 
 @dataclass(frozen=True)
+class Twins:
+    """The model as it was searched, and its twin by sequential Wanda.
+
+    Attributes:
+        searched: the first one's metrics by role: search, held_out.
+        sequential: the twin's.
+        taken: whether the twin is what was saved.
+    """
+
+    searched: Mapping[str, Mapping[str, float]]
+    sequential: Mapping[str, Mapping[str, float]]
+    taken: bool
+
+    def data(self) -> dict[str, Any]:
+        """For compression.json."""
+        exported = "sequential" if self.taken else "one_pass"
+        return {"one_pass": self.searched, "sequential": self.sequential, "exported": exported}
+
+    def told(self, view: View) -> list[str]:
+        """In words, a line per metric that tells them apart."""
+        first = (
+            "searched with one-pass Wanda, exported with sequential Wanda (block by block, as "
+            f"published; {FLAG} keeps the first)"
+            if self.taken
+            else "searched with one-pass Wanda and exported so: sequential Wanda (block by block, "
+            "as published) was tried and is worse on search items"
+        )
+        ones, others = (
+            {role: cells(view.study, metrics, {}) for role, metrics in one.items()}
+            for one in (self.searched, self.sequential)
+        )
+        lines = [
+            f"{name}: one-pass {ones['held_out'][name]} held out ({ones['search'][name]} on search "
+            f"items), sequential {others['held_out'][name]} ({others['search'][name]})"
+            for name in ones["held_out"]
+            if any(one[name] != self.sequential[role][name] for role, one in self.searched.items())
+        ]
+        return [first, *lines]
+
+
+@dataclass(frozen=True)
 class Export:
     """What an export measured and wrote."""
 
@@ -84,17 +126,25 @@ class Export:
     again: str  # the commands that make it again
     costs: Mapping[str, "Cost"]  # by the sub-folder of a form, and of the untouched model
     hardware: str
-    searched: bool = True  # whether the result is this very model's, from its search
+    searched: bool = True  # whether it comes from a search, not from stages for another model
+    drifted: tuple[str, str] | None = None  # other lineages of the replay and of the trial
+    twins: Twins | None = None  # where sequential Wanda was tried
+
+    @property
+    def own(self) -> bool:
+        """Whether the result is this very model's, from its search."""
+        return self.searched and not (self.twins and self.twins.taken)
 
     @property
     def drift(self) -> str:
         """What to say where the replay did not give the very model of the search."""
-        if not self.searched or self.lineage == self.result.lineage:
+        if self.drifted is None:
             return ""
+        here, there = self.drifted
         return (
-            f"this is not bit for bit the model of the search (lineage {self.lineage}, there "
-            f"{self.result.lineage}): it was calibrated anew, or the base model or the data "
-            "changed; what holds are the values on held-out data"
+            f"this is not bit for bit the model of the search (lineage {here}, there {there}): it "
+            "was calibrated anew, or the base model or the data changed; what holds are the values "
+            "on held-out data"
         )
 
 
@@ -111,8 +161,9 @@ def card(view: View, made: Export) -> str:
         base=called(study.model.id),
         story=story(result),
         rows=_table(view, made),
+        where="in the search" if made.own else "on search items",
         measured=_measured(view, made),
-        warning=_warning(made),
+        warning=_warning(view, made),
         load=made.saved.load.format(folder=repr(place)),
         forms=_forms(made, place),
         costs=_costs(made),
@@ -164,7 +215,7 @@ def _table(view: View, made: Export) -> str:
 
 def _measured(view: View, made: Export) -> str:
     """On what, for the table as a whole and for every metric."""
-    data, saw = view.study.data, "what the search saw" if made.searched else "on search items"
+    data, saw = view.study.data, "what the search saw" if made.own else "on search items"
     form = read_as(made.result.record)
     seen = "neither the search nor any stage has" if made.searched else "no stage has"
     lines = [
@@ -177,10 +228,15 @@ def _measured(view: View, made: Export) -> str:
     return "\n".join(lines)
 
 
-def _warning(made: Export) -> str:
+def _warning(view: View, made: Export) -> str:
     told = [] if made.result.feasible else ["It misses a constraint of its study."]
     told += [f"Note: {made.drift}."] if made.drift else []
-    return "".join(f"\n**{line}**\n" for line in told)
+    text = "".join(f"\n**{line}**\n" for line in told)
+    if made.twins:
+        first, *rest = made.twins.told(view)
+        text += "\n".join([f"\n{first[0].upper()}{first[1:]}.\n", *(f"- {line}." for line in rest)])
+        text += "\n"
+    return text
 
 
 def _forms(made: Export, place: str) -> str:

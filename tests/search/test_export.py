@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import datasets
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from search import export as exporting
@@ -22,6 +23,7 @@ from search.journal.view import View, read
 from search.ledger.mirror import open_client, sync
 from search.ledger.run_ids import run_ids
 from search.rebuild import Plan, free, make
+from search.report.best import is_worse
 from search.report.format import measured_on, storage_flag
 from search.study.load import parse_study
 from search.study.schema import SpaceSpec
@@ -34,12 +36,13 @@ from trainables.bench.models.verify import Proof
 from trainables.core.errors import PlanError, UserError
 from trainables.load import load
 from trainables.neurons import Neurons
+from trainables.omission.method import Omission
 from trainables.recover import Recover
 from trainables.similarity.iterative import Iterate
 from trainables.similarity.method import Similarity
 from trainables.stage import Facts, drain
 from trainables.trial import open_bench, run_stages
-from trainables.wanda import Wanda
+from trainables.wanda import Wanda, WandaSequential, sequential
 
 
 def test_exported_folder(tiny: Sample, tmp_path: Path) -> None:
@@ -59,7 +62,7 @@ def test_exported_folder(tiny: Sample, tmp_path: Path) -> None:
 
 
 def test_what_the_folder_says(tiny: Sample, tmp_path: Path, unproven: list[str]) -> None:
-    export_trial(tiny.store, tmp_path / "out", trial=1)
+    export_trial(tiny.store, tmp_path / "out", trial=1, as_searched=True)
     view = read(tiny.store)
     told = json.loads((tmp_path / "out" / "compression.json").read_text())
     metrics = told["metrics"]
@@ -128,8 +131,10 @@ def test_held_out_data_is_measured_once(
 
     monkeypatch.setattr(bench, "measure_items", noted)
     for name in ("one", "two"):
-        export_trial(tiny.store, tmp_path / name, trial=1)
+        export_trial(tiny.store, tmp_path / name, trial=1, as_searched=True)
     assert measured == ["held_out", "held_out"]  # the untouched model and the trial's
+    export_trial(tiny.store, tmp_path / "three", trial=1)
+    assert measured[2:] == ["search", "held_out"]  # the twin by sequential Wanda
 
 
 def test_the_best_of_a_metric(tiny: Sample) -> None:
@@ -306,6 +311,78 @@ def test_the_card_says_on_what_each_metric_was_measured(
     assert own == "the study's own, m:f; given the 4 search items"
 
 
+# -- Wanda as published --------------------------------------------------------------------------
+
+
+def test_a_wanda_leaves_the_house_block_by_block(
+    tiny: Sample, tmp_path: Path, unproven: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.rebuild.is_worse", lambda *_: False)
+    report, view = export_trial(tiny.store, tmp_path / "out", trial=1), read(tiny.store)
+    told = json.loads((tmp_path / "out" / "compression.json").read_text())
+    assert [one["stage"] for one in told["stages"]] == ["Omission", "WandaSequential"]
+    assert told["wanda"]["exported"] == "sequential"
+    assert told["wanda"]["one_pass"]["search"] == view.trial(1).metrics
+    assert told["metrics"]["search"] == told["wanda"]["sequential"]["search"]
+    assert told["metrics"]["held_out"] == told["wanda"]["sequential"]["held_out"]
+    assert told["metrics"]["search"] != told["wanda"]["one_pass"]["search"]
+    assert told["lineage"] != view.trial(1).lineage and "note:" not in report
+    bench = open_bench(tiny.study.bench_spec(tmp_path / "cache"))
+    drain(run_stages(bench, [Omission(skip=(2,)), WandaSequential(0.2)]))
+    found = load(tmp_path / "out").state_dict()
+    assert all(torch.equal(found[name], one) for name, one in bench.model.state_dict().items())
+    kept = tomllib.loads((tmp_path / "out" / "trial.toml").read_text())
+    assert kept["lineage"] == view.trial(1).lineage  # what was searched, to be made again
+    card = (tmp_path / "out" / "README.md").read_text()
+    for text in (report, card.lower()):
+        assert "earched with one-pass wanda, exported with sequential" in text.lower()
+        assert "perplexity: one-pass " in text and "--as-searched" in text
+    assert "on search items |" in card and "**WandaSequential**" in card
+
+
+def test_where_that_is_worse_on_search_items_the_trials_own_model_is_kept(
+    tiny: Sample, tmp_path: Path, unproven: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.rebuild.is_worse", lambda *_: True)
+    report, view = export_trial(tiny.store, tmp_path / "out", trial=1), read(tiny.store)
+    told = json.loads((tmp_path / "out" / "compression.json").read_text())
+    assert (told["lineage"], told["metrics"]["search"]) == (
+        view.trial(1).lineage,
+        view.trial(1).metrics,
+    )
+    assert told["wanda"]["exported"] == "one_pass"
+    assert "was tried and is worse on search items" in report
+
+
+def test_stages_that_have_no_other_form_are_not_tried() -> None:
+    assert sequential([Omission(skip=(1,)), Wanda(0.0)]) == []
+    assert sequential([Wanda(0.5), Recover()]) == []
+    assert sequential([WandaSequential(0.5)]) == []
+    assert sequential([Recover(), Wanda(pattern=(2, 4)), Omission(skip=(1,))]) == [
+        Recover(),
+        WandaSequential(pattern=(2, 4)),
+        Omission(skip=(1,)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "than", "worse"),
+    [
+        ((21.0, 1.0), (22.0, 1.0), False),
+        ((22.0, 1.0), (21.0, 1.0), True),
+        ((21.0, 1.0), (21.0, 1.0), False),
+        ((21.0, 2.0), (21.0, 1.0), True),
+        ((27.0, 0.5), (25.0, 1.0), True),  # misses <= 130% of 20
+        ((27.0, 1.0), (28.0, 1.0), False),  # so do both
+    ],
+)
+def test_what_is_worse(found: tuple[float, float], than: tuple[float, float], worse: bool) -> None:
+    names, view = ("perplexity", "parameters"), _study_of((20.0, 134e6))
+    one, other = (dict(zip(names, values, strict=True)) for values in (found, than))
+    assert is_worse(view, one, other) == worse
+    assert is_worse(View(view.study, ()), one, other) == (found > than)  # no baseline is known
+
+
 # -- where it is put -----------------------------------------------------------------------------
 
 
@@ -394,12 +471,13 @@ def test_a_run_is_exported_without_its_runs_folder(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tiny.store.ledger}")
     shutil.rmtree(tiny.store.root)
     elsewhere = Store(tmp_path / "elsewhere", "runs")
-    told = export_run(elsewhere, runs[1], tmp_path / "out", name="tiny-run")
+    to = tmp_path / "out"
+    told = export_run(elsewhere, runs[1], to, name="tiny-run", as_searched=True)
     assert "tiny, trial 1: Omission" in told and "note:" not in told
     assert "models:/tiny-run@champion" in told
     made = json.loads((tmp_path / "out" / "compression.json").read_text())
     assert made["lineage"] == view.trial(1).lineage
-    assert made["rebuild"] == f"rayduce export {runs[1]} --to DIR"
+    assert made["rebuild"] == f"rayduce export {runs[1]} --to DIR --as-searched"
     assert made["metrics"]["search"] == view.trial(1).metrics
     with pytest.raises(UserError, match="trial 3 has no model, its state is fail: out of memory"):
         export_run(elsewhere, runs[3], tmp_path / "other")

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import transformers
 from torch import Tensor
 
 from trainables.bench.models.batches import reads_targets, ready
@@ -59,6 +58,8 @@ def ask(bench: Bench, teacher: Subject, batches: Sequence[Batch], what: str) -> 
     if bench.spec.naive:
         found = make()
     else:
+        import transformers  # here: spaces name methods, and load no transformers
+
         where = (bench.device.type, str(teacher.model.dtype), bench.spec.data.max_length)
         key = digest(code(), transformers.__version__, teacher.lineage.key, what, *where)
         found = bench.cache.tensors("teacher", key, make)

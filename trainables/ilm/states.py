@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trainables.bench.data.tokenize import filler, stack
-from trainables.bench.models.load import load_config, load_processor, locate
 from trainables.core.cache import Cache, digest, digest_tensors
 from trainables.core.errors import PlanError
 from trainables.core.lineage import code, fingerprint
@@ -116,6 +115,8 @@ class Donor:
     @classmethod
     def of(cls, name: str, dtype: str = "float32") -> "Donor":
         """By hub id, folder or asset. Raises ModelError."""
+        from trainables.bench.models.load import locate  # here: it needs transformers
+
         spec = ModelSpec.model_validate({"id": name, "dtype": dtype})
         return cls(spec, locate(spec))
 
@@ -124,6 +125,8 @@ class Donor:
     ) -> Float[Tensor, "layers samples features"]:
         """Load the model, look at the texts, let go of it."""
         from transformers import AutoModel
+
+        from trainables.bench.models.load import load_config, load_processor
 
         tokenizer = load_processor(self.folder, self.spec, "classification")
         config = load_config(self.folder, self.spec)

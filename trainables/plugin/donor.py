@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from trainables.bench.assets.catalogue import ASSETS
 from trainables.bench.models.hub import fetch_file
-from trainables.bench.models.load import locate
 from trainables.bench.models.structure import blocks, family, stacks
 from trainables.core.cache import digest_tensors
 from trainables.core.errors import ModelError, PlanError, UserError
@@ -118,6 +117,8 @@ class Donor:
                 if asset is not None and asset.kind != "model":
                     models = [f"asset:{key}" for key, one in ASSETS.items() if one.kind == "model"]
                     raise ModelError(f"{self.name} is data", allowed=", ".join(models))
+            from trainables.bench.models.load import locate  # here: it needs transformers
+
             return locate(ModelSpec(id=self.name))
         return None
 
