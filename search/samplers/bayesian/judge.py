@@ -15,6 +15,8 @@ from search.samplers.bayesian.surrogate import Surrogate, fit
 from search.samplers.points import Point
 
 LEARNED = 160  # trials that the models see at most: the front, the best others, and any
+# Shares of a deviation, by turns: with the whole of it, early trials go after what is least known.
+BOLD = (0.5, 0.5, 0.5, 1.0)
 MARGIN = 0.05  # of the range of what is feasible, by which the corner lies beyond it
 RIGHT = 1e-6  # of the range: a constraint that is an objective, seen otherwise
 
@@ -73,6 +75,7 @@ class Evidence:
         self.bad = [one for one in seen if one.trial.state in bad]
         self.running = [one for one in seen if not one.trial.state.is_finished()]
         self.feasible = least <= 0
+        self.turn = len(seen)
 
     @property
     def scores(self) -> Floats:
@@ -103,7 +106,7 @@ class Judge:
         self.derived = [_derived(scores, column) for column in misses.T]
         own = [at for at, found in enumerate(self.derived) if found is None]
         self.models = fit(known, np.hstack([scores, misses[:, own]]))
-        self.normal = normals(len(self.models))
+        self.normal = normals(len(self.models)) * BOLD[evidence.turn % len(BOLD)]
         self.trust = self._trust()
         self.corner, self.best = self._corner(scores), self._front()
 

@@ -24,7 +24,6 @@ MIXES = (
 WIDTHS = (0.5, 1.2)  # over which other settings, scaled to 0..1, tell the same
 NOISES = (1e-5, 1e-2)  # shares of the variance
 CHOSEN_ON = 64  # points on which the kernel is chosen
-BOLD = 0.5  # of a deviation: with the whole of it, early trials go after what is least known
 TINY = 1e-9
 
 
@@ -70,7 +69,7 @@ class Posterior:
 
     def draw(self, normal: Floats) -> Floats:
         """[points, draws] of the metric itself, from [draws] of a normal distribution."""
-        seen = self.mean[:, None] + BOLD * self.deviation[:, None] * normal
+        seen = self.mean[:, None] + self.deviation[:, None] * normal
         return np.exp(np.clip(seen, -300.0, 300.0)) if self.log else seen
 
 
