@@ -132,7 +132,10 @@ def main() -> None:
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(fetch("smollm2-135m"), dtype=torch.float32).eval()
     tokens = torch.randint(0, model.config.vocab_size, (4, 128), generator=torch.Generator())
-    rows = {f"{100 * ratio:.0f} %": compare(model, tokens, ratio, repeats) for ratio in RATIOS}
+    rows: dict[str, Row] = {}
+    for ratio in RATIOS:
+        row = rows[f"{100 * ratio:.0f} %"] = compare(model, tokens, ratio, repeats)
+        sys.stderr.write(f"{100 * ratio:.0f} %: {row['ratio']:.1f}x, equal {row['equal']}\n")
     show(rows, Console(width=130))
     sys.stdout.write(json.dumps(rows) + "\n")
     sys.exit(0 if all(row["equal"] for row in rows.values()) else 1)

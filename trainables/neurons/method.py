@@ -4,6 +4,7 @@ Source: activation-based pruning of Gemma 3 on questions and answers (SmartFarm)
 input of `down_proj`, scales by thirds of the depth, one global selection with caps.
 """
 
+import contextlib
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -124,11 +125,11 @@ class Neurons(Method):
         for mode in ("slice", "mask"):
             own = fork(bench.model)
             Neurons(0.25, score="weight", edge_protect=0, mode=mode).apply(own, weights)  # type: ignore[arg-type]
-            said.append(own(**ready(own, batch)).logits.float())
-        allowed = (1e-3 if bench.model.dtype == torch.float32 else 5e-2) * float(
-            said[1].abs().max()
-        )
-        if not torch.allclose(said[0], said[1], rtol=0, atol=max(allowed, 1e-6)):
+            with contextlib.suppress(RuntimeError):  # shapes that no longer fit
+                said.append(own(**ready(own, batch)).logits.float())
+        share = 1e-3 if bench.model.dtype == torch.float32 else 5e-2
+        allowed = share * max(float(said[-1].abs().max()), 1e-3)
+        if len(said) < 2 or not torch.allclose(said[0], said[1], rtol=0, atol=allowed):
             raise PlanError(
                 f"{type(bench.model).__name__} ({bench.model.config.model_type}): its feed-forward "
                 "layers look at all their neurons together, so none can be taken out"

@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    PreTrainedModel,
+)
 
 from tests.support.benches import do, tiny_bench
 from tests.support.families import FAMILIES, MORE, batch_of, batches, build, kind
@@ -29,7 +33,19 @@ from trainables.similarity.method import Similarity
 from trainables.testing import applied
 from trainables.wanda import Wanda
 
-EQUAL = ("llama", "gemma3_text", "gpt2", "phi3", "opt", "t5", "bert", "bart", "vit", "gemma3n")
+EQUAL = (
+    "llama",
+    "gemma3_text",
+    "gpt2",
+    "phi3",
+    "opt",
+    "t5",
+    "bert",
+    "bart",
+    "vit",
+    "gemma3n",
+    "convnext",
+)
 SCORES = ("activation", "weight", "wanda", "gradient")
 CASES = [(name, "activation") for name in EQUAL]
 CASES += [(name, score) for name in ("llama", "gpt2", "phi3", "t5") for score in SCORES[1:]]
@@ -136,6 +152,10 @@ def test_layers_that_look_at_all_their_neurons_together_are_refused(tmp_path: Pa
     assert Neurons.check(tiny_bench(tmp_path, model)) == [48] * 4
     for block in blocks(model):
         block.mlp.activation_sparsity = 0.5  # a cutoff by the mean over all neurons
+    with pytest.raises(PlanError, match="look at all their neurons together"):
+        Neurons.check(tiny_bench(tmp_path, model))
+    for block in blocks(model):
+        block.mlp.act_fn = torch.nn.LayerNorm(48)
     with pytest.raises(PlanError, match="look at all their neurons together"):
         Neurons.check(tiny_bench(tmp_path, model))
 

@@ -28,7 +28,7 @@ WITH_FFN = [name for name in FAMILIES if name != "resnet"]
 
 def uneven(name: str) -> PreTrainedModel:
     """A model that loses a different number of neurons in every block."""
-    model = fork(kind(name) if name == "phi3" else build(name))
+    model = fork(kind(name) if name in ("phi3", "opt") else build(name))
     cut(model, [torch.arange(one.width) >= one.width - 4 * i for i, one in enumerate(ffns(model))])
     return model
 
@@ -133,15 +133,16 @@ print(json.dumps(found))
 
 
 def test_every_form_of_every_family_loads_in_a_fresh_process(tmp_path: Path) -> None:
-    models = {name: uneven(name) for name in WITH_FFN} | {"bart": uneven("bart")}
+    models = {name: uneven(name) for name in (*WITH_FFN, "bart", "phi3", "opt")}
     script = tmp_path / "check.py"
     script.write_text(FORMS)
     for name, model in models.items():
         place = tmp_path / "models" / name
         place.mkdir(parents=True)
         tasks: dict[str, Task] = {"t5": "generation", "bart": "generation"}
-        task = "language-modelling" if name in DECODERS else tasks.get(name, "classification")
-        task = "image-classification" if name == "vit" else task
+        tasks["vit"] = "image-classification"
+        decoder = name in DECODERS or name in ("phi3", "opt")
+        task = "language-modelling" if decoder else tasks.get(name, "classification")
         saved = save(model, None, task, place)
         batch = ready(model, batches(name)[0])
         wanted = logits(model, batch)
