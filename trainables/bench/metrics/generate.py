@@ -101,7 +101,7 @@ def settings(model: Any, tokenizer: Any, writing: Writing, longest: int) -> Gene
         top_p=1.0,
         top_k=50,
         min_length=0,
-        min_new_tokens=0,
+        min_new_tokens=0 if known.min_new_tokens else None,
         repetition_penalty=1.0,
         encoder_repetition_penalty=1.0,
         no_repeat_ngram_size=0,
