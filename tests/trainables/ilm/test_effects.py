@@ -1,6 +1,7 @@
 """PC patching, against planted layers, published effects and a reference written on its own."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.decomposition import PCA
@@ -174,3 +175,21 @@ def test_other_scores_by_hand() -> None:
     layers, labels = planted(layers=2, at=1)
     blind, seeing = (description_length(layer, labels, 0) for layer in layers)
     assert seeing < 0.5 < blind
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+def test_a_reference_gives_the_same_effects_on_a_real_model() -> None:
+    """SmolLM2-135M on film reviews, every layer."""
+    from trainables.bench.assets.fetch import fetch
+    from trainables.ilm.states import Donor
+
+    table = pq.read_table(next(fetch("rotten-tomatoes").glob("*.parquet"))).to_pydict()
+    picked = np.random.default_rng(0).choice(len(table["text"]), 64, replace=False)
+    texts = [str(table["text"][index]) for index in picked]
+    labels = np.unique([str(table["label"][index]) for index in picked], return_inverse=True)[1]
+    donor = Donor.of("asset:smollm2-135m")
+    found = donor.states(texts, "mean", 32, torch.device("cpu")).numpy()
+    assert found.shape == (30, 64, 576)
+    for layer in found:
+        assert effect(layer, labels).count == round(reference(layer, labels, 16, 5) * 64)
