@@ -47,19 +47,21 @@ SETS: tuple[tuple[int, ...], ...] = (
     (10, 14, 17, 24),
     (3, 9, 14, 20),
     (10, 12, 14, 17, 22),
+    (5, 11, 16, 20, 26),
     (8, 10, 14, 17, 22, 24),
 )
 PERCENTS = (0, 30, 50)
-AGAIN = ((0, 0), (1, 30), (3, 50))  # (set, percent): a search proposes some points twice
+MOST = len(SETS) * len(PERCENTS)
 
 Point = dict[str, int]
 
 
 def points(count: int) -> list[Point]:
-    """The points, mixed: settings of one set do not follow each other."""
+    """The points, no two alike, as a search tries none twice; mixed: settings of one set do not
+    follow each other."""
     sets, percents = len(SETS), len(PERCENTS)
-    pairs = [(i % sets, PERCENTS[(i + i // sets) % percents]) for i in range(sets * percents)]
-    return [_point(SETS[which], percent) for which, percent in [*pairs, *AGAIN][:count]]
+    turns = [(i % sets, PERCENTS[(i + i // sets) % percents]) for i in range(MOST)]
+    return [_point(SETS[which], percent) for which, percent in turns[:count]]
 
 
 def _point(skip: Sequence[int], percent: int) -> Point:
@@ -137,6 +139,7 @@ def plain(study: Path) -> None:
     choices: dict[str, Any] = {
         name: optuna.distributions.IntDistribution(0, 1) for name in wanted[0]
     }
+    choices["omission.skip.count"] = optuna.distributions.IntDistribution(0, 8)
     choices["wanda.percent"] = optuna.distributions.IntDistribution(0, 50, step=10)
     spec = given.bench_spec(study.parent / "plain-cache", naive=True).model_dump()
     ray.init(include_dashboard=False, log_to_driver=False)
@@ -206,10 +209,19 @@ def _key(point: Mapping[str, int]) -> Key:
     return tuple(sorted(point.items()))
 
 
-def equal(theirs: Found, ours: Found, count: int) -> bool:
-    """Every point on both sides, with one result, to the last bit."""
-    one = all(len(results) == 1 for results in theirs.values())
-    return one and theirs == ours and theirs.keys() == {_key(point) for point in points(count)}
+def differences(theirs: Found, ours: Found, count: int) -> list[str]:
+    """Every point must be on both sides, with one result, to the last bit; what is not so."""
+    wanted = {_key(point) for point in points(count)}
+    told = []
+    for key in sorted(wanted | theirs.keys() | ours.keys()):
+        plain, mine = theirs.get(key, set()), ours.get(key, set())
+        if plain != mine or len(plain) != 1:
+            point = ", ".join(f"{name} {value}" for name, value in key if value)
+            asked = "" if key in wanted else ", which nobody asked for"
+            told.append(
+                f"{point or 'no change'}{asked}: plain {sorted(plain)}, ours {sorted(mine)}"
+            )
+    return told
 
 
 def breakdown(records: list[dict[str, Any]], wall: float, workers: int) -> dict[str, float]:
@@ -256,12 +268,14 @@ def compare(count: int, tokens: int, folder: Path) -> dict[str, Any]:
     ours = run(study, "search", "launch", "--storage", str(folder / "runs"))
     wanted, parts = read_plain(folder)
     found, records = read_ours(folder)
-    between = gaps(records)
+    between, unlike = gaps(records), differences(wanted, found, count)
+    for line in unlike:
+        sys.stderr.write(f"not equal: {line}\n")
     return {
         "baseline": 3600 * count / theirs,
         "ours": 3600 * count / ours,
         "ratio": theirs / ours,
-        "equal": equal(wanted, found, count),
+        "equal": not unlike,
         "overhead_s_per_trial": mean(between),
         "overhead_median_s": median(between),
         "overhead_worst_s": max(between),
@@ -303,11 +317,13 @@ def show(found: dict[str, Any], console: Console) -> None:
 def main(arguments: Sequence[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--points", type=int, default=30)
+    parser.add_argument("--points", type=int, default=MOST)
     parser.add_argument("--tokens", type=int, default=1024, help="per pass over the data")
     parser.add_argument("--keep", type=Path, help="work in this folder, and leave it")
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
+    if not 1 <= given.points <= MOST:
+        parser.error(f"--points: got {given.points}, allowed: 1 to {MOST}")
     if given.plain:
         plain(given.plain)
         return
