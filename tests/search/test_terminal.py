@@ -1,10 +1,13 @@
 """The terminal: how wide it is taken to be, and the environment of a command."""
 
+import getpass
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from search.terminal import PIPE, QUIET, console, quiet_libraries
+from search.terminal import PIPE, QUIET, console, quiet_libraries, somebody
 
 
 def test_a_pipe_is_wide_unless_someone_says_how_wide(
@@ -32,3 +35,20 @@ def test_libraries_are_quiet_where_the_user_says_nothing_else(
         monkeypatch.setenv(name, "theirs")
     quiet_libraries()
     assert {os.environ[name] for name in QUIET} == {"theirs"}
+
+
+def test_a_user_id_without_a_home_and_a_name_gets_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: object) -> None:
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.raises((KeyError, OSError)):
+        getpass.getuser()
+    somebody()
+    assert getpass.getuser() == f"uid-{os.getuid()}"
+    assert Path.home() == Path(tempfile.gettempdir())
+    monkeypatch.setenv("HOME", "/home/me")
+    somebody()
+    assert Path.home() == Path("/home/me")

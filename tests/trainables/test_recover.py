@@ -5,6 +5,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -350,6 +351,13 @@ def test_questions_are_watched_by_their_right_answers(tmp_path: Path) -> None:
         wanted = [float(bench.model(**part).loss) * len(part["labels"]) for part in parts]
     found = list(Recover(epochs=2, lr=1e-9, patience=1).on(bench))
     assert found[0]["search_loss"] == pytest.approx(sum(wanted) / 6, rel=1e-5)
+
+
+def test_what_another_kind_of_device_trained_is_another_model(tmp_path: Path) -> None:
+    bench = tiny_bench(tmp_path, tiny("bert", depth=1))
+    there = SimpleNamespace(device=torch.device("cuda"), seed=bench.seed, data=bench.data)
+    here, found = (Recover(**FAST)._identity(one, None) for one in (bench, there))  # type: ignore[arg-type]
+    assert {name for name in here if here[name] != found[name]} == {"device"}
 
 
 def test_training_on_a_gpu_is_deterministic_and_leaves_the_flags_alone() -> None:

@@ -20,6 +20,7 @@ from spaces.omission_wanda import OmissionWandaSpace
 from tests.support.families import GROUPED
 from tests.support.toys import bytes_tokenizer
 from trainables.bench.bench import Bench
+from trainables.bench.metrics import cost
 from trainables.bench.metrics.evaluate import METRICS as METRICS_OF
 from trainables.bench.metrics.race import Limit, Race, Rival
 from trainables.core.alone import Turns
@@ -394,3 +395,30 @@ def test_a_reason_is_one_line_with_its_place() -> None:
         said = reason(error)
     assert said.startswith("FieldError: Omission.skip = (-1,)")
     assert said.endswith(")") and "stage.py:" in said and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "what", ["transformers.__version__", "trainables.bench.opening._processor"]
+)
+def test_with_another_library_or_processor_all_is_measured_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    bench = open_bench(spec(folder, tmp_path / "cache"))
+    first = run(bench, Wanda(0.5))
+    assert run(bench, Wanda(0.5), by="study/2")["same_as"] == "study/1"
+    monkeypatch.setattr(what, "0.0.1" if "version" in what else lambda: "another processor")
+    again = run(bench, Wanda(0.5), by="study/3")
+    assert again["same_as"] is None and again["metrics"] == first["metrics"]
+
+
+def test_a_role_is_timed_on_its_own_batch(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, timed = open_bench(spec(folder, tmp_path / "cache")), list[Any]()
+    pace = cost.pace
+    monkeypatch.setattr(
+        cost, "pace", lambda model, batch: timed.append(batch) or pace(model, batch)
+    )
+    for role in ("search", "held_out"):
+        bench.measure(["latency_ms"], role)
+        assert timed.pop()["input_ids"].equal(bench.data.batches(role)[0]["input_ids"])

@@ -96,3 +96,14 @@ def test_an_address_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
         ray_cluster(Resources(), lambda text: None),
     ):
         pass
+
+
+def test_a_long_path_of_temporary_files_is_not_for_rays_sockets(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setattr("tempfile.gettempdir", lambda: "/tmp/of/a/job/with/a/path/" + "long" * 20)
+    ray_environment()
+    assert os.environ["RAY_TMPDIR"] == "/tmp"
+    os.environ["RAY_TMPDIR"] = "/mine"
+    ray_environment()
+    assert os.environ["RAY_TMPDIR"] == "/mine"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from sqlalchemy import event
 
 from search.journal.lock import driver_of, owner_name, study_lock
 from search.journal.store import (
@@ -285,3 +286,19 @@ def test_a_journal_that_another_process_is_making_is_opened_a_moment_later(
     monkeypatch.setattr("optuna.storages.RDBStorage", racing)
     open_storage(Store(tmp_path, "depth"), create=True).engine.dispose()
     assert left == []
+
+
+def test_a_trial_takes_as_many_statements_at_the_end_of_a_study_as_at_its_beginning(
+    tmp_path: Path,
+) -> None:
+    sample, counts, said = Sample(tmp_path), list[int](), list[str]()
+    sample.baseline()
+    event.listen(
+        sample.storage.engine, "before_cursor_execute", lambda *given: said.append(given[2])
+    )
+    for number in range(25):
+        said.clear()
+        percent, chosen = number % 51, (number & 1, number >> 1 & 1)
+        sample.settle(sample.hand_out(chosen, percent), {"perplexity": 21.0, "parameters": 1e8})
+        counts.append(len(said))
+    assert len(set(counts[1:])) == 1, counts

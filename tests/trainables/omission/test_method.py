@@ -1,16 +1,20 @@
 """Skipping blocks: equal to a model without them, KV cache included."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.support.families import DECODERS, batches, build
+from trainables.bench.bench import Bench
 from trainables.bench.models.structure import blocks
 from trainables.core.errors import PlanError
 from trainables.core.fork import fork
 from trainables.omission.importance import BlockInfluence
 from trainables.omission.method import Omission
-from trainables.stage import Removed
+from trainables.stage import Removed, drain
 
 
 def rebuilt_without(model: PreTrainedModel, skip: set[int]) -> PreTrainedModel:
@@ -104,3 +108,11 @@ def test_the_empty_set_changes_nothing() -> None:
 def test_what_cannot_be_skipped_is_refused(name: str, skip: tuple[int, ...], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         Omission(skip=skip).apply(build(name), {})
+
+
+@pytest.mark.parametrize("name", ["t5", "convnext"])
+def test_nothing_is_calibrated_for_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not Omission.measures()
+    bench = SimpleNamespace(model=build(name), stats=partial(Bench.stats, SimpleNamespace()))
+    summary = drain(Omission(skip=(1,)).on(bench))  # type: ignore[arg-type]
+    assert summary.counts["removed"] == 1
