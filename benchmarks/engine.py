@@ -38,9 +38,9 @@ from rich.table import Table
 METRICS = ("perplexity", "parameters")
 WINDOW = 128  # tokens
 BLOCKS = range(1, 29)  # those the space may skip
-SETS: tuple[tuple[int, ...], ...] = (
-    (),
+SETS: tuple[tuple[int, ...], ...] = (  # none empty: alone that is the untouched model, no trial
     (14,),
+    (20,),
     (10, 14),
     (10, 14, 17),
     (12, 19, 22),

@@ -5,6 +5,7 @@ process has loaded it and said the same.
 """
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -76,6 +77,8 @@ def make(plan: Plan, target: Path, said: Said) -> str:
 def free(to: Path) -> Path:
     """Where a folder is to be made; asked before there is any work to lose."""
     target = to.expanduser().resolve()
+    for place in (target, target.parent):
+        _sweep(place, target.name)
     try:
         taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
     except OSError as error:
@@ -87,6 +90,25 @@ def free(to: Path) -> Path:
     except OSError as error:
         raise UserError(f"--to: cannot make {target.parent}: {error.strerror}") from error
     return target
+
+
+def _sweep(place: Path, name: str) -> None:
+    """Delete what exports into a folder left when they were killed; those that run are let be."""
+    with contextlib.suppress(OSError):
+        for left in place.glob(f".{glob.escape(name)}.*.tmp"):
+            process = left.name.removesuffix(".tmp").rpartition(".")[2]
+            if process.isdigit() and not _runs(int(process)):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ PIPE = 200  # characters a line may have where nobody's window ends
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",  # or it tells of every retry where there is no network
     "TRANSFORMERS_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -416,6 +416,21 @@ def test_a_folder_that_was_there_is_there_after_a_failure(
     assert (tmp_path / "link").is_symlink() and list((tmp_path / "disk").iterdir()) == []
 
 
+def test_what_a_killed_export_left_is_swept_up_and_a_running_ones_is_not(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for place in (tmp_path / "out", tmp_path):
+        (place / f".out.{gone.pid}.tmp" / "weights").mkdir(parents=True)
+        (place / f".other.{gone.pid}.tmp").mkdir()
+    (tmp_path / "out" / f".other.{gone.pid}.tmp").rmdir()
+    assert free(tmp_path / "out") == tmp_path / "out"
+    assert not list((tmp_path / "out").iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"out", f".other.{gone.pid}.tmp"}
+    (tmp_path / "out" / f".out.{os.getpid()}.tmp").mkdir()
+    with pytest.raises(UserError, match="the folder is not empty"):
+        free(tmp_path / "out")
+
+
 def test_a_place_that_cannot_be_written_is_said_before_the_work(
     tiny: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 import getpass
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -52,3 +54,14 @@ def test_a_user_id_without_a_home_and_a_name_gets_both(monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", "/home/me")
     somebody()
     assert Path.home() == Path("/home/me")
+
+
+def test_retries_of_a_hub_out_of_reach_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_VERBOSITY", raising=False)
+    code = (
+        "from search.terminal import quiet_libraries; quiet_libraries();"
+        "from huggingface_hub.utils import logging;"
+        "logging.get_logger('huggingface_hub.utils._http').warning('Retrying in 1s')"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stderr == ""
