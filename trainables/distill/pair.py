@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from trainables.bench.data.columns import matched
-from trainables.bench.models.blockwise import walk_alone
-from trainables.bench.models.structure import blocks
+from trainables.bench.models.structure import blocks, stacks
 from trainables.core.cache import digest
 from trainables.core.errors import PlanError, near
 from trainables.core.fork import fork
@@ -183,7 +182,12 @@ def _check_tokens(teacher: Subject, student: Subject, *, alike: bool) -> None:
 def check_states(pair: Pair, *, attention: bool) -> None:
     """Raise PlanError where hidden states or attention cannot be compared."""
     for one in (pair.teacher.model, pair.student.model):
-        walk_alone(one)
+        if (count := len(stacks(one))) != 1:
+            raise PlanError(
+                f"Distill: {type(one).__name__} has {count} stacks of blocks; hidden states and "
+                "attention are compared in models of one",
+                do="leave both at 0",
+            )
     if attention and not pair.alike:
         raise PlanError(
             "Distill.attention: teacher and student read the rows in other tokens, so that their "
