@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from trainables.bench.metrics import cost
-from trainables.bench.metrics.generate import Writer
 from trainables.bench.models.batches import ready
 from trainables.bench.models.structure import leaves_out_logits
 from trainables.core.alone import alone
@@ -25,6 +24,9 @@ from trainables.core.errors import MetricError
 from trainables.core.spec import Role
 from trainables.core.types import IGNORED, Batch
 from trainables.stage import Bench
+
+if TYPE_CHECKING:
+    from trainables.bench.metrics.generate import Writer
 
 T = TypeVar("T")
 _SLICE = 1024  # positions whose logits are float32 at one time
@@ -109,8 +111,10 @@ class Evaluation:
         return [text for texts in found for text in texts]
 
     @cached_property
-    def writer(self) -> Writer:
+    def writer(self) -> "Writer":
         """The model as it answers prompts."""
+        from trainables.bench.metrics.generate import Writer  # which needs transformers
+
         every = self.data.batches(self.role)
         longest = max(int((batch["labels"] != IGNORED).sum(1).max()) for batch in every) + 1
         writing = self.data.writing
