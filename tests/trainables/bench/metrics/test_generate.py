@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tests.support.families import DECODERS, build, kind
 from tests.support.toys import bench, bytes_tokenizer, chat_tokenizer, jsonl, word_tokenizer
@@ -161,3 +161,34 @@ def test_a_writer_that_has_no_end_writes_to_its_limit(tmp_path: Path) -> None:
     }
     ids = Writer(model, tokenizer, Writing(), 7)._generated(batch, 7)
     assert ids.shape == (1, 7)
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize(("name", "least"), [("smollm2-135m", 0.0), ("gemma3-270m", 0.2)])
+def test_real_models_answer_real_questions_the_same_in_any_batch(name: str, least: float) -> None:
+    from trainables.bench.assets.fetch import fetch
+    from trainables.bench.metrics import text_scores
+
+    folder = fetch(name)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    given = {
+        "dataset": "asset:squad",
+        "task": "generation",
+        "prompt": "{context}\nQuestion: {question}\nAnswer:",
+        "columns": {"target": "answer"},
+        "chat": False,
+        "stop": ["\n"],
+        "rows": 400,
+        "max_length": 160,
+        "max_new_tokens": 8,
+        "items": {**FEW, "search": 12},
+    }
+    found = []
+    for size in (1, 6):
+        spec = DataSpec.model_validate({**given, "batch_size": size})
+        data = load_data(spec, tokenizer, 0, encoder_decoder=False)
+        made = Evaluation(bench(model, data, tokenizer), "search")
+        found.append(made.texts)
+    assert found[0] == found[1]
+    assert text_scores.rouge_l(found[0], made.references).total() >= least
