@@ -290,6 +290,7 @@ def table(
     elif is_comparison(view):
         from search.compare import compare
 
+        quiet_libraries()
         console().print(comparison(view, compare(store, view, note)))
     else:
         console().print(chain_table(view, store.results))
