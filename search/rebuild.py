@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from trainables.bench.models.verify import Proof
     from trainables.stage import Stage
 
+TWINS = ("one-pass Wanda", "sequential Wanda")
 Said = Callable[[str], None]
 
 
@@ -206,7 +207,7 @@ def _twins(
         said(f"no sequential Wanda: {error}")
         return None, None
     taken = not is_worse(plan.view, other.metrics["search"], replayed.metrics["search"])
-    return Twins(replayed.metrics, other.metrics, taken), other if taken else None
+    return Twins(TWINS, replayed.metrics, other.metrics, taken), other if taken else None
 
 
 def _drifted(plan: Plan, replayed: _Judged) -> tuple[str, str] | None:

@@ -198,7 +198,7 @@ class Ledger:
         self.log_files(run_id, trial_files(view, result))
         self.client.set_terminated(run_id, STATES[result.state], millis(result.stopped))
         state = result.state
-        self.known[number] = {"run_id": run_id, "front": front, "state": state}
+        self.known[number] = {"run_id": run_id, "front": front, "state": state, "holds": ""}
         self.torn.pop(number, None)
 
     def _open(self, view: View, result: Result) -> str:

@@ -73,14 +73,16 @@ model the same way: `rayduce apply compression.json --model ANOTHER --to DIR`.
 
 @dataclass(frozen=True)
 class Twins:
-    """The model as it was searched, and its twin by sequential Wanda.
+    """The model as it was searched, and its twin by a slower form of the same method.
 
     Attributes:
+        names: how the two are called.
         searched: the first one's metrics by role: search, held_out.
         sequential: the twin's.
         taken: whether the twin is what was saved.
     """
 
+    names: tuple[str, str]
     searched: Mapping[str, Mapping[str, float]]
     sequential: Mapping[str, Mapping[str, float]]
     taken: bool
@@ -92,12 +94,13 @@ class Twins:
 
     def told(self, view: View) -> list[str]:
         """In words, a line per metric that tells them apart."""
+        plain, twin = self.names
         first = (
-            "searched with one-pass Wanda, exported with sequential Wanda (block by block, as "
-            f"published; {FLAG} keeps the first)"
+            f"searched with {plain}, exported with {twin} (block by block, as published; {FLAG} "
+            "keeps the first)"
             if self.taken
-            else "searched with one-pass Wanda and exported so: sequential Wanda (block by block, "
-            "as published) was tried and is worse on search items"
+            else f"searched with {plain} and exported so: {twin} (block by block, as published) "
+            "was tried and is worse on search items"
         )
         ones, others = (
             {role: cells(view.study, metrics, {}) for role, metrics in one.items()}
@@ -128,7 +131,7 @@ class Export:
     hardware: str
     searched: bool = True  # whether it comes from a search, not from stages for another model
     drifted: tuple[str, str] | None = None  # other lineages of the replay and of the trial
-    twins: Twins | None = None  # where sequential Wanda was tried
+    twins: Twins | None = None  # where the slower form was tried
 
     @property
     def own(self) -> bool:

@@ -16,7 +16,7 @@ from trainables.core.pictures import Bars, Heatmap, picture_data
 FREE = [[100.0, 98.0, None], [98.0, 100.0, 60.0], [None, 60.0, 100.0]]
 PICTURES = (
     Heatmap("pass 1, stack 1: 3 blocks", FREE, [[0, 1], [2]], "CKA, percent", "block", 100.0),
-    Bars("effects", [0.5, None, 0.25], [2], "effect", "layer"),
+    Bars("effects", [0.5, 0.1, 0.25], [2], "effect", "layer", [[0.4, 0.6], [0, 0.2], [0.2, 0.3]]),
 )
 
 

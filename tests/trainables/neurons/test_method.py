@@ -44,7 +44,6 @@ EQUAL = (
     "bart",
     "vit",
     "gemma3n",
-    "convnext",
 )
 SCORES = ("activation", "weight", "wanda", "gradient")
 CASES = [(name, "activation") for name in EQUAL]

@@ -101,7 +101,7 @@ def test_another_model_is_no_proof(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: float | None
 ) -> None:
     found = {"shape": difference is not None, "equal": False, "difference": difference}
-    monkeypatch.setattr(verify_module, "_run", lambda arguments: found)
+    monkeypatch.setattr(verify_module, "run_fresh", lambda arguments: found)
     with pytest.raises(PlanError, match=f"its logits differ by {difference}"):
         prove("", tmp_path, build("llama"), batches("llama")[0])
 
@@ -149,7 +149,7 @@ def test_every_form_of_every_family_loads_in_a_fresh_process(tmp_path: Path) -> 
         save_file({**batch, "wanted": wanted.contiguous()}, place / "batch.safetensors")
         loads = {form: load.format(folder=repr(str(place))) for form, load in saved.forms.items()}
         (place / "forms.json").write_text(json.dumps(loads))
-    found = verify_module._run([str(script), str(tmp_path / "models")])
+    found = verify_module.run_fresh([str(script), str(tmp_path / "models")])
     for name, model in models.items():
         padded_gap, padded_count = found[name]
         assert padded_gap < 1e-5 and padded_count > count_parameters(model)
