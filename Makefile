@@ -38,7 +38,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q --numprocesses auto --maxprocesses 4
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -q -m "slow or assets"

@@ -17,7 +17,6 @@ CHECKED = [
     "trainables.bench.models.packed.bits",
     "trainables.bench.models.packed.weights",
     "trainables.codebook",
-    "trainables.quantize",
     "trainables.wanda",
     "trainables.ilm.compare",
     "trainables.ilm.effects",
