@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
+from benchmarks.chains import CONFIG
 from spaces.distill import cut
 from trainables.bench.assets.fetch import fetch
 from trainables.bench.bench import Bench
@@ -96,21 +97,10 @@ class Case:
     texts: bool = False
 
 
-VIT = {
-    "num_channels": 1,
-    "image_size": 8,
-    "patch_size": 2,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 12,
-    "hidden_dropout_prob": 0.0,
-    "initializer_range": 0.15,
-}
 DIGITS = Case(
     ModelSpec(
         id="new:vit",
-        config=VIT,
+        config=CONFIG,
         train=TrainSpec(epochs=15, lr=1e-3, schedule="cosine", warmup=0.1, batch_size=32),
     ),
     DataSpec(

@@ -14,9 +14,9 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
+from search.samplers.one_by_one import OneByOne
 from search.samplers.points import Ask, Params, key_of
 from search.study.stand_in import StandIn, default
 from trainables.core.errors import UserError
@@ -46,7 +46,7 @@ def grid_points(ask: Ask) -> list[Params]:
     return points
 
 
-class Listed(BaseSampler):
+class Listed(OneByOne):
     """A sampler that knows what is left to try."""
 
     reads_metrics: ClassVar[bool] = False  # whether it goes by more than the objectives
@@ -86,16 +86,6 @@ class GridSampler(Listed):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         left = self.left(study)
         self._chosen[trial.number] = left[0] if left else self.points[0]
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
 
     def sample_independent(
         self,

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from search.samplers.bayesian.candidates import Pool
 from search.samplers.bayesian.features import describe
 from search.samplers.bayesian.judge import Evidence, Judge, Seen
+from search.samplers.one_by_one import OneByOne
 from search.samplers.points import Ask, Params, Point, Walker
 from search.samplers.steps import draw
 
@@ -27,7 +27,7 @@ STEPS, MIXED, ANYWHERE = 72, 20, 8  # points to choose from
 ROUNDS, BEST, AROUND = 2, 3, 24  # then around the best of those
 
 
-class BayesianSampler(BaseSampler):
+class BayesianSampler(OneByOne):
     """Expected hypervolume improvement over what a space's stages mean.
 
     Args:
@@ -47,16 +47,6 @@ class BayesianSampler(BaseSampler):
         others = study.get_trials(deepcopy=False)
         rng = Random(f"{self.seed}/{trial.number}")
         self._chosen = {trial.number: self._propose(study, [t for t in others if t.params], rng)}
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
 
     def sample_independent(
         self,

@@ -69,9 +69,9 @@ def test_all_is_computed_once(bench: Bench, ilm: ILM, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Donor, "states", never)
     monkeypatch.setattr(states_of, "fit_probe", never)
-    do(bench.fork(), replace(ilm, top_pc=1))
+    assert do(bench.fork(), replace(ilm, top_pc=1))
     monkeypatch.setattr(states_of, "components", never)
-    do(bench.fork(), replace(ilm, top_pc=2, lambdas=(0.25,)))
+    assert do(bench.fork(), replace(ilm, top_pc=2, lambdas=(0.25,)))
 
 
 @pytest.mark.parametrize(
