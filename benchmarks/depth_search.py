@@ -156,7 +156,7 @@ def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder = fetch("smollm2-135m")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     texts = reader(AutoTokenizer.from_pretrained(folder), given.length)
     curves = [curve for seed in range(given.seeds) for curve in compare(model, texts, seed)]
     write_curves(curves, given.to)

@@ -81,7 +81,7 @@ name = "engine"
 space = "omission_wanda"
 [model]
 id = "asset:smollm2-135m"
-dtype = "bfloat16"
+dtype = "float32"
 [data]
 dataset = "asset:bbc-news"
 task = "language-modelling"

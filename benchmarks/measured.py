@@ -45,7 +45,7 @@ space = { name = "omission_wanda", max_skip = 8, high = 40 }
 seed = 2023
 [model]
 id = "asset:smollm2-135m"
-dtype = "bfloat16"
+dtype = "float32"
 [data]
 dataset = "asset:bbc-news"
 task = "language-modelling"
