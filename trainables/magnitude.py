@@ -61,6 +61,10 @@ class Magnitude(Method):
     pattern: tuple[int, int] | None = None
 
     @property
+    def idle(self) -> bool:
+        return self.sparsity == 0 and self.pattern is None
+
+    @property
     def runtime(self) -> str:
         return sparse_runtime(self.pattern)
 

@@ -218,6 +218,11 @@ class Stage(ABC):
         """What a model needs to be run with so that this pays, in words; empty: nothing special."""
         return ""
 
+    @property
+    def idle(self) -> bool:
+        """Whether these settings ask for nothing, whatever the model: no trial is spent on that."""
+        return False
+
     @abstractmethod
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         """Change `bench.model`, yielding progress where a scheduler may stop the trial."""

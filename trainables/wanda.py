@@ -53,6 +53,10 @@ class Wanda(Method):
     sequential: ClassVar[bool] = False
 
     @property
+    def idle(self) -> bool:
+        return self.sparsity == 0 and self.pattern is None
+
+    @property
     def runtime(self) -> str:
         return sparse_runtime(self.pattern)
 

@@ -58,10 +58,11 @@ class Point:
 
 
 def plain(found: object) -> list[dict[str, Any]] | None:
-    """What a space returned as plain data; None where it is no list of stages."""
+    """What a space returned as plain data, but for stages that ask for nothing; None where it is no
+    list of stages."""
     if not isinstance(found, list | tuple) or not all(hasattr(one, "to_dict") for one in found):
         return None
-    return [one.to_dict() for one in found]
+    return [one.to_dict() for one in found if not getattr(one, "idle", False)]
 
 
 def key_of(found: object) -> str | None:

@@ -100,6 +100,10 @@ class Neurons(Method):
         whole = abs(sum(self.weights) - 1) < 1e-6
         self.require("weights", whole, "three numbers that sum to one")
 
+    @property
+    def idle(self) -> bool:
+        return self.prune_ratio == 0
+
     def settings(self) -> dict[str, Any]:
         """For people: those fields that say anything but the defaults."""
         usual = {one.name: one.default for one in fields(self)}

@@ -40,6 +40,10 @@ class Omission(Method):
     attention: tuple[int, ...] = ()
     ffn: tuple[int, ...] = ()
 
+    @property
+    def idle(self) -> bool:
+        return not (self.skip or self.attention or self.ffn)
+
     def __post_init__(self) -> None:
         for name in ("skip", "attention", "ffn"):
             value = tuple(getattr(self, name))

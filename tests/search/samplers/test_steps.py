@@ -18,6 +18,10 @@ from search.samplers.points import Point, Walker, key_of
 from search.samplers.steps import beside, draw, members, steps
 from search.study.stand_in import default
 from spaces import sets
+from trainables.magnitude import Magnitude
+from trainables.neurons.method import Neurons
+from trainables.omission.method import Omission
+from trainables.wanda import Wanda, WandaSequential
 
 DOWN = [StudyDirection.MINIMIZE] * 2
 PRICE = {n: float(n) for n in range(6)}
@@ -55,6 +59,15 @@ def test_points_that_mean_the_same_are_one() -> None:
     assert cut(1).key != cut(2).key
     assert key_of([Taken((2,), 0)]) == cut(1).key
     assert key_of(None) is None and key_of([3]) is None
+
+
+def test_stages_that_ask_for_nothing_are_no_part_of_a_model() -> None:
+    assert key_of([Omission(), Wanda(0.0)]) == key_of([])
+    assert key_of([Omission((2,)), Wanda(0.0)]) == key_of([Omission((2,))])
+    idle = [Neurons(), Magnitude(), WandaSequential(0.0)]
+    assert all(one.idle for one in idle) and key_of(idle) == key_of([])
+    busy = [Neurons(0.1), Magnitude(pattern=(2, 4)), Wanda(pattern=(2, 4)), Omission(ffn=(1,))]
+    assert not any(one.idle for one in busy)
 
 
 def test_a_walk_fills_what_is_missing_or_out_of_range_and_knows_a_refusal() -> None:
