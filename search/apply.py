@@ -34,7 +34,7 @@ def apply_file(
     file: Path,
     to: Path,
     *,
-    model: str,
+    model: str | None = None,
     dataset: str | None = None,
     task: str | None = None,
     folder: Path = Path(RUNS),
@@ -44,7 +44,7 @@ def apply_file(
     """Do the stages of a compression.json or trial.toml to another model; what to tell the user.
 
     Args:
-        model: a hub id, a local folder or an asset.
+        model: a hub id, a local folder or an asset; by default the file's own.
         dataset: another data set than the file's; its columns and splits are looked for anew.
         task: another task than the file's.
         folder: where results are shared with trials.
@@ -56,6 +56,7 @@ def apply_file(
     """
     target = free(to)
     told = _read(file)
+    model = model or str(told["model"].get("id", ""))
     study = _study(told, str(file), model, _data(told["data"], dataset, task))
     number = told.get("trial", told.get("number", 0))
     given = {"model": model, "dataset": dataset, "task": task, "to": "DIR"}

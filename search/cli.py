@@ -45,12 +45,16 @@ Form = Annotated[
         "with the exact form in a sub-folder, or the exact form alone."
     ),
 ]
+Ledger = Annotated[
+    str | None,
+    typer.Option("--mlflow", help="The ledger's server. Default: $MLFLOW_TRACKING_URI."),
+]
 RUN_ID = re.compile("[0-9a-f]{32}")
 
 
 @app.command()
 def launch(
-    study: Annotated[Path, typer.Argument(help="The study file (TOML).")],
+    study: Annotated[Path | None, typer.Argument(help="The study file (TOML).")] = None,
     trials: Annotated[int | None, typer.Option(help="Trials in all.")] = None,
     hours: Annotated[float | None, typer.Option(help="Hours in all.")] = None,
     cpus: Annotated[int | None, typer.Option(help="CPUs per trial.")] = None,
@@ -59,7 +63,12 @@ def launch(
     naive: Annotated[
         bool, typer.Option("--naive", help="Every shortcut off, to check what they give.")
     ] = False,
+    like: Annotated[
+        str | None,
+        typer.Option(help="The id of an MLflow run: its study anew, which tries its point first."),
+    ] = None,
     storage: Storage = None,
+    mlflow: Ledger = None,
 ) -> None:
     """Run a study; launched again, it goes on where it was interrupted."""
     from search.run import run
@@ -73,7 +82,15 @@ def launch(
         "resources.workers": workers,
         **storage_overrides(storage),
     }
-    run(load_study(study, overrides), naive=naive)
+    _use(mlflow)
+    if (study is None) == (like is None):
+        raise UserError("launch", allowed="a study file, or --like RUN_ID")
+    if study is not None:
+        run(load_study(study, overrides), naive=naive)
+        return
+    from search.ledger.run_files import study_like
+
+    run(study_like(_runs(storage), _run_id(str(like)), overrides), naive=naive)
 
 
 @app.command()
@@ -141,9 +158,20 @@ def best(
     ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="How many; default: the front.")] = None,
     storage: Storage = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            "--mlflow",
+            help="Read the study from this MLflow server; no folder is needed.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The best trials: the front, or the best under --where."""
+    if mlflow is not None:
+        _use(mlflow)
+        _best_of_runs(name, where, top, storage, as_json)
+        return
     from search.journal.view import read
     from search.ledger.run_ids import run_ids
     from search.report.best import best as choose
@@ -159,6 +187,23 @@ def best(
         console().print(best_table(view, found))
         for doubt in view.doubts:
             say(f"warning: {doubt}")
+
+
+def _best_of_runs(
+    name: str, where: str | None, top: int | None, storage: str | None, as_json: bool
+) -> None:
+    from search.ledger.study_runs import read_study
+    from search.report.best import best as choose
+    from search.report.best import best_json, where_of
+    from search.report.tables import best_table
+
+    study = read_study(_runs(storage, name))
+    found = study.whole(choose(study.view, where_of(study.view, where), top))
+    if as_json:
+        say(json.dumps(best_json(study.view, found, study.runs), indent=2))
+        return
+    console().print(best_table(study.view, found))
+    say("\n".join(study.steps(found)))
 
 
 @app.command()
@@ -184,18 +229,18 @@ def export(
         ),
     ] = False,
     storage: Storage = None,
+    mlflow: Ledger = None,
 ) -> None:
     """Rebuild a trial's model, judge it on held-out data, save and check it."""
     from search.export import export_run, export_trial
-    from search.journal.store import Store
 
     quiet_libraries()
+    _use(mlflow)
     if RUN_ID.fullmatch(name):
         if trial is not None or best_by is not None:
             raise UserError("--trial and --best choose among a study's trials; a run is one")
-        place = Store(Path(_place(storage)[0]).expanduser().absolute(), "runs")
         told = export_run(
-            place, name, to, name=register, form=form, as_searched=as_searched, said=note
+            _runs(storage), name, to, name=register, form=form, as_searched=as_searched, said=note
         )
     else:
         store = _store(name, storage)
@@ -215,14 +260,17 @@ def export(
 @app.command("apply")
 def apply_stages(
     file: Annotated[Path, typer.Argument(help="A compression.json or trial.toml.")],
-    model: Annotated[str, typer.Option(help="A hub id, a local folder, or asset:NAME.")],
     to: Annotated[Path, typer.Option(help="The folder to make.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Another one than the file's: a hub id, a local folder, or asset:NAME."),
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="Other data than the file's.")] = None,
     task: Annotated[str | None, typer.Option(help="Another task than the file's.")] = None,
     form: Form = "plain",
     storage: Storage = None,
 ) -> None:
-    """Compress another model the same way, without the study; judge, save and check it."""
+    """Do a trial's stages, to its model or another one, without the study; judge, save, check."""
     from search.apply import apply_file
 
     folder = Path(_place(storage)[0])
@@ -344,6 +392,28 @@ def _store(name: str, storage: str | None) -> "Store":
 
     folder, database = _place(storage)
     return find_store(folder, name, database)
+
+
+def _runs(storage: str | None, study: str = "runs") -> "Store":
+    """Where a ledger lies whose studies have no folder here."""
+    from search.journal.store import Store
+
+    return Store(Path(_place(storage)[0]).expanduser().absolute(), study)
+
+
+def _use(server: str | None) -> None:
+    """Let --mlflow say where the ledger is."""
+    if server is None:
+        return
+    if "://" not in server:
+        raise UserError("--mlflow", got=server, allowed="a URL, such as http://head:5000")
+    os.environ["MLFLOW_TRACKING_URI"] = server
+
+
+def _run_id(text: str) -> str:
+    if not RUN_ID.fullmatch(text):
+        raise UserError("--like", got=text, allowed="a run's id, 32 digits and letters a to f")
+    return text
 
 
 def _place(storage: str | None) -> tuple[str, str | None]:

@@ -18,13 +18,18 @@ log = logging.getLogger("rayduce")
 PROJECT = "rayduce"
 
 
+def experiment_name() -> str:
+    """The experiment that all studies share."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
+
+
 def open_experiment(client: "MlflowClient", store: Store, *, local: bool) -> str:
     """The id of the experiment that all studies share: made, or restored, where it has to be.
 
     Args:
         local: whether the ledger is the file beside the studies.
     """
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
+    name = experiment_name()
     found = client.get_experiment_by_name(name) or _made(client, store, name, local=local)
     if found.lifecycle_stage == "deleted":
         log.warning("the experiment %s was deleted in MLflow: restored", name)
@@ -54,7 +59,7 @@ def find_runs(client: "MlflowClient", experiment: str, token: str) -> "dict[str,
     to the same.
     """
     found: dict[str, Run] = {}
-    for run in sorted(_tagged(client, experiment, token), key=lambda one: str(one.info.run_id)):
+    for run in sorted(tagged(client, experiment, token), key=lambda one: str(one.info.run_id)):
         uid = run.data.tags.get(UID)
         number = "" if uid is None else str(int(uid.rpartition("-")[2]))
         if number in found:
@@ -64,11 +69,14 @@ def find_runs(client: "MlflowClient", experiment: str, token: str) -> "dict[str,
     return found
 
 
-def _tagged(client: "MlflowClient", experiment: str, token: str) -> "Iterator[Run]":
+def tagged(
+    client: "MlflowClient", experiment: str, value: str, tag: str = TOKEN
+) -> "Iterator[Run]":
+    """All runs with a tag of this value."""
     page = None
     while True:
         found = client.search_runs(
-            [experiment], f"tags.`{TOKEN}` = '{token}'", max_results=1000, page_token=page
+            [experiment], f"tags.`{tag}` = '{value}'", max_results=1000, page_token=page
         )
         yield from found
         page = found.token

@@ -17,7 +17,7 @@ from search.journal.patience import cause
 from search.journal.store import Store, file_url
 from search.journal.view import Reader
 from search.ledger.writer import Ledger
-from search.study.database import redacted
+from search.study.database import hidden, redacted
 from search.study.schema import Study
 from trainables.core.errors import UserError
 
@@ -124,9 +124,9 @@ def told(store: Store) -> Iterator[None]:
 
 
 def said(error: Exception) -> str:
-    """An error in a line."""
+    """An error in a line, without the passwords of addresses in it."""
     lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}"
+    return f"{type(error).__name__}: {hidden(lines[0])[:200]}"
 
 
 class Mirror:

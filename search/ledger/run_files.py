@@ -3,13 +3,20 @@
 import json
 import tempfile
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import tomli_w
 
 from search.journal.results import Result
 from search.journal.store import Store, saved_study
 from search.journal.view import View
 from search.ledger.mirror import embedded, open_client, said, tracking_uri
+from search.study.database import redacted
+from search.study.load import parse_study
+from search.study.schema import Study
+from spaces import sets
 from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,14 +35,43 @@ def read_run(store: Store, run_id: str) -> "tuple[MlflowClient, View, Result]":
         do = "set MLFLOW_TRACKING_URI to the server, or --storage to the folder of the results"
         raise UserError(f"no ledger in {store.folder} to look for run {run_id}", do=do)
     client = open_client(uri)
-    texts = _files(client, uri, run_id)
+    view, result = read_trial(client, run_id)
+    return client, view, result
+
+
+def read_trial(client: "MlflowClient", run_id: str) -> tuple[View, Result]:
+    """The same of a ledger that is open."""
+    texts = _files(client, run_id)
     told, made = tomllib.loads(texts["trial.toml"]), json.loads(texts["compression.json"])
     study = saved_study(texts["study.toml"], told["study"])
     base = Result(0, "complete", {}, made["metrics"]["baseline"], {}, {})
     result = _result(told, made)
     notes = {"facts": json.loads(texts["facts.json"]), "git_commit": told.get("git_commit")}
     found = (result,) if result.is_baseline else (base, result)
-    return client, View(study, found, None, notes), result
+    return View(study, found, None, notes), result
+
+
+def study_like(
+    store: Store, run_id: str, overrides: Mapping[str, Any], name: str | None = None
+) -> Study:
+    """A study as the one of a run, under a name of its own, which tries the run's point first.
+
+    Where it is stored and what a trial gets are this machine's business, so that only what is
+    searched comes from there.
+
+    Args:
+        overrides: as `parse_study` takes them.
+        name: by default the study's, with the beginning of the run's id.
+
+    Raises UserError: no such run, or a study that cannot run here.
+    """
+    _, view, result = read_run(store, run_id)
+    tables = view.study.model_dump(mode="json", exclude_none=True)
+    tables["name"] = name or f"{view.study.name[:50]}-like-{run_id[:8]}"
+    point = sets.read(result.params)
+    tables["first"] = [one for one in (point, *tables.get("first", ())) if one]
+    tables.pop("storage", None)
+    return parse_study(tomli_w.dumps(tables), f"run {run_id}", overrides)
 
 
 def _result(told: dict[str, Any], made: dict[str, Any]) -> Result:
@@ -53,7 +89,7 @@ def _result(told: dict[str, Any], made: dict[str, Any]) -> Result:
     )
 
 
-def _files(client: "MlflowClient", uri: str, run_id: str) -> dict[str, str]:
+def _files(client: "MlflowClient", run_id: str) -> dict[str, str]:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -65,5 +101,6 @@ def _files(client: "MlflowClient", uri: str, run_id: str) -> dict[str, str]:
             paths = {name: client.download_artifacts(run_id, name, place) for name in FILES}
             return {name: Path(path).read_text(encoding="utf-8") for name, path in paths.items()}
     except (MlflowException, OSError) as error:
-        do = "check the id, and that MLFLOW_TRACKING_URI names the server"
-        raise UserError(f"no run {run_id} in the ledger {uri}: {said(error)}", do=do) from error
+        where = redacted(client.tracking_uri)
+        do = "check the id, and that --mlflow or MLFLOW_TRACKING_URI names the server"
+        raise UserError(f"no run {run_id} in the ledger {where}: {said(error)}", do=do) from error

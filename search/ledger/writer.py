@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from search.journal.results import Result
 from search.journal.store import Store
 from search.journal.view import View
+from search.ledger.commands import reaching, study_steps, trial_steps
 from search.ledger.lookup import find_runs, open_experiment
 from search.ledger.run_fields import (
+    NOTE,
     PARENT,
     TOKEN,
     UID,
@@ -41,7 +43,7 @@ from search.ledger.run_fields import (
 from search.ledger.run_ids import load_links, save_links
 from search.report.best import best
 from search.report.tables import best_table_markdown
-from search.study.database import redacted
+from search.study.database import hidden, redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -81,6 +83,11 @@ class Ledger:
     def name(self) -> str:
         """The ledger's address, as messages and files may hold it."""
         return redacted(self.uri)
+
+    @property
+    def _place(self) -> str:
+        """The flag by which commands find this ledger."""
+        return reaching(self.store, None if self.local else self.uri)
 
     def update(self, view: View, *, ending: bool) -> int:
         """Bring MLflow up to date; returns how many trials were added.
@@ -179,7 +186,7 @@ class Ledger:
         except MlflowException as error:
             if error.error_code not in REFUSALS or not self._open_for_runs():
                 raise
-            self.refused[str(result.number)] = str(error).splitlines()[0][:200]
+            self.refused[str(result.number)] = hidden(str(error).splitlines()[0])[:200]
             return False
         return True
 
@@ -191,6 +198,7 @@ class Ledger:
         number, front = str(result.number), _front(result)
         run_id = self.torn.get(number) or self._open(view, result)
         tags = {**tags_of(view, result), "front": front, **source_tags(view)}
+        tags[NOTE] = tags.get(NOTE, "") + trial_steps(result, run_id, self._place)
         params = as_params(params_of(result))
         self.client.log_batch(run_id, params=params, tags=as_tags(tags))
         for metrics in batches(metrics_of(result)):
@@ -241,10 +249,13 @@ class Ledger:
         ended = [result for result in view.results if result.ended]
         when = millis(ended[-1].stopped if ended else None)
         state = replace(view, driver=None).state if ending else "running"
-        note = best_table_markdown(view, best(view))
-        tags = {"state": state, "mlflow.note.content": note, **source_tags(view)}
-        found = [(key, value, len(ended)) for key, value in study_values(view).items()]
-        metrics = as_metrics(found, when)
+        found = best(view)
+        chosen = self.known.get(str(found.trials[0].number)) if found.trials else None
+        steps = study_steps(view.study.name, chosen["run_id"] if chosen else None, self._place)
+        note = f"{steps}\n\n{best_table_markdown(view, found)}"  # a long table may be cut
+        tags = {"state": state, NOTE: note, **source_tags(view)}
+        values = [(key, value, len(ended)) for key, value in study_values(view).items()]
+        metrics = as_metrics(values, when)
         self.client.log_batch(self.parent, metrics=metrics, tags=as_tags(tags))
         self._draw(view, ending)
         if ending:

@@ -19,6 +19,7 @@ EXAMPLE = '"postgresql://user@host/name", its password in $PGPASSWORD or ~/.pgpa
 VARIABLE = re.compile(r"\$\w+|\$\{\w+\}")
 AUTHORITY = re.compile(r"^([^:/]+://[^:/@]*):([^@]*)@")
 ANY_AUTHORITY = re.compile(r"^([^:/]+://[^:/@]*):(.*)@")  # also one whose password holds an @
+ANYWHERE = re.compile(r"(?<=://)[^\s/@]*@")  # a name, or with a password, before a host in a text
 QUERY = re.compile(r"([?&])(?:password|sslpassword)=([^&]*)&?")
 
 
@@ -71,6 +72,11 @@ def redacted(text: str) -> str:
     """The URL as messages show it: no password at all."""
     text = text.replace(f"{DRIVER}:", "postgresql:", 1)
     return QUERY.sub(r"\1", ANY_AUTHORITY.sub(r"\1@", text)).rstrip("?&")
+
+
+def hidden(text: str) -> str:
+    """A text, such as a library's error, in which URLs stand without users and passwords."""
+    return ANYWHERE.sub("", text)
 
 
 def database_problems(database: str | None) -> list[UserError]:

@@ -74,6 +74,9 @@ def test_another_model_is_compressed_the_same_way(exported: Path, tmp_path: Path
     card = (tmp_path / "one" / "README.md").read_text()
     assert "deeper made smaller: Omission skip=2 > Wanda sparsity=0.2" in card
     assert "rayduce apply compression.json" in card and "The last one is on search items." in card
+    apply_file(exported / "trial.toml", tmp_path / "four", folder=tmp_path / "shared")  # its model
+    made = json.loads((tmp_path / "four" / "compression.json").read_text())
+    assert made["lineage"] == json.loads((exported / "compression.json").read_text())["lineage"]
     again = apply_file(tmp_path / "one", tmp_path / "three", **place)  # a folder will do
     assert again.splitlines()[1:3] == told.splitlines()[1:3]
 

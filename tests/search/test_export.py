@@ -13,7 +13,7 @@ from typing import Any, Literal
 import datasets
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from search import export as exporting
 from search.export import choose, export_run, export_trial, stages_of
@@ -21,6 +21,7 @@ from search.journal.results import Result
 from search.journal.store import Store
 from search.journal.view import View, read
 from search.ledger.mirror import open_client, sync
+from search.ledger.model_registry import describe
 from search.ledger.run_ids import run_ids
 from search.rebuild import Plan, free, make
 from search.report.best import is_worse
@@ -214,6 +215,7 @@ def test_a_replay_that_drifts_says_so(
     assert "not bit for bit" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
 def test_registered_as_champion(tiny: Sample, tmp_path: Path, unproven: list[str]) -> None:
     from search.ledger.mirror import open_client, tracking_uri
 
@@ -223,8 +225,41 @@ def test_registered_as_champion(tiny: Sample, tmp_path: Path, unproven: list[str
     version = client.get_model_version_by_alias("tiny-model", "champion")
     folder = Path(client.download_artifacts(version.run_id, "model", str(tmp_path)))
     assert AutoModelForCausalLM.from_pretrained(folder).config.num_hidden_layers == 4
+    assert _as_mlflow_loads_it("models:/tiny-model@champion", client) == _say(tmp_path / "out")
     with pytest.raises(UserError, match="without / and :"):
         export_trial(tiny.store, tmp_path / "other", trial=2, register="a/b")
+
+
+def _say(folder: Path) -> str:
+    say = pipeline("text-generation", str(folder))
+    return str(say("one", max_new_tokens=4, do_sample=False)[0]["generated_text"])
+
+
+def _as_mlflow_loads_it(uri: str, client: Any) -> str:
+    """What a registered model says, by both doors of MLflow's own."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(client.tracking_uri)
+    try:
+        asked = {"max_new_tokens": 4, "do_sample": False}
+        said = mlflow.transformers.load_model(uri)("one", **asked)[0]["generated_text"]
+        served = mlflow.pyfunc.load_model(uri)
+        assert served.get_raw_model()("one", **asked)[0]["generated_text"] == said
+        assert served.predict("one")[0].startswith("one")
+    finally:
+        mlflow.set_tracking_uri(before)
+    return str(said)
+
+
+@pytest.mark.parametrize(("head", "plain"), [("LlamaModel", True), ("BertForMaskedLM", False)])
+def test_what_mlflow_cannot_load_is_registered_as_a_folder(
+    head: str, plain: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [head]}))
+    (tmp_path / "compression.json").write_text(json.dumps({"load": {"plain_transformers": plain}}))
+    assert not describe(tmp_path, tmp_path / "to")
+    assert not (tmp_path / "to").exists()
 
 
 def test_the_untouched_model_can_be_exported(
