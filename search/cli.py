@@ -19,6 +19,7 @@ from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
     from search.journal.store import Store
+    from search.study.schema import Study
 
 app = typer.Typer(
     name="rayduce",
@@ -67,6 +68,12 @@ def launch(
         str | None,
         typer.Option(help="The id of an MLflow run: its study anew, which tries its point first."),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Say what is missing on the cluster for this study, and search nothing."
+        ),
+    ] = False,
     storage: Storage = None,
     mlflow: Ledger = None,
 ) -> None:
@@ -86,11 +93,24 @@ def launch(
     if (study is None) == (like is None):
         raise UserError("launch", allowed="a study file, or --like RUN_ID")
     if study is not None:
-        run(load_study(study, overrides), naive=naive)
-        return
-    from search.ledger.run_files import study_like
+        found = load_study(study, overrides)
+    else:
+        from search.ledger.run_files import study_like
 
-    run(study_like(_runs(storage), _run_id(str(like)), overrides), naive=naive)
+        found = study_like(_runs(storage), _run_id(str(like)), overrides)
+    if check:
+        _check(found)
+    else:
+        run(found, naive=naive)
+
+
+def _check(study: "Study") -> None:
+    from search.journal.store import Store
+    from search.readiness.check import check
+
+    quiet_libraries()
+    if not check(study, Store.of(study), lambda one: say(one.line())):
+        raise SystemExit(1)
 
 
 @app.command()

@@ -64,7 +64,7 @@ class Nodes:
 
     def slots(self) -> int:
         """How many trials fit at once, now."""
-        found = sum(fits(self.wanted, node["Resources"]) for node in self._usable())
+        found = sum(fits(self.wanted, node["Resources"]) for node in self.usable())
         return min(found, self.wanted.workers or found)
 
     def works(self, node: str) -> None:
@@ -76,13 +76,13 @@ class Nodes:
         """Note a failure that was a node's own. One that never worked is avoided at once, one that
         did after some in a row, and where there are others."""
         self.strikes[node] = self.strikes.get(node, 0) + 1
-        others = {one["NodeID"] for one in self._usable() if self._holds(one)} - {node}
+        others = {one["NodeID"] for one in self.usable() if self._holds(one)} - {node}
         if node not in self.good or (others and self.strikes[node] >= STRIKES):
             AVOIDED.add(node)
 
     def left(self) -> bool:
         """Whether there is a node that can hold a trial and is not avoided."""
-        return any(map(self._holds, self._usable()))
+        return any(map(self._holds, self.usable()))
 
     def _holds(self, node: Mapping[str, Any]) -> bool:
         return fits(self.wanted, node["Resources"]) > 0
@@ -99,10 +99,10 @@ class Nodes:
 
     def lack(self) -> UserError:
         """That no node can hold a trial, and what each of them has."""
-        have = [_described(node["Resources"]) for node in self._usable()]
+        have = [described(node["Resources"]) for node in self.usable()]
         return UserError(
             "resources: no node can hold a trial",
-            got=_described(bundle(self.wanted)),
+            got=described(bundle(self.wanted)),
             allowed=f"what one node has: {'; '.join(dict.fromkeys(have)) or 'no node is left'}",
         )
 
@@ -112,7 +112,8 @@ class Nodes:
 
         return sum(one["state"] == "PENDING" for one in placement_group_table().values())
 
-    def _usable(self) -> list[dict[str, Any]]:
+    def usable(self) -> list[dict[str, Any]]:
+        """The nodes that are alive and not avoided, as Ray tells of them."""
         import ray
 
         if not self._seen or time.monotonic() > self._looked + LOOK:
@@ -120,7 +121,8 @@ class Nodes:
         return [one for one in self._seen if one["Alive"] and one["NodeID"] not in AVOIDED]
 
 
-def _described(have: Mapping[str, float]) -> str:
+def described(have: Mapping[str, float]) -> str:
+    """What a node has, or a trial wants, in words."""
     memory = have.get("memory", 0) / 1e9
     parts = [f"{have.get('CPU', 0):g} CPUs", f"{have.get('GPU', 0):g} GPUs"]
     return ", ".join([*parts, f"{memory:.3g} GB of memory"] if memory else parts)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trainables.bench.metrics.generate import Writer
 
 T = TypeVar("T")
-_SLICE = 1024  # positions whose logits are float32 at one time
+SLICE = 1024  # positions whose logits are float32 at one time
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def token_losses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _summed(logits: Tensor, wanted: Tensor) -> Tensor:
-    parts = zip(logits.split(_SLICE), wanted.to(logits.device).split(_SLICE), strict=True)
+    parts = zip(logits.split(SLICE), wanted.to(logits.device).split(SLICE), strict=True)
     losses = [
         F.cross_entropy(some.float(), labels, ignore_index=IGNORED, reduction="none")
         for some, labels in parts

@@ -1,0 +1,85 @@
+"""What a trial takes is counted from configurations, and agrees with what is measured."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from tests.support.families import FAMILIES
+from trainables.bench.footprint import Footprint, batch_like, count, empty, footprint
+from trainables.bench.metrics.cost import own_bytes, peak_memory
+from trainables.bench.models.structure import blocks
+from trainables.core.spec import BenchSpec, DataSpec, ModelSpec
+
+A6000 = 40e9  # bytes: of 48 GB that a trial may take, with room for CUDA and another process
+LARGE = {  # configurations as published
+    "Llama-3.1-8B": ("llama", 128256, 4096, 14336, 32, 32, 8),
+    "Qwen2.5-7B": ("qwen2", 152064, 3584, 18944, 28, 28, 4),
+    "Mistral-7B-v0.3": ("mistral", 32768, 4096, 14336, 32, 32, 8),
+    "Gemma-7B": ("gemma", 256000, 3072, 24576, 28, 16, 16),
+}
+PARAMETERS = {  # as published
+    "Llama-3.1-8B": 8_030_261_248,
+    "Qwen2.5-7B": 7_615_616_512,
+    "Mistral-7B-v0.3": 7_248_023_552,
+    "Gemma-7B": 8_537_680_896,
+}
+TEXTS = {"dataset": "x", "task": "language-modelling", "max_length": 512, "batch_size": 8}
+
+
+def large(name: str) -> torch.nn.Module:
+    kind, vocabulary, width, inner, layers, heads, groups = LARGE[name]
+    fields = {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": groups,
+        "head_dim": 256 if kind == "gemma" else width // heads,
+        "tie_word_embeddings": kind == "gemma",
+    }
+    spec = ModelSpec(id=name, dtype="bfloat16")
+    return empty(AutoConfig.for_model(kind, **fields), spec, "language-modelling")
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_trial_on_seven_to_eight_billion_fits_an_a6000(name: str) -> None:
+    model = large(name)
+    found = count(model, batch_like(model, DataSpec(**TEXTS)))
+    assert found.weights == 2 * PARAMETERS[name] + sum(
+        b.numel() * b.element_size() for b in model.buffers()
+    )
+    assert found.weights / 2 < found.own < found.weights  # all inside the blocks anew
+    assert found.most < A6000
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "t5", "vit"])
+def test_counted_without_contents_as_measured_with_them(name: str) -> None:
+    model = FAMILIES[name]()
+    task = "image-classification" if name == "vit" else "language-modelling"
+    data = DataSpec(dataset="x", task=task, max_length=12, batch_size=3)
+    with torch.device("meta"):
+        meta = type(model)(model.config).eval()
+    found = count(meta, batch_like(meta, data))
+    assert found.weights == own_bytes(model)
+    inside = {id(p): p for block in blocks(model) for p in block.parameters()}
+    assert found.own == sum(4 * p.numel() for p in inside.values())
+    real = {key: torch.zeros_like(one, device="cpu") for key, one in batch_like(meta, data).items()}
+    assert peak_memory(model, real) <= found.passing
+
+
+def test_of_a_study(tmp_path: Path) -> None:
+    model = FAMILIES["llama"]()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()  # weights are not read
+    spec = BenchSpec(
+        model=ModelSpec(id=str(tmp_path), dtype="bfloat16"),
+        data=DataSpec(**TEXTS),
+        objectives=("perplexity",),
+        cache=str(tmp_path),
+    )
+    found = footprint(spec)
+    assert found.weights >= 2 * sum(p.numel() for p in model.parameters())
+    assert "a trial's own" in found.parts() and isinstance(found, Footprint)

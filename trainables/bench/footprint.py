@@ -1,0 +1,109 @@
+"""How much memory a trial takes on its device: counted on torch's meta device, where tensors have
+sizes and no contents, from the model's own configuration. No weight is read.
+
+What a worker holds at once: the base model's weights, which all its trials share; a trial's own
+tensors, at most all weights inside the blocks anew, as Wanda or a merged training makes them; and
+what a pass makes on its way. Kernels' own scratch memory and CUDA's context are not in it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from trainables.bench.metrics.cost import added_bytes, own_bytes
+from trainables.bench.metrics.predictions import SLICE
+from trainables.bench.models.hub import fetch_file
+from trainables.bench.models.load import head_for, load_config, locate
+from trainables.bench.models.structure import blocks
+from trainables.core.errors import ModelError, PlanError
+from trainables.core.spec import BenchSpec, DataSpec, ModelSpec, Task
+from trainables.core.types import Batch
+
+FLOAT = 4  # bytes of a float32
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes on a device.
+
+    Attributes:
+        weights: the base model.
+        own: the most that a trial has of its own.
+        passing: the most that is alive during a pass over a batch, the loss included.
+    """
+
+    weights: int
+    own: int
+    passing: int
+
+    @property
+    def most(self) -> int:
+        """At once."""
+        return self.weights + self.own + self.passing
+
+    def parts(self) -> str:
+        """In words."""
+        told = {"weights": self.weights, "a trial's own": self.own, "a pass": self.passing}
+        return ", ".join(f"{name} {size / 1e9:.1f}" for name, size in told.items())
+
+
+def footprint(spec: BenchSpec) -> Footprint:
+    """A study's trial, in evaluation.
+
+    Raises ModelError where the configuration cannot be had.
+    """
+    model = empty(load_config(_folder(spec.model), spec.model), spec.model, spec.data.task)
+    return count(model, batch_like(model, spec.data))
+
+
+def _folder(spec: ModelSpec) -> Path:
+    """Where the configuration lies; of a hub id that alone is fetched."""
+    if ":" in spec.id or Path(spec.id).expanduser().is_absolute():
+        return locate(spec)
+    found = fetch_file(spec.id, "config.json", spec.revision)
+    if found is None:
+        raise ModelError(f"model {spec.id!r}: no config.json")
+    return found.parent
+
+
+def empty(config: PretrainedConfig, spec: ModelSpec, task: Task) -> PreTrainedModel:
+    """A model without contents, in the dtype of a study."""
+    head = head_for(task, bool(getattr(config, "is_encoder_decoder", False)))
+    with torch.device("meta"):
+        model: PreTrainedModel = head.from_config(
+            config, dtype=getattr(torch, spec.dtype), trust_remote_code=spec.trust_remote_code
+        )
+    return model.eval()
+
+
+def batch_like(model: PreTrainedModel, data: DataSpec) -> Batch:
+    """A batch of the sizes that a study asks for, without contents."""
+    size, config = data.batch_size, model.config
+    with torch.device("meta"):
+        if data.task == "image-classification":
+            side = getattr(config, "image_size", 224)
+            shape = (side, side) if isinstance(side, int) else tuple(side)
+            channels = getattr(config, "num_channels", 3)
+            return {"pixel_values": torch.empty(size, channels, *shape, dtype=model.dtype)}
+        tokens = torch.empty(size, data.max_length, dtype=torch.long)
+        batch = {"input_ids": tokens}
+        if getattr(config, "is_encoder_decoder", False):
+            batch["labels"] = torch.empty_like(tokens)
+    return batch
+
+
+@torch.no_grad()
+def count(model: PreTrainedModel, batch: Batch) -> Footprint:
+    """What a trial's evaluation holds."""
+    try:
+        parameters = {id(p): p for block in blocks(model) for p in block.parameters()}
+    except PlanError:  # a family that is not known: then all of it may be changed
+        parameters = {id(p): p for p in model.parameters()}
+    own = sum(p.numel() * p.element_size() for p in parameters.values())
+    passing = added_bytes(model, batch, lambda: model(**batch))
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", 0)
+    classes = "pixel_values" in batch or "input_ids" not in batch
+    loss = 0 if classes else 2 * SLICE * vocabulary * FLOAT  # logits and their logarithms
+    return Footprint(own_bytes(model), own, passing + loss)
