@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 UID, TOKEN, PARENT = "rayduce.uid", "rayduce.study", "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
-BATCH = 900  # metrics per request; MLflow takes 1000
+AT_ONCE = {"metrics": 800, "params": 100, "tags": 100}  # in a request, which holds 1000 at most
 PARAM_COLUMNS = 12  # more would not be read
 VIEW = "mlflow.sharedViewState."  # + the study's name: an experiment's tag; the pages open it
 LONGEST = 5900  # characters of a value; MLflow takes 6000
@@ -266,10 +266,14 @@ def as_tags(tags: Mapping[str, str]) -> list["RunTag"]:
     return [RunTag(names[key], value[:LONGEST]) for key, value in tags.items()]
 
 
-def batches(metrics: Sequence["Metric"]) -> Iterator[Sequence["Metric"]]:
-    """As many at a time as a request may hold."""
-    for first in range(0, len(metrics), BATCH):
-        yield metrics[first : first + BATCH]
+def requests(
+    metrics: Sequence["Metric"], params: Sequence["Param"], tags: Sequence["RunTag"]
+) -> Iterator[dict[str, Any]]:
+    """All that a run is told, in as few requests as MLflow takes it."""
+    parts = {"metrics": metrics, "params": params, "tags": tags}
+    count = max(math.ceil(len(part) / AT_ONCE[name]) for name, part in parts.items())
+    for n in range(count):
+        yield {key: part[n * (m := AT_ONCE[key]) :][:m] for key, part in parts.items()}
 
 
 def millis(when: datetime | None) -> int:

@@ -26,11 +26,11 @@ from search.ledger.run_fields import (
     as_metrics,
     as_params,
     as_tags,
-    batches,
     held_out_of,
     metrics_of,
     millis,
     params_of,
+    requests,
     run_name,
     shared_view,
     source_tags,
@@ -200,9 +200,8 @@ class Ledger:
         tags = {**tags_of(view, result), "front": front, **source_tags(view)}
         tags[NOTE] = tags.get(NOTE, "") + trial_steps(result, run_id, self._place)
         params = as_params(params_of(result))
-        self.client.log_batch(run_id, params=params, tags=as_tags(tags))
-        for metrics in batches(metrics_of(result)):
-            self.client.log_batch(run_id, metrics=metrics)
+        for request in requests(metrics_of(result), params, as_tags(tags)):
+            self.client.log_batch(run_id, **request)
         self.log_files(run_id, trial_files(view, result))
         self.client.set_terminated(run_id, STATES[result.state], millis(result.stopped))
         state = result.state

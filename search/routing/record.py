@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.ledger.lookup import open_experiment
 from search.ledger.mirror import open_ledger, said
-from search.ledger.run_fields import NOTE, TOKEN, as_metrics, as_params, as_tags, batches, millis
+from search.ledger.run_fields import NOTE, TOKEN, as_metrics, as_params, as_tags, millis, requests
 from search.ledger.writer import Ledger
 from search.routing.evaluation import (
     DENSE,
@@ -59,9 +59,9 @@ def _write(ledger: Ledger, route: Route, found: Evaluation, timing: Mapping[str,
     commit = git_commit() or "unknown"
     tags = {"state": "finished", NOTE: found.verdict(), "git_commit": commit}
     tags["mlflow.source.git.commit"] = commit
-    client.log_batch(run_id, params=as_params(_params(route.spec)), tags=as_tags(tags))
-    for metrics in batches(_metrics(found, timing)):
-        client.log_batch(run_id, metrics=metrics)
+    params = as_params(_params(route.spec))
+    for request in requests(_metrics(found, timing), params, as_tags(tags)):
+        client.log_batch(run_id, **request)
     ledger.log_files(run_id, {name: (route.root / name).read_text("utf-8") for name in FILES})
     client.set_terminated(run_id, "FINISHED")
     return run_id

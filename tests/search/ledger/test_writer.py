@@ -13,7 +13,7 @@ from optuna.samplers import RandomSampler
 from search.journal.view import View, read
 from search.ledger import mirror
 from search.ledger.mirror import open_client, open_ledger, sync
-from search.ledger.run_fields import allowed
+from search.ledger.run_fields import allowed, as_metrics, as_params, as_tags, requests
 from search.ledger.run_ids import FILE, load_links, run_ids
 from search.ledger.writer import Ledger
 from tests.support.journals import Sample
@@ -288,3 +288,17 @@ def test_a_path_with_the_signs_of_a_url(tmp_path: Path, searched: Path) -> None:
     assert sorted(Runs(made).trials) == [0, 1, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["a?b#c%25 d"]
     made.close()
+
+
+def test_more_than_a_request_holds_goes_in_several(sample: Sample) -> None:
+    """MLflow takes 100 parameters at a time; a space may have more."""
+    ledger = open_ledger(sample.store)
+    run_id = ledger.client.create_run("0").info.run_id
+    metrics = as_metrics([(f"m{n}", float(n), 0) for n in range(1700)], 0)
+    params = as_params({f"p{n}": n for n in range(120)})
+    for request in requests(metrics, params, as_tags({"story": "long"})):
+        ledger.client.log_batch(run_id, **request)
+    data = ledger.client.get_run(run_id).data
+    assert len(data.metrics) == 1700 and data.metrics["m1699"] == 1699
+    assert len(data.params) == 120 and data.params["p119"] == "119"
+    assert data.tags["story"] == "long"
