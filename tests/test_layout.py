@@ -113,7 +113,8 @@ ORDER = {
     "rebuild export apply compare launch confirm progress run cli __main__",
     "trainables": "core stage bench recover distill wanda magnitude neurons codebook quantize "
     "omission similarity ilm plugin routing load routed trial worker testing",
-    "trainables/bench": "assets data models metrics training survey uneven footprint opening bench",
+    "trainables/bench": "assets data models prefix metrics training survey uneven footprint "
+    "opening bench",
 }
 LISTS = {"trainables", "spaces"}  # rooms whose entries are a list that grows: methods, spaces
 MOST = 12  # files in any other room

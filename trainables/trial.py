@@ -76,6 +76,7 @@ def run_stages(
         "base": bench.base.lineage.base,
         "lineage": bench.subject.lineage.key,
         "seconds": {"stages": staged - began, "evaluate": ended - staged, "total": ended - began},
+        "passes": bench.passes(),
         "progress": progress,
         "hardware": hardware(bench),
         "data": {role: rows.fingerprint(role) for role in ("calibration", "search")},

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from trainables.bench.models.batches import reaching
 from trainables.bench.models.blockwise import Entry, Walk, walk_alone, watching
-from trainables.bench.models.structure import linears, rows, run_blocks, unrows
+from trainables.bench.models.structure import blocks, linears, rows, unrows
+from trainables.bench.prefix.calibrate import ByBlock, Run
 from trainables.core.cache import digest_tensors
 from trainables.core.errors import PlanError
 from trainables.core.fork import put
@@ -37,7 +37,7 @@ class Zeroed(Effect):
 
 
 @dataclass(frozen=True)
-class Wanda(Method):
+class Wanda(ByBlock, Method):
     """Set a share of every linear inside the blocks to zero; embeddings and heads stay.
 
     Calibrated once on the dense model, which all trials share.
@@ -69,16 +69,30 @@ class Wanda(Method):
             self.require("sparsity", given, f"{1 - keep / of:g}, what pattern {keep}:{of} gives")
 
     @classmethod
-    def calibrate(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Stats:
+    def inputs(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """One sample after the other."""
+        return _samples(model, batches)
+
+    @classmethod
+    def measure(
+        cls, model: PreTrainedModel, inputs: Iterable[Batch], run: Run, first: int
+    ) -> Stats:
         """Mean squared input norm of every linear.
 
         Returns:
             name of the linear in the model -> (inputs,) float32.
         """
-        with _listening(linears(model)) as norms:
-            for sample in _samples(model, batches):
-                run_blocks(model, reaching(model, sample))
+        layers, wanted = linears(model), cls.owned(model)[first:]
+        with _listening({name: layers[name] for names in wanted for name in names}) as norms:
+            for sample in inputs:
+                run(sample)
         return norms
+
+    @classmethod
+    def owned(cls, model: PreTrainedModel) -> list[list[str]]:
+        """The linears of each block."""
+        names = {layer: name for name, layer in linears(model).items()}
+        return [[names[m] for m in one.modules() if m in names] for one in blocks(model)]
 
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
         layers = linears(model)

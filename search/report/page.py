@@ -225,6 +225,8 @@ def _measured(view: View) -> Iterator[str]:
     if hosts := sorted({one["unshared"] for one in records if one.get("unshared")}):
         own = "do not see the results' folder: each has a cache of its own"
         yield _entry("cache", f"{', '.join(hosts)} {own}")
+    if said := _passes([one.get("passes") or {} for one in records]):
+        yield _entry("passes", said)
     if view.notes.get("naive"):
         yield _entry("shortcuts", "all off (launch --naive)")
     yield _entry("time", _time(view))
@@ -234,6 +236,16 @@ def _disturbed(metric: str, records: Sequence[Mapping[str, Any]]) -> str:
     """For which trials it does not hold that a time was taken alone; older ones know no better."""
     count = sum(not (one.get("alone") or {}).get(metric) for one in records)
     return f" ({count} of {len(records)} were not)" if is_timed(metric) and count else ""
+
+
+def _passes(told: Sequence[Mapping[str, Any]]) -> str:
+    """Where calibrating and measuring began; older records say nothing."""
+    whole, done = (sum(one.get(name, 0) for one in told) for name in ("whole", "done"))
+    why = sorted({one["why"] for one in told if one.get("why")})
+    if whole:
+        said = f"{done:,} of {whole:,} block-forwards ({done / whole:.0%}): a model begins at the "
+        return f"{said}block where it first differs from those that ran before"
+    return f"whole: {'; '.join(why)}" if why else ""
 
 
 def _machine(hardware: Mapping[str, object]) -> str:

@@ -54,7 +54,7 @@ from trainables.routing.routed_model import RoutedModel
 from trainables.routing.router import Router
 from trainables.routing.spec import RouterSpec
 from trainables.stage import Method, Stage
-from trainables.wanda import WandaSequential
+from trainables.wanda import Wanda, WandaSequential
 
 DEVICE = torch.device(NAME)
 CASES = [
@@ -200,6 +200,23 @@ def test_omission_sets_are_scored_there(name: str) -> None:
         assert there == pytest.approx(here, rel=1e-3)
     angles = (windows(m, batches, 2) for m in (families.build(name), moved(families.build(name))))
     assert next(angles) == pytest.approx(next(angles), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_models_begin_there_where_they_first_differ(name: str, tmp_path: Path) -> None:
+    bench = opened(tmp_path, name, there=True)
+    bench.fork().stats(Wanda)
+    own = bench.fork()
+    do(own, Omission(skip=(1, 3)))
+    found = own.stats(Wanda)
+    wanted = Wanda.calibrate(own.model, own.batches("calibration"))
+    assert all(torch.equal(one, wanted[key].cpu()) for key, one in found.items())
+    assert 0 < own.work.done < own.work.whole
+    logits = own.prefixes.forward(own.subject, own.data.batches("search"), own.work)  # type: ignore[union-attr]
+    batch = families.batches(name)[0]
+    assert torch.equal(
+        logits(batch).logits.cpu(), own.model(**ready(own.model, batch)).logits.cpu()
+    )
 
 
 # -- metrics -------------------------------------------------------------------------------------

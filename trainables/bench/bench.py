@@ -20,6 +20,8 @@ from trainables.bench.metrics.evaluate import Measure, measure_items
 from trainables.bench.metrics.race import Race
 from trainables.bench.models.batches import ready
 from trainables.bench.opening import device_name, open_subject
+from trainables.bench.prefix.calibrate import ByBlock, calibrated
+from trainables.bench.prefix.forward import Forward, Prefixes, Work
 from trainables.core.cache import Cache, digest
 from trainables.core.lineage import Lineage, code, reference_version, source_version
 from trainables.core.scores import Scores, from_text
@@ -38,10 +40,16 @@ class Bench:
     cache: Cache
     by: str = ""  # whom measurements are noted for: "study/number"
     others: dict[str, Subject] = field(default_factory=dict)  # opened so far, shared by all forks
+    prefixes: Prefixes | None = None  # what models have in common, shared by all forks
+    work: Work = field(init=False, default_factory=Work)  # of this fork's calibrating and measuring
     subject: Subject = field(init=False)
 
     def __post_init__(self) -> None:
         self.subject = self.base.fork()
+        salt = digest(code(), hardware(self), self.spec.model.dtype)
+        known = self.prefixes
+        if known is None or known.base is not self.base or known.salt != salt:
+            self.prefixes = Prefixes(self.base, self.cache, salt)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -98,9 +106,18 @@ class Bench:
             self.data.fingerprint("calibration"),
             transformers.__version__,
         )
-        return self.cache.tensors(
-            "stats", key, lambda: method.calibrate(self.model, self.batches("calibration"))
-        )
+        return self.cache.tensors("stats", key, lambda: self._calibrated(method))
+
+    def _calibrated(self, method: type[Calibrates]) -> Stats:
+        if not issubclass(method, ByBlock):
+            return method.calibrate(self.model, self.batches("calibration"))
+        rows, source = self.data.batches("calibration"), source_version(method)
+        return calibrated(method, source, self._shared, self.subject, rows, self.work)
+
+    @property
+    def _shared(self) -> Prefixes:
+        assert self.prefixes is not None
+        return self.prefixes
 
     def measure(
         self, names: Sequence[str], role: Role = "search", race: Race | None = None
@@ -138,10 +155,22 @@ class Bench:
     def _measured(
         self, names: Sequence[str], role: Role, race: Race | None, found: Mapping[str, Measure]
     ) -> dict[str, Measure]:
-        if not names or race is None:
-            return measure_items(self, names, role) if names else {}
+        if not names:
+            return {}
         known = {name: one.value for name, one in found.items()}
-        return measure_items(self, names, role, race, known)
+        return measure_items(self, names, role, race, known, self._forward(role))
+
+    def _forward(self, role: Role) -> Forward | None:
+        """How the model runs on a role's batches; None: all of it."""
+        if self.spec.naive:
+            return None
+        return self._shared.forward(self.subject, self.data.batches(role), self.work)
+
+    def passes(self) -> dict[str, Any]:
+        """For records: how many block-forwards calibrating and measuring took so far, of how many
+        whole passes would take; and why passes are whole, where they are."""
+        why = "" if self.spec.naive else self._shared.why
+        return {"done": self.work.done, "whole": self.work.whole, "why": why}
 
     def _key(self, name: str, role: Role) -> str:
         return digest(

@@ -5,6 +5,7 @@ it or nothing; a lock beside it lets one worker compute what others wait for. A 
 shared lock on each entry it uses until `release`, and eviction passes over held entries.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -21,6 +22,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from trainables.core.alone import idle
 
 KEEP = frozenset({"checkpoints"})  # kinds that eviction never touches: unfinished work
+FIRST = "states"  # the kind that goes first, and has no locks: what is soon computed again
 
 
 def digest(*parts: object) -> str:
@@ -145,11 +147,14 @@ class Cache:
             fcntl.flock(self._held[path], fcntl.LOCK_SH)
 
     def _evict(self) -> None:
-        entries = [
-            (entry.stat().st_mtime, entry.stat().st_size, entry)
-            for entry in self.folder.glob("*/*")
-            if entry.parent.name not in KEEP and not entry.name.endswith((".lock", ".tmp"))
-        ]
+        entries = []
+        for entry in self.folder.glob("*/*"):
+            if entry.parent.name in KEEP or entry.name.endswith((".lock", ".tmp")):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # states go without a lock
+                about = entry.stat()
+                order = (entry.parent.name != FIRST, about.st_mtime)
+                entries.append((order, about.st_size, entry))
         excess = sum(size for _, size, _ in entries) - self.limit
         for _, size, entry in sorted(entries):
             if excess <= 0:
@@ -164,6 +169,9 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _delete_unheld(entry: Path) -> bool:
+    if entry.parent.name == FIRST:
+        entry.unlink(missing_ok=True)
+        return True
     lock = entry.with_name(f".{entry.name}.lock")
     descriptor = os.open(lock, os.O_CREAT | os.O_RDWR)
     try:

@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from trainables.bench.models.batches import reaching, reads_targets, ready, real_positions
+from trainables.bench.models.batches import reads_targets, ready, real_positions
 from trainables.bench.models.blockwise import watching
-from trainables.bench.models.structure import family, run_blocks, towers
+from trainables.bench.models.structure import blocks, family, towers
+from trainables.bench.prefix.calibrate import ByBlock, Run
 from trainables.core.errors import PlanError
 from trainables.core.fork import fork
 from trainables.core.types import IGNORED, Batch, PreTrainedModel, Stats
@@ -27,14 +28,16 @@ def per_layer(stats: Stats, name: str) -> list[Tensor]:
     return [found[f"{name}.{layer}"].cpu() for layer in range(len(found))]
 
 
-class Activations:
+class Activations(ByBlock):
     """How the neurons fire: what goes into each contracting linear, padding left out."""
 
     answers: ClassVar[bool] = False  # look only at the tokens that the data asks a model to write
 
     @classmethod
     @torch.no_grad()
-    def calibrate(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Stats:
+    def measure(
+        cls, model: PreTrainedModel, inputs: Iterable[Batch], run: Run, first: int
+    ) -> Stats:
         """One forward pass over the data.
 
         Returns:
@@ -44,8 +47,8 @@ class Activations:
 
         Raises PlanError where no position counts, or where activations are no finite numbers.
         """
-        found, spans = ffns(model), towers(model)
-        tower = [index for index, span in enumerate(spans) for _ in span]
+        found, spans = ffns(model)[first:], towers(model)
+        tower = [index for index, span in enumerate(spans) for _ in span][first:]
         tallies = [_Tally(one) for one in found]
         masks: list[Tensor | None] = []
         answers = cls.answers and not reads_targets(model)
@@ -54,15 +57,23 @@ class Activations:
             tallies[number].add(_kept(inputs, masks[tower[number]]))
 
         with watching([one.contract for one in found], see, "feed-forward layers"):
-            for batch in batches:
+            for batch in inputs:
                 masks[:] = [_counted(batch, index, answers) for index in range(len(spans))]
-                run_blocks(model, reaching(model, batch))
+                run(batch)
         stats: Stats = {}
-        for layer, (one, tally) in enumerate(zip(found, tallies, strict=True)):
+        for layer, (one, tally) in enumerate(zip(found, tallies, strict=True), first):
             read = tally.read()
             read["wanda"] = wanda_power(one.out(), read["norm"])
             stats |= {f"{name}.{layer}": value for name, value in read.items()}
         return stats
+
+    @classmethod
+    def owned(cls, model: PreTrainedModel) -> list[list[str]]:
+        """What there is of each layer."""
+        return [[f"{name}.{n}" for name in _NAMES] for n in range(len(blocks(model)))]
+
+
+_NAMES = ("mean", "max", "activity", "norm", "wanda")
 
 
 class AnswerActivations(Activations):

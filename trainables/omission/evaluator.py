@@ -1,14 +1,15 @@
 """Evaluates omission sets together: candidates that agree so far share their hidden states.
 
 The sets become paths through a trie of kept blocks, walked depth first; every common prefix runs
-once, and only the states on the current path are kept. Nothing is approximated: `alone` runs each
+once. States are kept as far as there is room, so that the next sets begin where they leave earlier
+ones. Nothing is approximated: `alone` runs each
 candidate as a model of its own, on the same batches, and gives the same bits. (Other batches give
 other float rounding: 1e-6 relative in float32, 1e-2 in bfloat16.)
 """
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,40 +30,10 @@ from trainables.omission.losses import (
     log_likelihood,
     scored_batch,
 )
-
-Unit: TypeAlias = Literal["block", "attention", "ffn", "both"]
-Part: TypeAlias = Literal["block", "attention", "ffn"]
-Step: TypeAlias = tuple[int, Part]  # run this block, or only this part of it
-Kept: TypeAlias = tuple[Step, ...]
+from trainables.omission.paths import Kept, Recent, Step, Unit, common, path
 
 CHUNK = 512  # predictions that go through the head at once: bounds the memory for logits
-
-
-def path(omit: Collection[int], blocks: int, unit: Unit = "block") -> Kept:
-    """What is left to run. Units are numbered like blocks; with `both`, attention of block b is
-    2b and its FFN 2b + 1."""
-    size = 2 * blocks if unit == "both" else blocks
-    if unknown := sorted(set(omit) - set(range(size))):
-        raise PlanError(f"no {unit} {unknown}: the model has 0 to {size - 1}")
-    steps: list[Step] = []
-    for block in range(blocks):
-        parts = _parts(block, omit, unit)
-        if len(parts) == 2:
-            steps.append((block, "block"))
-        elif parts:
-            steps.append((block, parts[0]))
-    return tuple(steps)
-
-
-def _parts(block: int, omit: Collection[int], unit: Unit) -> list[Part]:
-    gone = {
-        "block": (block in omit, block in omit),
-        "attention": (block in omit, False),
-        "ffn": (False, block in omit),
-        "both": (2 * block in omit, 2 * block + 1 in omit),
-    }[unit]
-    names: tuple[Part, Part] = ("attention", "ffn")
-    return [name for name, is_gone in zip(names, gone, strict=True) if not is_gone]
+ROOM = 2**29  # bytes for states on the paths walked last, where the next ones may begin
 
 
 @torch.no_grad()
@@ -100,6 +71,7 @@ class PrefixEvaluator:
         self.count = len(self.walk.blocks) * (2 if unit == "both" else 1)
         self._batch_forwards = 0
         self._dense: list[Tensor] = []
+        self._states = Recent(ROOM)
         self._partial: dict[Step, nn.Module] = {}
 
     @property
@@ -136,7 +108,7 @@ class PrefixEvaluator:
         entry = self.walk.enter(batch)
         dense = self._dense_logits(index) if self.loss.against_dense else None
         todo = list(enumerate(paths))
-        for numbers, hidden in self._leaves(entry, entry.hidden, todo, 0):
+        for numbers, hidden in self._leaves(entry, entry.hidden, todo, 0, index):
             score = self._score(scored, hidden, dense)
             yield from ((number, score) for number in numbers)
 
@@ -153,22 +125,25 @@ class PrefixEvaluator:
         return moved
 
     def _leaves(
-        self, entry: Entry, hidden: Tensor, todo: list[tuple[int, Kept]], depth: int
+        self, entry: Entry, hidden: Tensor, todo: list[tuple[int, Kept]], depth: int, index: int
     ) -> Iterator[tuple[list[int], Tensor]]:
         """(the candidates that end here, their last state), depth first."""
-        while True:
-            if ended := [number for number, steps in todo if len(steps) == depth]:
-                yield ended, hidden
-            branches: dict[Step, list[tuple[int, Kept]]] = {}
-            for number, steps in todo:
-                if len(steps) > depth:
-                    branches.setdefault(steps[depth], []).append((number, steps))
-            if len(branches) != 1:
+        trunk = common([steps for _, steps in todo])
+        for length in range(len(trunk), depth, -1):
+            if (known := self._states.find((index, trunk[:length]))) is not None:
+                hidden, depth = known, length
                 break
-            [(step, todo)] = branches.items()
-            hidden, depth = self._step(entry, step, hidden), depth + 1
-        for step, below in branches.items():
-            yield from self._leaves(entry, self._step(entry, step, hidden), below, depth + 1)
+        for length in range(depth, len(trunk)):
+            hidden = self._step(entry, trunk[length], hidden)
+            self._states.keep((index, trunk[: length + 1]), hidden)
+        if ended := [number for number, steps in todo if len(steps) == len(trunk)]:
+            yield ended, hidden
+        branches: dict[Step, list[tuple[int, Kept]]] = {}
+        for number, steps in todo:
+            if len(steps) > len(trunk):
+                branches.setdefault(steps[len(trunk)], []).append((number, steps))
+        for below in branches.values():
+            yield from self._leaves(entry, hidden, below, len(trunk), index)
 
     def _step(self, entry: Entry, step: Step, hidden: Tensor) -> Tensor:
         self._batch_forwards += 1
@@ -207,9 +182,11 @@ class PrefixEvaluator:
     def prepare(self) -> None:
         """Run the untouched model, if the loss compares with it; else done on first use."""
         everything = path((), len(self.walk.blocks))
-        for scored in self.loss.batches[len(self._dense) :] if self.loss.against_dense else ():
+        first = len(self._dense)
+        rest = self.loss.batches[first:] if self.loss.against_dense else ()
+        for index, scored in enumerate(rest, first):
             entry = self.walk.enter(self._inputs(scored.batch))
-            [(_, hidden)] = self._leaves(entry, entry.hidden, [(0, everything)], 0)
+            [(_, hidden)] = self._leaves(entry, entry.hidden, [(0, everything)], 0, index)
             self._dense.append(hidden)
 
     def _dense_logits(self, index: int) -> list[Tensor]:

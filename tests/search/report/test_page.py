@@ -99,6 +99,24 @@ def test_machines_with_a_cache_of_their_own_are_named(tmp_path: Path) -> None:
     sample.close()
 
 
+@pytest.mark.parametrize(
+    ("passes", "said"),
+    [
+        ({"done": 30, "whole": 40, "why": ""}, "30 of 40 block-forwards (75%)"),
+        ({"done": 0, "whole": 0, "why": "T5 has 2 stacks"}, "whole: T5 has 2 stacks"),
+    ],
+)
+def test_where_passes_began_is_said(passes: dict[str, object], said: str, tmp_path: Path) -> None:
+    sample = Sample(tmp_path).run(upto=1)
+    assert "block-forwards" not in page(read(sample.store))
+    number = sample.hand_out()
+    metrics = {"perplexity": 22.0, "parameters": 1e6}
+    found = record(sample.journal.uid(number), number, metrics)
+    sample.journal.settle(number, found | {"passes": passes})
+    assert said in page(read(sample.store))
+    sample.close()
+
+
 def test_what_users_write_is_text(view: View) -> None:
     study = view.study.model_copy(update={"name": "<b>x</b>"})
     assert (

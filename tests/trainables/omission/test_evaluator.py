@@ -24,13 +24,9 @@ from trainables.bench.data.tokenize import question_ids
 from trainables.core.errors import PlanError
 from trainables.omission import evaluator as prefix
 from trainables.omission import losses
-from trainables.omission.evaluator import (
-    Kept,
-    PrefixEvaluator,
-    alone,
-    path,
-)
+from trainables.omission.evaluator import PrefixEvaluator, alone
 from trainables.omission.loss_log import Memo
+from trainables.omission.paths import Kept, Recent, common, path
 from trainables.omission.searches import PUBLISHED, greedy
 
 
@@ -246,6 +242,38 @@ def test_the_evaluator_runs_as_many_blocks_as_the_trie_has(model: PreTrainedMode
     sets = list(itertools.combinations(range(4), 2))
     evaluator(sets)
     assert evaluator.forwards == shared_forwards(path(omit, 4) for omit in sets)
+
+
+def test_the_next_sets_begin_where_they_leave_earlier_ones(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = [[(1,), (2,)], [(1, 2), (1, 3)], [(2, 3), ()]]
+    evaluator = PrefixEvaluator(model, make("ppl"))
+    found = [evaluator(sets) for sets in calls]
+    assert evaluator.forwards == shared_forwards(path(omit, 4) for sets in calls for omit in sets)
+    monkeypatch.setattr(prefix, "ROOM", 0)
+    forgetful = PrefixEvaluator(model, make("ppl"))
+    assert [forgetful(sets) for sets in calls] == found
+    each = [shared_forwards(path(omit, 4) for omit in sets) for sets in calls]
+    assert forgetful.forwards == sum(each) > evaluator.forwards
+
+
+def test_states_are_kept_within_their_room_those_used_last() -> None:
+    steps = path((), 4)
+    recent = Recent(2 * 40)
+    for length in range(3):
+        recent.keep((0, steps[:length]), torch.full((10,), float(length)))
+        assert recent.find((0, ())) is not None
+    assert recent.find((0, steps[:1])) is None and recent.held == 80
+    recent.keep((1, steps), torch.zeros(21))
+    assert recent.find((1, steps)) is None and recent.find((0, steps[:2])) is not None
+
+
+def test_the_steps_that_paths_have_in_common() -> None:
+    paths = [path(omit, 5) for omit in ((3,), (2, 4), (3, 4))]
+    assert common(paths) == paths[0][:2]
+    assert common(paths[:1]) == paths[0] and common([paths[2], paths[0]]) == paths[2]
+    assert common([(), *paths]) == ()
 
 
 def test_the_memo_makes_repeats_free_and_survives_a_torn_line(

@@ -20,6 +20,7 @@ from trainables.bench.metrics import cost, text_scores
 from trainables.bench.metrics.catalogue import HARNESS_METRICS, METRIC_FACTS, is_timed
 from trainables.bench.metrics.predictions import Evaluation, finite
 from trainables.bench.metrics.race import Race, Runner, shares
+from trainables.bench.prefix.forward import Forward
 from trainables.core.errors import MetricError, near
 from trainables.core.scores import ItemScores, Rule, mean_of
 from trainables.core.spec import Role
@@ -153,17 +154,19 @@ def measure_items(
     role: Role,
     race: Race | None = None,
     known: Mapping[str, float] | None = None,
+    forward: Forward | None = None,
 ) -> dict[str, Measure]:
     """The same, with what each item scored.
 
     Args:
         race: what the model runs against; None where it is measured whole, come what may.
         known: metrics that count in the race and were measured before.
+        forward: runs the bench's model on a batch; what is timed runs all of it.
 
     Raises:
         OutOfRace: the model cannot win.
     """
-    made = Evaluation(bench, role)
+    made = Evaluation(bench, role, None if "evaluation_seconds" in names else forward)
     timed = [name for name in names if is_timed(name)]
     free = [name for name in names if name in METRIC_FACTS and METRIC_FACTS[name].on == "weights"]
     others = [name for name in names if name not in (*timed, *free)]

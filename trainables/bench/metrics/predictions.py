@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from trainables.bench.metrics import cost
 from trainables.bench.models.batches import ready
 from trainables.bench.models.structure import leaves_out_logits
+from trainables.bench.prefix.forward import Forward, Whole
 from trainables.core.alone import alone
 from trainables.core.errors import MetricError
 from trainables.core.spec import Role
@@ -45,8 +46,10 @@ class Evaluation:
     """What metrics see: a model, one role's data, and the passes over it that they share; each is
     made when first needed, over the batches that are looked at: all, unless `look_at` says less."""
 
-    def __init__(self, bench: Bench, role: Role) -> None:
+    def __init__(self, bench: Bench, role: Role, forward: Forward | None = None) -> None:
+        """`forward` runs the bench's model on a batch; by default all of it."""
         self.bench, self.role = bench, role
+        self.forward: Forward = Whole(bench.model) if forward is None else forward
         self.model, self.data, self.processor = bench.model, bench.data, bench.processor
         self.spec, self.device = bench.spec, bench.device
         self.lineage = bench.subject.lineage
@@ -79,7 +82,7 @@ class Evaluation:
     def token_losses(self) -> tuple[Tensor, Tensor]:
         """Per item, [items] each: the labelled tokens' summed negative log-likelihood, and their
         number."""
-        found = self._over("token_losses", lambda batch: token_losses(self.model, batch))
+        found = self._over("token_losses", self._losses)
         sums, counts = zip(*found, strict=True)
         return torch.cat(sums), torch.cat(counts)
 
@@ -93,13 +96,15 @@ class Evaluation:
         return Decisions(scores.argmax(-1), labels, losses)
 
     def _decided(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = self.model(**ready(self.model, batch)).logits
-        return logits.float().cpu(), batch["labels"]
+        return self.forward(batch).logits.float().cpu(), batch["labels"]
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return token_losses(self.model, batch, self.forward)
 
     @property
     def choices(self) -> list[Tensor]:
         """For each question, the log-likelihood of each choice."""
-        found = self._over("choices", lambda batch: -token_losses(self.model, batch)[0])
+        found = self._over("choices", lambda batch: -self._losses(batch)[0])
         flat = torch.cat(found)
         finite("log-likelihood", float(flat.sum()))
         return list(torch.split(flat, [len(item.choices) for item in self.items]))
@@ -190,15 +195,19 @@ class Evaluation:
 
 
 @torch.no_grad()
-def token_losses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Per row, on the CPU: the labelled tokens' summed negative log-likelihood, their number."""
-    labels, inputs = batch["labels"], ready(model, batch)
+def token_losses(model: Any, batch: Batch, forward: Forward | None = None) -> tuple[Tensor, Tensor]:
+    """Per row, on the CPU: the labelled tokens' summed negative log-likelihood, their number.
+
+    Args:
+        forward: runs the model; by default all of it.
+    """
+    labels, run = batch["labels"], Whole(model) if forward is None else forward
     if getattr(model.config, "is_encoder_decoder", False):
-        logits = model(**inputs).logits
+        logits = run(batch).logits
     else:
         start = _first(model, labels)
         kept = {"logits_to_keep": labels.shape[1] - start} if start else {}
-        logits = model(**inputs, **kept).logits[:, :-1]
+        logits = run(batch, **kept).logits[:, :-1]
         labels = labels[:, start + 1 :]
     sums = [_summed(row, wanted) for row, wanted in zip(logits, labels, strict=True)]
     return torch.stack(sums), (labels != IGNORED).sum(1)

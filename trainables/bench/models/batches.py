@@ -27,6 +27,18 @@ def ready(model: PreTrainedModel, batch: Batch, *, labels: bool = False) -> Batc
     }
 
 
+def beginning(batch: Batch, rows: int, length: int) -> Batch:
+    """A few rows to try a model on; of texts no more than their first tokens, where none of these
+    is padding, and where all that there is of them may be cut."""
+    few = {name: value[:rows] for name, value in batch.items()}
+    ids = few.get("input_ids")
+    if ids is None or any(v.dim() > 1 and v.shape != ids.shape for v in few.values()):
+        return few
+    if not bool(few.get("attention_mask", torch.ones_like(ids))[:, :length].all()):
+        return few
+    return {name: v[:, :length] if v.dim() > 1 else v for name, v in few.items()}
+
+
 def _finish(model: PreTrainedModel) -> None:
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)

@@ -39,8 +39,12 @@ def walk_alone(model: PreTrainedModel) -> Stack:
     return found[0]
 
 
+Act: TypeAlias = Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Any]
+Sight: TypeAlias = Callable[[int, Tensor], None]  # a block's number, the state before it
+
+
 class _Tap(nn.Module):
-    """Stands in for a block: notes what it was called with and hands a state on."""
+    """Stands in for a block: what it is called with goes to the walk, whose answer it gives."""
 
     def __init__(self, block: nn.Module, walk: "Walk", index: int) -> None:
         super().__init__()
@@ -51,11 +55,9 @@ class _Tap(nn.Module):
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "block"), name)
 
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         walk: Walk = object.__getattribute__(self, "walk")
-        if walk.noted is not None:
-            walk.noted.append((hidden, args, kwargs))
-        return hidden if walk.injected is None else walk.injected
+        return walk.act(self.index, hidden, args, kwargs)
 
 
 @dataclass
@@ -64,10 +66,7 @@ class Walk:
 
     model: PreTrainedModel
     blocks: Sequence[nn.Module] = field(init=False)
-    injected: Tensor | None = field(default=None, init=False)
-    noted: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] | None = field(
-        default=None, init=False
-    )
+    act: Act = field(init=False)  # what a block's place does now
 
     def __post_init__(self) -> None:
         self.blocks = list(walk_alone(self.model).blocks)
@@ -79,12 +78,14 @@ class Walk:
     @torch.no_grad()
     def enter(self, batch: Batch) -> Entry:
         """Embed the batch and note each block's arguments; no block runs."""
-        self.noted, self.injected = [], None
-        try:
-            self._shell.base_model(**reaching(self.model, batch))
-            noted = self.noted
-        finally:
-            self.noted = None
+        noted: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = []
+
+        def note(_: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+            noted.append((hidden, args, kwargs))
+            return hidden
+
+        self.act = note
+        self._shell.base_model(**reaching(self.model, batch))
         return Entry(noted[0][0], [(args, kwargs) for _, args, kwargs in noted])
 
     def step(self, entry: Entry, index: int, hidden: Tensor) -> Tensor:
@@ -101,11 +102,38 @@ class Walk:
         Args:
             options: handed to the model's forward, such as `logits_to_keep`.
         """
-        self.injected = hidden
-        try:
-            return self._shell(**reaching(self.model, batch), **options)
-        finally:
-            self.injected = None
+        self.act = lambda *_: hidden
+        return self._shell(**reaching(self.model, batch), **options)
+
+    @torch.no_grad()
+    def resume(
+        self,
+        batch: Batch,
+        first: int = 0,
+        hidden: Tensor | None = None,
+        see: Sight | None = None,
+        **options: Any,
+    ) -> Any:
+        """The model's output, with blocks run from `first` on; the model's own forward does it all,
+        and what hangs on the blocks that run is called.
+
+        Args:
+            hidden: the state before that block; None before block 0, where the model makes it.
+            see: looks at the state before each block that runs.
+            options: handed to the model's forward.
+        """
+
+        def run(index: int, state: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if index < first:
+                return state
+            if index == first and hidden is not None:
+                state = hidden
+            if see is not None:
+                see(index, state)
+            return self.blocks[index](state, *args, **kwargs)
+
+        self.act = run
+        return self._shell(**reaching(self.model, batch), **options)
 
 
 # -- looking at modules -----------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.bench.models.batches import ready
+from trainables.bench.models.batches import beginning, ready
 from trainables.bench.models.structure import blocks, fixed_blocks, stacks
 from trainables.bench.models.surgery import remove_blocks
 from trainables.core.errors import ModelError, UserError
@@ -25,7 +25,8 @@ from trainables.core.fork import fork
 from trainables.core.spec import Task
 from trainables.core.types import Batch, PretrainedConfig, PreTrainedModel
 
-_ROWS, _SMALL = 2, 20_000_000  # examples to look at; parameters up to which a model is saved
+_ROWS, _LENGTH = 2, 32  # examples to look at, and of texts so many tokens after the first pass
+_SMALL = 20_000_000  # parameters up to which a model is saved
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the largest logit; 2 % of the others'
 _WRITES: tuple[Task, ...] = ("language-modelling", "multiple-choice", "generation")
 
@@ -39,6 +40,7 @@ def check_model(model: PreTrainedModel, batch: Batch, task: Task) -> None:
     few = {name: value[:_ROWS] for name, value in batch.items()}
     gone = _first_free(model)
     wanted = _trying(model, "a forward pass on the data fails", lambda: _logits(model, few))
+    few = beginning(batch, _ROWS, _LENGTH)
     if not bool(torch.isfinite(wanted).all()):
         raise _error(model, "its logits are not all finite numbers: another dtype may help")
     if task in _WRITES and not model.config.is_encoder_decoder:
