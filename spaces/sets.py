@@ -25,6 +25,8 @@ def suggest(
     Parameters `<name>.count`, 0 to `most`, and `<name>.<number>`, 1 for a candidate; the set is
     the `count` cheapest candidates, at equal prices the first.
     """
+    if (hear := getattr(trial, "priced", None)) is not None:  # a sampler's own
+        hear(name, price)
     count = trial.suggest_int(count_of(name), 0, min(most, len(members)))
     candidates = [n for n in members if trial.suggest_int(f"{name}.{n:02d}", 0, 1)]
     return tuple(sorted(sorted(candidates, key=lambda n: (price[n], n))[:count]))

@@ -6,7 +6,7 @@ what a candidate adds, and a branch that is not taken asks for nothing.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -38,18 +38,41 @@ class Point:
         params: by name, in the order they were asked for.
         asked: what each may be.
         units: the sets of 0/1 parameters: set -> number -> parameter.
+        prices: what members of a set are thought to cost: set -> number -> price.
         stages: what it means, as plain data; None where the space returned no stages.
     """
 
     params: Params
     asked: Mapping[str, BaseDistribution]
     units: Mapping[str, Mapping[int, str]]
+    prices: Mapping[str, Mapping[int, float]]
     stages: Sequence[Mapping[str, Any]] | None
 
     @cached_property
     def key(self) -> str | None:
         """The identity of its stages."""
         return None if self.stages is None else _digest(self.stages)
+
+    @cached_property
+    def settings(self) -> list[str]:
+        """The parameters that belong to no set."""
+        tied = {name for names in self.units.values() for name in names.values()}
+        tied |= set(map(sets.count_of, self.units))
+        return [name for name in self.params if name not in tied]
+
+    @cached_property
+    def members(self) -> dict[str, list[int]]:
+        """Of each set the units that count: those that its stages name where the count cuts the
+        rest."""
+        return {group: self._members(group) for group in self.units}
+
+    def _members(self, group: str) -> list[int]:
+        candidates = [number for number, name in self.units[group].items() if self.params[name]]
+        count = self.params.get(sets.count_of(group), len(candidates))
+        if count >= len(candidates):
+            return candidates
+        named = (list(one) for one in _lists(self.stages) if len(one) == count)
+        return next((one for one in named if set(one) <= set(candidates)), candidates[:count])
 
     @property
     def identity(self) -> str:
@@ -77,6 +100,19 @@ def _digest(stages: Sequence[Mapping[str, Any]]) -> str:
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, default=repr, check_circular=False)
+
+
+def _lists(data: Any) -> Iterator[tuple[Any, ...]]:
+    """All lists of whole numbers inside plain data."""
+    if isinstance(data, dict):
+        for value in data.values():
+            yield from _lists(value)
+    elif isinstance(data, list | tuple):
+        if all(type(one) is int for one in data):
+            yield tuple(data)
+        else:
+            for value in data:
+                yield from _lists(value)
 
 
 class Walker:
@@ -111,7 +147,8 @@ class Walker:
             found = self.ask(trial)
         except (ValueError, optuna.TrialPruned):
             return None
-        return Point(trial.params, trial.asked, self._units(trial.asked), plain(found))
+        units = self._units(trial.asked)
+        return Point(trial.params, trial.asked, units, trial.prices, plain(found))
 
     def _units(self, asked: Mapping[str, BaseDistribution]) -> dict[str, dict[int, str]]:
         shape = (*asked, *map(id, asked.values()))  # domains live as long as the walker
@@ -127,7 +164,11 @@ class _Answers(StandIn):
         self.given, self.fill, self.domains = given, fill, domains
         self.params: Params = {}
         self.asked: dict[str, BaseDistribution] = {}
+        self.prices: dict[str, Mapping[int, float]] = {}
         self.filled = False
+
+    def priced(self, name: str, price: Mapping[int, float]) -> None:
+        self.prices[name] = price
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False

@@ -25,26 +25,9 @@ SHARE = 0.1  # of a continuous range, which has no step of its own
 def steps(point: Point) -> list[Params]:
     """The parameters of all points one step away; a branch that opens is for the space to ask."""
     found = [one for group in point.units for one in _set_steps(point, group)]
-    for name in free(point):
+    for name in point.settings:
         found += [point.params | {name: v} for v in beside(point.asked[name], point.params[name])]
     return found
-
-
-def free(point: Point) -> list[str]:
-    """The parameters that belong to no set."""
-    tied = {name for names in point.units.values() for name in names.values()}
-    tied |= set(map(sets.count_of, point.units))
-    return [name for name in point.params if name not in tied]
-
-
-def members(point: Point, group: str) -> list[int]:
-    """The units of a set that count: those that its stages name where the count cuts the rest."""
-    candidates = [number for number, name in point.units[group].items() if point.params[name]]
-    count = point.params.get(sets.count_of(group), len(candidates))
-    if count >= len(candidates):
-        return candidates
-    named = (list(one) for one in _lists(point.stages) if len(one) == count)
-    return next((one for one in named if set(one) <= set(candidates)), candidates[:count])
 
 
 def resized(point: Point, group: str, chosen: Collection[int]) -> Params:
@@ -64,7 +47,7 @@ def most(point: Point, group: str) -> int:
 
 
 def _set_steps(point: Point, group: str) -> Iterator[Params]:
-    inside = members(point, group)
+    inside = point.members[group]
     outside = [number for number in point.units[group] if number not in inside]
     for gone in inside:
         left = [number for number in inside if number != gone]
@@ -100,29 +83,23 @@ def beside(asked: BaseDistribution, value: Any, share: float = SHARE) -> list[An
 
 def draw(rng: Random, asked: BaseDistribution) -> Any:
     """A value at random."""
+    return at_share(asked, rng.random())
+
+
+def at_share(asked: BaseDistribution, share: float) -> Any:
+    """The value at a share of the range, from 0 to below 1, each value being as wide as the
+    others."""
     if isinstance(asked, CategoricalDistribution):
-        return rng.choice(asked.choices)
+        return asked.choices[int(share * len(asked.choices))]
     if isinstance(asked, IntDistribution) and not asked.log:
-        return asked.low + asked.step * rng.randint(0, (asked.high - asked.low) // asked.step)
+        count = (asked.high - asked.low) // asked.step
+        return asked.low + asked.step * int(share * (count + 1))
     assert isinstance(asked, IntDistribution | FloatDistribution)
     if asked.log:
-        drawn = math.exp(rng.uniform(math.log(asked.low), math.log(asked.high)))
-        inside = min(max(drawn, asked.low), asked.high)
+        low, high = math.log(asked.low), math.log(asked.high)
+        inside = min(max(math.exp(low + share * (high - low)), asked.low), asked.high)
         return round(inside) if isinstance(asked, IntDistribution) else inside
     if asked.step is not None:
         count = math.floor((asked.high - asked.low) / asked.step + 1e-9)
-        return round(asked.low + asked.step * rng.randint(0, count), 12)
-    return rng.uniform(asked.low, asked.high)
-
-
-def _lists(data: Any) -> Iterator[tuple[Any, ...]]:
-    """All lists of whole numbers inside plain data."""
-    if isinstance(data, dict):
-        for value in data.values():
-            yield from _lists(value)
-    elif isinstance(data, list | tuple):
-        if all(type(one) is int for one in data):
-            yield tuple(data)
-        else:
-            for value in data:
-                yield from _lists(value)
+        return round(asked.low + asked.step * int(share * (count + 1)), 12)
+    return asked.low + share * (asked.high - asked.low)

@@ -1,7 +1,7 @@
 """What a space may be asked with instead of a trial: one method gives all the answers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import (
@@ -34,6 +34,9 @@ class StandIn(ABC):
 
     def set_user_attr(self, key: str, value: Any) -> None:  # noqa: B027
         """Nothing: no trial is kept."""
+
+    def priced(self, name: str, price: Mapping[int, float]) -> None:  # noqa: B027
+        """What a set's members are thought to cost, before anything is measured."""
 
 
 def default(asked: BaseDistribution) -> Any:

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from search.samplers.points import Params, Point, Walker
-from search.samplers.steps import beside, draw, free, members, most, resized
+from search.samplers.steps import beside, draw, most, resized
 
 FAR = 0.15  # of the steps that change a parameter, how many go anywhere
 TRIES = 4  # to find a point that is not known, per point that is wanted
@@ -61,7 +61,7 @@ class Pool:
 
 def step(point: Point, rng: Random) -> Params:
     """A small step in one set or one parameter."""
-    choices = [*point.units, *point.units, *free(point)]
+    choices = [*point.units, *point.units, *point.settings]
     if not choices:
         return dict(point.params)
     chosen = rng.choice(choices)
@@ -74,7 +74,7 @@ def step(point: Point, rng: Random) -> Params:
 
 def _changed_set(point: Point, group: str, rng: Random) -> Params:
     """A unit switched with another, added or given back."""
-    inside = members(point, group)
+    inside = point.members[group]
     outside = [number for number in point.units[group] if number not in inside]
     room = len(inside) < most(point, group)
     kinds = ["switch"] * 2 * bool(inside and outside) + ["less"] * bool(inside)
@@ -97,7 +97,7 @@ def mixture(one: Point, other: Point, rng: Random) -> Params:
         for name, value in one.params.items()
     }
     for group in sorted(one.units.keys() & other.units.keys()):
-        mine, yours = members(one, group), members(other, group)
+        mine, yours = one.members[group], other.members[group]
         size = rng.randint(*sorted((len(mine), len(yours))))
         both = [number for number in mine if number in yours]
         rest = [n for n in {*mine, *yours} if n not in both and n in one.units[group]]

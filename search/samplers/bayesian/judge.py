@@ -165,7 +165,7 @@ class Judge:
         corner: Floats = high + MARGIN * spread
         for at, slope, start in filter(None, self.derived):
             if slope * signs[at] > 0:
-                corner[at] = min(corner[at], -start / slope * signs[at])
+                corner[at] = -start / slope * signs[at]
         return corner
 
     def _front(self) -> Floats:

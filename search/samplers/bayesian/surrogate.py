@@ -1,9 +1,10 @@
 """Gaussian processes over described points: what a model not measured yet is likely to score.
 
 The kernel adds what members of sets do alone, what they do in pairs, what all other settings do,
-and what members do together with those settings. How much of each, and how smooth, is chosen by
-the likelihood, and so is whether a metric is seen by its logarithm (Rasmussen and Williams,
-Gaussian Processes for Machine Learning, 2006, chapter 5).
+and what members do together with those settings. What a member does alone is expected to go by its
+price, more or less. How much of each, and how smooth, is chosen by the likelihood, and so is
+whether a metric is seen by its logarithm (Rasmussen and Williams, Gaussian Processes for Machine
+Learning, 2006, chapter 5).
 """
 
 from collections.abc import Sequence
@@ -11,16 +12,20 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from search.samplers.bayesian.features import Floats, Table
 
 # Shares of the variance: members alone, pairs of them, other settings, members times settings.
-MIXES = (
+Mix = tuple[float, float, float, float]
+MIXES: tuple[Mix, ...] = (
     (0.45, 0.10, 0.35, 0.10),
     (0.25, 0.25, 0.25, 0.25),
     (0.70, 0.05, 0.20, 0.05),
     (0.05, 0.02, 0.90, 0.03),
 )
+# Of what members do alone: all as their prices, each about its price, each for itself.
+TRUSTS = ((0.6, 0.3, 0.1), (0.2, 0.4, 0.4), (0.0, 0.0, 1.0))
 WIDTHS = (0.5, 1.2)  # over which other settings, scaled to 0..1, tell the same
 NOISES = (1e-5, 1e-2)  # shares of the variance
 CHOSEN_ON = 64  # points on which the kernel is chosen
@@ -29,34 +34,81 @@ TINY = 1e-9
 
 @dataclass(frozen=True)
 class Kernel:
-    """How alike two points are expected to score."""
+    """How alike two points are expected to score.
 
-    mix: tuple[float, float, float, float]
+    Attributes:
+        width: 0 for products of the settings themselves, as parameters count: exactly.
+    """
+
+    mix: Mix
+    trust: tuple[float, float, float]
     width: float
     noise: float
 
 
-KERNELS = [Kernel(*one) for one in product(MIXES, WIDTHS, NOISES)]
+KERNELS = [Kernel(*one) for one in product(MIXES, TRUSTS, WIDTHS, NOISES)]
+KERNELS.append(Kernel((0.0, 0.0, 1.0, 0.0), TRUSTS[-1], 0.0, 1e-8))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the largest known point has, so that products of members are shares of it."""
+
+    count: float
+    sums: float
+    squares: float
+
+    @classmethod
+    def of(cls, known: Table) -> "Scale":
+        weights = known.weights
+        found = known.members.sum(axis=1), weights.sum(axis=1) ** 2, (weights**2).sum(axis=1)
+        return cls(*(float(one.max(initial=0.0)) or 1.0 for one in found))
 
 
 class Parts:
-    """What all kernels of two tables are made of.
+    """What all kernels of two tables are made of."""
 
-    Args:
-        most: members that the largest known point has; products of members are shares of it.
-    """
-
-    def __init__(self, left: Table, right: Table, most: float) -> None:
-        self.members = left.members @ right.members.T / most
+    def __init__(self, left: Table, right: Table, scale: Scale) -> None:
+        self.own = left.members @ right.members.T / scale.count
+        self.each = left.weights @ right.weights.T / scale.squares
+        self.all = np.outer(left.weights.sum(axis=1), right.weights.sum(axis=1)) / scale.sums
         squares = (left.others**2).sum(axis=1)[:, None] + (right.others**2).sum(axis=1)[None]
         self.distance = np.maximum(squares - 2 * left.others @ right.others.T, 0.0)
+        self.left, self.right = left.others, right.others
+        self._made: dict[object, Floats] = {}
 
     def kernel(self, kernel: Kernel) -> Floats:
         """[left, right]"""
         alone, pairs, others, both = kernel.mix
-        near = np.exp(-self.distance / (2 * kernel.width**2))
-        found: Floats = (alone + pairs * self.members + both * near) * self.members + others * near
+        near, members = self._near(kernel.width), self._members(kernel.trust)
+        found: Floats = (alone + pairs * members + both * near) * members + others * near
         return found
+
+    def _near(self, width: float) -> Floats:
+        if width not in self._made:
+            if width:
+                self._made[width] = np.exp(-self.distance / (2 * width**2))
+            else:
+                each = (1 + self.left[:, None] * self.right[None]) / 2
+                self._made[width] = each.prod(axis=2)
+        return self._made[width]
+
+    def _members(self, trust: tuple[float, float, float]) -> Floats:
+        if trust not in self._made:
+            self._made[trust] = trust[0] * self.all + trust[1] * self.each + trust[2] * self.own
+        return self._made[trust]
+
+
+def _own(table: Table, kernel: Kernel, scale: Scale) -> Floats:
+    """[points]: the kernel's diagonal."""
+    alone, pairs, others, both = kernel.mix
+    weights = table.weights
+    members = kernel.trust[0] * weights.sum(axis=1) ** 2 / scale.sums
+    members = members + kernel.trust[1] * (weights**2).sum(axis=1) / scale.squares
+    members = members + kernel.trust[2] * table.members.sum(axis=1) / scale.count
+    near = 1.0 if kernel.width else np.prod((1 + table.others**2) / 2, axis=1)
+    found: Floats = (alone + pairs * members + both * near) * members + others * near
+    return found
 
 
 @dataclass(frozen=True)
@@ -78,19 +130,19 @@ class Surrogate:
 
     def __init__(self, known: Table, scores: Floats, kernel: Kernel, log: bool) -> None:
         self.known, self.kernel, self.log = known, kernel, log
-        self.most = _most(known)
+        self.shares = Scale.of(known)
         seen = np.log(scores) if log else scores
         self.centre, self.spread = float(seen.mean()), float(seen.std()) or 1.0
-        self.whitened, _ = _whitened(Parts(known, known, self.most).kernel(kernel), kernel.noise)
+        gram = Parts(known, known, self.shares).kernel(kernel)
+        root, _ = _root(gram, kernel.noise)
+        self.whitened: Floats = np.asarray(np.linalg.inv(root), dtype=np.float64)
         self.weights = self.whitened @ ((seen - self.centre) / self.spread)
         self.scale = max(float(self.weights @ self.weights) / len(seen), TINY)
 
     def at(self, asked: Table) -> Posterior:
         """What points are likely to score."""
-        across = self.whitened @ Parts(self.known, asked, self.most).kernel(self.kernel)
-        alone, pairs, others, both = self.kernel.mix
-        share = asked.members.sum(axis=1) / self.most
-        own = (alone + pairs * share + both) * share + others
+        across = self.whitened @ Parts(self.known, asked, self.shares).kernel(self.kernel)
+        own = _own(asked, self.kernel, self.shares)
         variance = np.maximum(own - (across**2).sum(axis=0), TINY) * self.scale
         mean = self.centre + self.spread * (across.T @ self.weights)
         return Posterior(mean, self.spread * np.sqrt(variance), self.log)
@@ -102,44 +154,48 @@ def fit(known: Table, scores: Floats) -> list[Surrogate]:
     Args:
         scores: [known points, metrics].
     """
-    few = np.unique(np.linspace(0, len(known) - 1, min(len(known), CHOSEN_ON)).astype(int))
-    some = Table(known.members[few], known.others[few])
-    parts = Parts(some, some, _most(known))
-    ready = [_whitened(parts.kernel(kernel), kernel.noise) for kernel in KERNELS]
+    few = np.unique(np.linspace(0, len(known) - 1, min(len(known), CHOSEN_ON)).astype(np.int64))
+    some, sights = known.of(few), list[Sight]()
+    for metric, column in enumerate(scores.T):
+        sights.append(Sight(metric, column, 0.0))
+        if column.min() > 0:
+            sights.append(Sight(metric, np.log(column), float(np.log(column[few]).sum())))
+    likely = _likelihoods(Parts(some, some, Scale.of(known)), [one.seen[few] for one in sights])
+    likely -= np.array([one.jacobian for one in sights])
     found = []
-    for column in scores.T:
-        kernel, log = _choose(ready, column[few], positive=bool(column.min() > 0))
-        found.append(Surrogate(known, column, kernel, log))
+    for metric, column in enumerate(scores.T):
+        own = [at for at, one in enumerate(sights) if one.metric == metric]
+        kernel, best = np.unravel_index(int(likely[:, own].argmax()), (len(KERNELS), len(own)))
+        found.append(Surrogate(known, column, KERNELS[kernel], log=bool(best)))
     return found
 
 
-def _choose(
-    ready: Sequence[tuple[Floats, float]], scores: Floats, *, positive: bool
-) -> tuple[Kernel, bool]:
-    """The kernel, and whether by the logarithm, that make the scores most likely."""
-    sights = [(scores, 0.0, False)]
-    if positive:
-        sights.append((np.log(scores), float(np.log(scores).sum()), True))
-    found: list[tuple[float, Kernel, bool]] = []
-    for kernel, (whitened, volume) in zip(KERNELS, ready, strict=True):
-        for seen, jacobian, log in sights:
-            found.append((_likelihood(whitened, seen) - volume - jacobian, kernel, log))
-    _, kernel, log = max(found, key=lambda one: one[0])
-    return kernel, log
+@dataclass(frozen=True)
+class Sight:
+    """A metric as it is, or by its logarithm, and by how much that changes a density."""
+
+    metric: int
+    seen: Floats
+    jacobian: float
 
 
-def _likelihood(whitened: Floats, seen: Floats) -> float:
-    """The logarithm of the marginal likelihood at the best scale, without the kernel's volume."""
-    weights = whitened @ (seen - seen.mean())
-    return -0.5 * len(seen) * float(np.log(max(float(weights @ weights) / len(seen), TINY)))
+def _likelihoods(parts: Parts, seen: Sequence[Floats]) -> Floats:
+    """[kernels, sights]: the logarithm of the marginal likelihood at the best scale."""
+    columns = np.stack(seen, axis=1)
+    spread = columns.std(axis=0)
+    spread[spread <= 0] = 1.0
+    centred = (columns - columns.mean(axis=0)) / spread
+    found = np.empty((len(KERNELS), len(seen)))
+    for at, kernel in enumerate(KERNELS):
+        root, volume = _root(parts.kernel(kernel), kernel.noise)
+        weights = solve_triangular(root, centred, lower=True, check_finite=False)
+        scale = np.maximum((weights**2).mean(axis=0), TINY)
+        found[at] = -len(centred) * (np.log(spread) + 0.5 * np.log(scale)) - volume
+    return found
 
 
-def _most(known: Table) -> float:
-    return max(1.0, float(known.members.sum(axis=1).max(initial=1.0)))
-
-
-def _whitened(kernel: Floats, noise: float) -> tuple[Floats, float]:
-    """The inverse of a kernel's root, and half the logarithm of its determinant."""
-    root = np.linalg.cholesky(kernel + (noise + 1e-8) * np.eye(len(kernel)))
-    inverse: Floats = np.linalg.inv(root)
-    return inverse, float(np.log(np.diag(root)).sum())
+def _root(kernel: Floats, noise: float) -> tuple[Floats, float]:
+    """A kernel's root, and half the logarithm of its determinant."""
+    found = np.linalg.cholesky(kernel + (noise + 1e-8) * np.eye(len(kernel)))
+    root: Floats = np.asarray(found, dtype=np.float64)
+    return root, float(np.log(np.diag(root)).sum())

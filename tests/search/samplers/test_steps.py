@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.samplers.around import around, ranks
 from search.samplers.points import Point, Walker, key_of
-from search.samplers.steps import beside, draw, members, steps
+from search.samplers.steps import beside, draw, steps
 from search.study.stand_in import default
 from spaces import sets
 from trainables.magnitude import Magnitude
@@ -81,8 +81,8 @@ def test_a_walk_fills_what_is_missing_or_out_of_range_and_knows_a_refusal() -> N
 
 
 def test_the_members_that_count_are_those_its_stages_name() -> None:
-    assert members(cut(1), "skip") == [2]
-    assert members(cut(2), "skip") == [2, 3]
+    assert cut(1).members["skip"] == [2]
+    assert cut(2).members["skip"] == [2, 3]
 
 
 def test_the_smallest_steps() -> None:

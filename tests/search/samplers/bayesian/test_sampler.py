@@ -9,12 +9,14 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from search.samplers.bayesian.design import design, lacking
 from search.samplers.bayesian.features import Columns, describe
 from search.samplers.bayesian.gain import gains, normals
 from search.samplers.bayesian.sampler import BayesianSampler
 from search.samplers.bayesian.surrogate import fit
 from search.samplers.points import Walker
 from search.study.stand_in import default
+from spaces import sets
 from tests.search.samplers.test_steps import ask as small
 from tests.search.samplers.test_steps import walk
 
@@ -30,21 +32,70 @@ def quiet() -> Any:
 # -- its parts -------------------------------------------------------------------------------------
 
 
-def test_a_point_is_told_by_what_it_means() -> None:
+def test_a_point_is_told_by_its_members_and_its_settings() -> None:
     told = describe(walk(**{"skip.count": 2, "skip.02": 1, "skip.04": 1, "zeros": 20}))
-    assert told == {
-        "0.stage=Taken": 1.0,
-        "0.fields.blocks#": 2.0,
-        "0.fields.blocks:2": 1.0,
-        "0.fields.blocks:4": 1.0,
-        "0.fields.zeros": 20.0,
-    }
+    mean = (1 + 2 + 3 + 4) / 4  # of what the space thinks that its units cost
+    assert told == {"skip#": 1.0, "skip:2": 2 / mean, "skip:4": 4 / mean, "zeros": 1.0}
+    cut = walk(**{"skip.count": 1, "skip.02": 1, "skip.04": 1, "zeros": 0})
+    assert describe(cut) == {"skip#": 0.5, "skip:2": 2 / mean, "zeros": 0.0}
 
 
-def test_columns_scale_and_leave_out_what_never_varies() -> None:
-    columns = Columns([{"a": 1.0, "b": 2.0, "s:1": 1.0}, {"a": 3.0, "b": 2.0}])
-    found = columns.table([{"a": 2.0, "b": 7.0, "s:1": 1.0, "new": 4.0}])
+def test_settings_keep_their_order_and_choices_their_names() -> None:
+    def asked(trial: Any) -> object:
+        trial.suggest_float("lr", 1e-4, 1e-2, log=True)
+        trial.suggest_categorical("bits", [2, 4, 8])
+        return trial.suggest_categorical("how", ["a", "b"])
+
+    point = Walker(asked).walk({"lr": 1e-3, "bits": 4, "how": "b"}, lambda _, one: default(one))
+    assert point is not None
+    assert describe(point) == pytest.approx({"lr": 0.5, "bits": 0.5, "bits=4": 0.5, "how='b'": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("price", "weights"),
+    [((2.0, 2.0, 5.0), [2 / 3, 2 / 3, 5 / 3]), ((-1.0, 0.0, -7.0), [1.0, 1.5, 0.5])],
+)
+def test_members_weigh_what_they_are_thought_to_cost(
+    price: tuple[float, ...], weights: list[float]
+) -> None:
+    def asked(trial: Any) -> object:
+        return sets.suggest(trial, "s", range(3), dict(enumerate(price)), 3)
+
+    point = Walker(asked).walk({f"s.{n:02d}": 1 for n in range(3)} | {"s.count": 3}, draw_lowest)
+    assert point is not None
+    assert [describe(point)[f"s:{n}"] for n in range(3)] == pytest.approx(weights)
+
+
+def draw_lowest(_: str, asked: Any) -> Any:
+    return default(asked)
+
+
+def test_columns_leave_out_what_never_varies() -> None:
+    columns = Columns([{"a": 1.0, "b": 2.0, "s:1": 3.0}, {"a": 0.0, "b": 2.0}])
+    found = columns.table([{"a": 0.5, "b": 7.0, "s:1": 3.0, "new": 4.0}])
     assert found.members.tolist() == [[1.0]] and found.others.tolist() == [[0.5]]
+    assert found.weights.tolist() == [[3.0]]
+
+
+def test_what_is_counted_is_known_exactly() -> None:
+    """As parameters are: a product of how much is left of two things."""
+    points = [{"n#": n, "zeros": z} for n in (0.0, 0.5, 1.0) for z in (0.0, 0.2, 0.6)]
+    size = [1e8 * (5 + (10 - 8 * one["n#"]) * (1 - one["zeros"])) for one in points]
+    columns = Columns(points)
+    (model,) = fit(columns.table(points), np.array(size)[:, None])
+    told = model.at(columns.table([{"n#": 0.25, "zeros": 1.0}, {"n#": 0.75, "zeros": 0.4}]))
+    assert told.mean == pytest.approx([1e8 * 5, 1e8 * (5 + 4 * 0.6)], rel=1e-3)
+    assert told.deviation.max() < 1e6
+
+
+def test_the_first_points_show_every_setting_at_three_values() -> None:
+    walker, seen = Walker(small), [walk(**{"skip.count": 2, "skip.01": 1, "skip.02": 1})]
+    while lacking(seen):
+        params = design(walker, {one.identity for one in seen})
+        assert params is not None
+        seen.append(walk(**params))
+    assert {one.params["zeros"] for one in seen} == {0, 10, 20}
+    assert [one.members["skip"] for one in seen[1:]] == [[1], [], []]  # the cheapest
 
 
 def test_a_surrogate_learns_a_sum_and_its_own_doubt() -> None:
@@ -54,9 +105,9 @@ def test_a_surrogate_learns_a_sum_and_its_own_doubt() -> None:
         {f"s:{n}": 1.0 for n in costs if rng.random() < 0.4} | {"zeros": float(rng.integers(6))}
         for _ in range(60)
     ]
-    points = [one | {"s#": float(len(one) - 1)} for one in points]
+    points = [one | {"s#": (len(one) - 1) / 8, "zeros": one["zeros"] / 5} for one in points]
     scores = np.array([
-        20 * math.exp(sum(costs[n] for n in costs if f"s:{n}" in one) + 0.02 * one["zeros"])
+        20 * math.exp(sum(costs[n] for n in costs if f"s:{n}" in one) + 0.1 * one["zeros"])
         for one in points
     ])  # fmt: skip
     columns = Columns(points)
@@ -162,6 +213,18 @@ def test_where_trials_fail_it_goes_elsewhere() -> None:
 
     found = search(numbers, score, 25, ["minimize"])
     assert min(one.values[0] for one in found if one.state == TrialState.COMPLETE) == -31.0
+
+
+def test_it_looks_up_to_the_limit_and_not_only_where_it_was() -> None:
+    """What a limit allows counts, also where nothing that was measured comes near it."""
+    size, limit = 30, 25.0
+
+    def score(params: dict[str, int]) -> Any:
+        total = sum(params.values())
+        return [float(total), float(size - total)], (total - limit) / size
+
+    found = search(numbers, score, 14, ["minimize", "minimize"])
+    assert max(one.values[0] for one in found if one.values[0] <= limit) >= limit - 2
 
 
 def test_three_objectives_and_trials_that_run() -> None:
