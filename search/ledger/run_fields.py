@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.journal.results import Result
 from search.journal.view import View
+from search.report.across import across_values
 from search.report.best import best, held_out_json
 from search.report.format import settings, story
 from search.report.pictures import pictures_svg
@@ -152,14 +153,15 @@ def study_params(study: Study) -> dict[str, Any]:
 
 
 def study_values(view: View) -> dict[str, float]:
-    """The best trial's metrics, the untouched model's, and how many trials there are."""
+    """The best trial's metrics, the untouched model's, how many trials there are, and what shows
+    across them."""
     found, counts = best(view), view.counts
     told = ("finished", "repeats", "failed", "planned")
     values = {f"trials/{name}": float(counts[name] or 0) for name in told}
     values |= {f"baseline/{key}": value for key, value in view.base.items()}
     if found.trials and not found.note:
         values |= found.trials[0].metrics
-    return values
+    return values | across_values(view)
 
 
 def study_files(view: View) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from search.journal.results import Result, losses
 from search.journal.store import Store
 from search.journal.view import View, read
+from search.report.across import across_text
 from search.report.best import Best, best, of_confirmed
 from search.report.format import measured_on, storage_flag, story
 from search.report.pictures import picture_svg, pictures
@@ -64,6 +65,7 @@ def page(view: View) -> str:
         best=_table(view, best_rows(view, found)),
         confirmed=_confirmed(view, found),
         pictures="".join(_pictures(found)),
+        across=_across(view),
         growth=_growth(view) if len(study.objectives) == 2 else "",
         failures=_failures(view),
         measured="".join(_measured(view)),
@@ -112,6 +114,11 @@ def _drawn(figure: "Figure") -> str:
         include_plotlyjs=False, full_html=False, config={"displaylogo": False, "responsive": True}
     )
     return text
+
+
+def _across(view: View) -> str:
+    text = across_text(view)
+    return f"<h2>Across trials</h2><pre>{escape(text)}</pre>" if text else ""
 
 
 def _growth(view: View) -> str:
