@@ -1,5 +1,6 @@
 """Real studies for benchmarks of searches: every model measured once, and kept in a file."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,9 @@ dtype = "float32"
 [data]
 dataset = "asset:bbc-news"
 task = "language-modelling"
-max_length = 256
+max_length = 64
 batch_size = 4
-items = { calibration = 8, train = 8, search = 16, held_out = 32 }
+items = { calibration = 4, train = 1, search = 16, held_out = 32 }
 [objectives]
 perplexity = "min"
 nonzero_parameters = "min"
@@ -69,7 +70,8 @@ class Measured:
     def __init__(self, text: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.study = parse_study(text, "quality.toml")
-        self.file = folder / f"{self.study.name}.json"
+        mark = hashlib.sha256(text.encode()).hexdigest()[:8]  # another study is another file
+        self.file = folder / f"{self.study.name}-{mark}.json"
         self.known: dict[str, Any] = (
             json.loads(self.file.read_text()) if self.file.is_file() else {}
         )

@@ -153,7 +153,7 @@ def hypervolume(points: list[tuple[float, float]], corner: tuple[float, float]) 
     return area
 
 
-# The default sampler was tuned on seeds 0 to 3 of 30 blocks, 0 and 1 of 16; on no other seeds.
+# The default sampler was tuned on seeds 0 to 7 of these, and on no others.
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "30 blocks": {},
     "16 blocks": {"blocks": 16},

@@ -137,14 +137,15 @@ class SamplerCopy:
 
     def tell(self, row: FrozenTrial) -> None:
         """Let the sampler see the end of a trial of the journal."""
-        row = as_seen(row)
+        row, trial_id = as_seen(row), self._ids[row.number]
+        known = self._drafts.get_trial(trial_id)
+        for key, value in row.system_attrs.items():  # an Optuna trial would propose anew
+            if key not in known.system_attrs:
+                self._drafts.set_trial_system_attr(trial_id, key, value)
+        for key, value in self._metrics(row).items():
+            self._drafts.set_trial_user_attr(trial_id, key, value)
         with _quiet():
-            trial = optuna.Trial(self.study, self._ids[row.number])
-            for key, value in row.constraints.items():
-                trial.set_constraint(key, value)
-            for key, value in self._metrics(row).items():
-                trial.set_user_attr(key, value)
-            self.study.tell(trial, row.values, state=row.state)
+            self.study.tell(known.number, row.values, state=row.state)
 
 
 class _Drafts(InMemoryStorage):

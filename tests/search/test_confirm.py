@@ -1,6 +1,10 @@
 """`rayduce confirm`: measured once, kept in the journal, shown wherever results are."""
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from search.confirm import confirm
 from search.journal.confirmed import NOTE
 from search.journal.journal import Journal
 from search.journal.lock import study_lock
+from search.journal.store import Store
 from search.journal.view import View, read
 from search.ledger.mirror import sync
 from search.report.best import best, best_json, of_confirmed
@@ -25,6 +30,7 @@ from tests.support.journals import Sample
 from tests.support.ledgers import Runs, migrated_ledger
 from trainables.bench import bench as bench_module
 from trainables.core.errors import UserError
+from trainables.core.places import CHECKOUT
 from trainables.stage import Facts
 
 
@@ -80,6 +86,34 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(
     found = kept(confirm(tiny.store))
     assert list(found) == [f"{NOTE}{number}" for number in (0, 1, 2)]
     assert measured == ["held_out"] * 3, "what was measured before the end lies in the cache"
+
+
+PROGRAM = """
+import os, pathlib, signal, sys
+from search.confirm import NOTE, confirm
+from search.journal.journal import Journal
+from search.journal.store import Store
+
+note = Journal.note
+
+def killed(journal, key, value):
+    if key == NOTE + "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    note(journal, key, value)
+
+Journal.note = killed
+confirm(Store(pathlib.Path(sys.argv[1]), "tiny"))
+"""
+
+
+@pytest.mark.slow
+def test_killed_outright_it_ends_as_if_it_had_not_been(tiny: Sample, tmp_path: Path) -> None:
+    shutil.copytree(tiny.store.folder, tmp_path / "unharmed")
+    told = [sys.executable, "-c", PROGRAM, str(tiny.store.folder)]
+    assert subprocess.run(told, cwd=CHECKOUT, check=False).returncode == -signal.SIGKILL
+    assert list(read(tiny.store).confirmed) == [0]
+    whole = kept(confirm(Store(tmp_path / "unharmed", tiny.store.study)))
+    assert kept(confirm(tiny.store)) == whole and len(whole) == 3
 
 
 def test_everything_shows_it(tiny: Sample) -> None:

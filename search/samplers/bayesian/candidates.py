@@ -41,11 +41,12 @@ class Pool:
     def steps(self, parents: Sequence[Point]) -> Iterator[Params]:
         """One to three steps from a parent, mostly one."""
         while parents:
-            params, parent = None, self.rng.choice(parents)
-            for _ in range(self.rng.choice((1, 1, 1, 2, 2, 3))):
-                params = step(parent, self.rng)
-                parent = replace(parent, params=params)
-            yield params or {}
+            parent = self.rng.choice(parents)
+            further = self.rng.choice((0, 0, 0, 1, 1, 2))
+            params = step(parent, self.rng)
+            for _ in range(further):
+                params = step(replace(parent, params=params), self.rng)
+            yield params
 
     def mixtures(self, parents: Sequence[Point]) -> Iterator[Params]:
         """Each parameter of one or the other of two parents; a set's members likewise."""

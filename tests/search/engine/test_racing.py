@@ -1,6 +1,10 @@
 """A search that races beside one that does not: the same front to the last bit, for fewer items."""
 
+import os
 import random
+import signal
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from tests.support.searched import TOML
 from tests.support.toys import bytes_tokenizer, jsonl
 from trainables.bench.survey import gather
 from trainables.core.cache import write_durably
+from trainables.core.places import CHECKOUT
 from trainables.core.scores import from_text, scores_file
 from trainables.stage import drain
 from trainables.trial import open_bench, run_stages
@@ -44,8 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def search(folder: Path, name: str, scheduler: str) -> list[Result]:
-    """Search in this process, as a driver with one worker does."""
+def search(folder: Path, name: str, scheduler: str, dies: int | None = None) -> list[Result]:
+    """Search in this process, as a driver with one worker does, or go on with a search; killed
+    while a trial runs, if one is named."""
     text = TOML.format(model=folder / "model", data=folder / "rows.jsonl")
     text = text.replace("search = 4", f"search = {ITEMS}").replace("<= 150%", "<= 110%")
     study = parse_study(f'{text}[scheduler]\nname = "{scheduler}"\n', "tiny.toml")
@@ -65,13 +71,17 @@ def search(folder: Path, name: str, scheduler: str) -> list[Result]:
             write_durably(path, from_text(found["scores"]).pack())
         journal.settle(number, record("", number, {}) | found | more)
 
-    first = journal.hand_out(None)
-    assert first is not None
-    settle(first.number, [], {"facts": asdict(facts)})
+    journal.reclaim(made.store.results)
+    if journal.baseline() is None:
+        first = journal.hand_out(None)
+        assert first is not None
+        settle(first.number, [], {"facts": asdict(facts)})
     journal.begin(sampler_source(study.sampler, seed=1, trials=TRIALS, ask=ask), [])
-    for _ in range(TRIALS):
+    while journal.owed or len(journal.trials()) <= TRIALS:
         given = journal.hand_out(ask)
         assert given is not None
+        if given.number == dies:
+            os.kill(os.getpid(), signal.SIGKILL)
         settle(given.number, ask(FixedTrial(given.params)), {})
     made.close()
     return list(read(made.store).results)
@@ -95,3 +105,25 @@ def test_the_same_front_for_fewer_items(folder: Path, monkeypatch: pytest.Monkey
     assert evaluated(racing) < 0.8 * evaluated(whole)
     beaten = {one.number for one in lost}
     assert not beaten & {one.number for one in whole if one.on_front}
+
+
+PROGRAM = """
+import pathlib, sys
+from tests.search.engine.test_racing import search
+search(pathlib.Path(sys.argv[1]), "killed", "racing", dies=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_a_race_that_was_killed_ends_as_one_that_was_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "hf")
+    for number in (4, 9):
+        told = [sys.executable, "-c", PROGRAM, str(folder), str(number)]
+        assert subprocess.run(told, cwd=CHECKOUT, check=False).returncode == -signal.SIGKILL
+    after, whole = (search(folder, name, "racing") for name in ("killed", "unharmed"))
+    assert len(after) == TRIALS + 1
+    for one, other in zip(after, whole, strict=True):
+        assert (one.params, one.metrics, one.state) == (other.params, other.metrics, other.state)
+        assert one.record.get("share") == other.record.get("share")
