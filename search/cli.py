@@ -78,8 +78,8 @@ def launch(
     mlflow: Ledger = None,
 ) -> None:
     """Run a study; launched again, it goes on where it was interrupted."""
-    from search.run import run
-    from search.study.load import load_study, storage_overrides
+    from search.study.load import storage_overrides
+    from search.study.routing import load_either
 
     overrides: dict[str, Any] = {
         "budget.trials": trials,
@@ -93,7 +93,7 @@ def launch(
     if (study is None) == (like is None):
         raise UserError("launch", allowed="a study file, or --like RUN_ID")
     if study is not None:
-        found = load_study(study, overrides)
+        found = load_either(study, overrides)
     else:
         from search.ledger.run_files import study_like
 
@@ -101,7 +101,18 @@ def launch(
     if check:
         _check(found)
     else:
-        run(found, naive=naive)
+        _run(found, naive=naive)
+
+
+def _run(study: "Study", *, naive: bool = False, retry: bool = False) -> None:
+    from search.run import run
+
+    if study.route is None:
+        run(study, naive=naive, retry=retry)
+        return
+    from search.routing.stages import run_stages
+
+    run(study, stages=run_stages)
 
 
 def _check(study: "Study") -> None:
@@ -129,13 +140,12 @@ def resume(
 ) -> None:
     """Go on with an interrupted study, as it was launched."""
     from search.journal.view import saved_toml
-    from search.run import run
-    from search.study.load import parse_study
+    from search.study.routing import parse_either
 
     store = _store(name, storage)
     text = saved_toml(store)
     here = {"budget.trials": trials, "storage.folder": str(store.folder)}  # it may have moved
-    run(parse_study(text, str(store.toml), here), retry=retry_failed)
+    _run(parse_either(text, str(store.toml), here), retry=retry_failed)
 
 
 @app.command()

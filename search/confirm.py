@@ -38,6 +38,7 @@ def confirm(store: Store, said: Said = lambda text: None) -> View:
     """
     with study_lock(store) as driver:
         view = read(store)
+        view.refuse_routing("its trials are measured on held-out data as they are")
         wanted = chosen(view)
         todo = [one for one in wanted if one.number not in confirmed(view.notes)]
         if not todo:

@@ -60,6 +60,7 @@ def export_trial(
     if register is not None:
         check_name(register)
     view = read(store)
+    view.refuse_routing("rayduce route export STUDY.toml --to DIR")
     result, remark = choose(view, trial, metric)
     flag = storage_flag(store.folder, view.study.storage.database)
     again = (

@@ -67,6 +67,7 @@ class Result:
         on_front: feasible, and no other trial is better in all objectives.
         record: all the worker reported.
         phase: which phase of a search in phases proposed it, and its place in it, from 0.
+        part: of a step on the way to a study's trials, which is none: what kind of step it is.
     """
 
     number: int
@@ -79,13 +80,16 @@ class Result:
     stopped: datetime | None = None
     on_front: bool = False
     phase: tuple[int, int] | None = None
+    part: str = ""
 
     @property
     def is_baseline(self) -> bool:
-        return self.number == 0
+        return self.number == 0 and not self.part
 
     @property
     def name(self) -> str:
+        if self.part:
+            return f"{self.part} {self.number}"
         return "baseline" if self.is_baseline else f"trial {self.number}"
 
     @property

@@ -26,6 +26,7 @@ VALUES: sa.Table = models.TrialValueModel.__table__
 USER: sa.Table = models.TrialUserAttributeModel.__table__
 SYSTEM: sa.Table = models.TrialSystemAttributeModel.__table__
 NOTES: sa.Table = models.StudyUserAttributeModel.__table__
+STUDIES: sa.Table = models.StudyModel.__table__
 FINITE = models.TrialValueModel.TrialValueType.FINITE
 
 BRIEF = "brief"  # beside a record, what lists and choices ask of it
@@ -44,6 +45,14 @@ class Tables:
         """All that is written inside, or nothing."""
         with self.engine.begin() as connection:
             yield connection
+
+    def below(self, name: str) -> list[tuple[str, int]]:
+        """The parts of a study, which lie under `<name>/<part>`: (part, its own id)."""
+        named, most = STUDIES.c.study_name, f"{name}/"
+        wanted = sa.select(named, STUDIES.c.study_id).where(named.startswith(most, autoescape=True))
+        with self.engine.connect() as connection:
+            found = connection.execute(wanted.order_by(STUDIES.c.study_id)).all()
+        return [(row.study_name.removeprefix(most), row.study_id) for row in found]
 
     # -- notes of the study ------------------------------------------------------------------
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from optuna.trial import FrozenTrial
@@ -31,6 +32,7 @@ class View:
     results: tuple[Result, ...]
     driver: str | None = None  # who runs it now
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    parts: tuple[Result, ...] = ()  # steps on the way to its trials, which are none
 
     @property
     def baseline(self) -> Result | None:
@@ -79,7 +81,7 @@ class View:
         if self.driver is not None:
             return "running"
         if not self.results:
-            return "new"
+            return "interrupted" if self.parts else "new"
         owed = any(not result.ended for result in self.results)
         return "finished" if self._spent and not owed else "interrupted"
 
@@ -95,6 +97,11 @@ class View:
         seconds, exhausted = float(self.notes.get("seconds") or 0), self.notes.get("exhausted")
         trials, repeated = len(self.trials), len(repeats(self.results))
         return self.study.budget.spent(trials, seconds, repeats=repeated, exhausted=exhausted)
+
+    def refuse_routing(self, do: str) -> None:
+        """Raise UserError where the trials are no stages that could be done again."""
+        if self.study.route is not None:
+            raise UserError(f"{self.study.name} is a routing study", do=do)
 
     def trial(self, number: int) -> Result:
         """One trial by number."""
@@ -128,7 +135,14 @@ class Reader:
         study = _study(self.store, notes)
         with collector_paused():
             results = tuple(self._results(study, driving=bool(driver)))
-        return View(study, results, driver, notes)
+            parts = tuple(self._parts(driving=bool(driver)))
+        return View(study, results, driver, notes, parts)
+
+    def _parts(self, *, driving: bool) -> Iterator[Result]:
+        """What lies beside the trials, under `<study>/<part>`."""
+        for part, number in self.patient(lambda: self.tables.below(self.store.study)):
+            rows = self.patient(partial(Tables(self.storage, number).read, lean=True))
+            yield from (replace(result_of(row, driving=driving), part=part) for row in rows)
 
     def notes(self) -> dict[str, Any]:
         """What is remembered of the study itself."""

@@ -61,7 +61,8 @@ def find_runs(client: "MlflowClient", experiment: str, token: str) -> "dict[str,
     found: dict[str, Run] = {}
     for run in sorted(tagged(client, experiment, token), key=lambda one: str(one.info.run_id)):
         uid = run.data.tags.get(UID)
-        number = "" if uid is None else str(int(uid.rpartition("-")[2]))
+        part, _, last = ("" if uid is None else uid.removeprefix(f"{token}-")).rpartition("-")
+        number = "" if uid is None else f"{part and f'{part}-'}{int(last)}"
         if number in found:
             client.delete_run(run.info.run_id)
         else:

@@ -39,7 +39,7 @@ FORBIDDEN = re.compile(r"[^\w.\- :/]|(?<=/)/|^/", re.ASCII)  # in MLflow's names
 def run_name(result: Result) -> str:
     """`012 Omission skip=20,21`: sorts by number, says what it is."""
     what = f"failed: {result.reason}" if result.state == "fail" else story(result)
-    return f"{result.number:03d} {what}"[:120]
+    return f"{result.part and f'{result.part} '}{result.number:03d} {what}"[:120]
 
 
 def tags_of(view: View, result: Result) -> dict[str, str]:
@@ -48,6 +48,7 @@ def tags_of(view: View, result: Result) -> dict[str, str]:
     told = {
         "study": view.study.name,
         "space": view.study.space.name,
+        "part": result.part,
         "state": result.state,
         "feasible": "yes" if result.feasible else "no",
         "lineage": result.lineage,

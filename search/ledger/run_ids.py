@@ -28,7 +28,7 @@ def _whole(found: Any) -> bool:
         return False
     texts = [found.get("uri"), found.get("experiment"), found.get("parent")]
     for number, run in found["runs"].items():
-        if not number.isdecimal() or not isinstance(run, dict):
+        if not number.rpartition("-")[2].isdecimal() or not isinstance(run, dict):
             return False
         texts += [run.get("run_id"), run.get("front")]
     return all(isinstance(text, str) for text in texts)
@@ -42,4 +42,4 @@ def save_links(store: Store, links: dict[str, Any]) -> None:
 def run_ids(store: Store) -> dict[int, str]:
     """Trial number -> run id."""
     runs = load_links(store).get("runs", {})
-    return {int(number): run["run_id"] for number, run in runs.items()}
+    return {int(number): run["run_id"] for number, run in runs.items() if number.isdecimal()}

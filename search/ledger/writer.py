@@ -99,10 +99,10 @@ class Ledger:
 
         with FileLock(self.store.root / "ledger.lock"):
             self._catch_up(view, fresh=ending and not self.local)
-            ended = [one for one in view.results if one.ended]
+            ended = [one for one in (*view.results, *view.parts) if one.ended]
             self._forget_retried(ended)
             seen = self.known.keys() | self.refused.keys()
-            new = [one for one in ended if str(one.number) not in seen]
+            new = [one for one in ended if key_of(one) not in seen]
             added = sum([self._added(view, result) for result in new])
             if added and not self.local:
                 self._learn(view)  # another machine may have added the same
@@ -115,7 +115,7 @@ class Ledger:
     def _forget_retried(self, ended: Sequence[Result]) -> None:
         """Trials that had failed, and came to a result when they ran again: in the same runs."""
         for result in ended:
-            number, state = str(result.number), self.known.get(str(result.number), {}).get("state")
+            number, state = key_of(result), self.known.get(key_of(result), {}).get("state")
             if state == "fail" and result.state != "fail":
                 run_id = self.known.pop(number)["run_id"]
                 self.client.delete_tag(run_id, "reason")
@@ -186,7 +186,7 @@ class Ledger:
         except MlflowException as error:
             if error.error_code not in REFUSALS or not self._open_for_runs():
                 raise
-            self.refused[str(result.number)] = hidden(str(error).splitlines()[0])[:200]
+            self.refused[key_of(result)] = hidden(str(error).splitlines()[0])[:200]
             return False
         return True
 
@@ -195,10 +195,11 @@ class Ledger:
         return str(self.client.get_experiment(self.experiment).lifecycle_stage) == "active"
 
     def _add(self, view: View, result: Result) -> None:
-        number, front = str(result.number), _front(result)
+        number, front = key_of(result), _front(result)
         run_id = self.torn.get(number) or self._open(view, result)
         tags = {**tags_of(view, result), "front": front, **source_tags(view)}
-        tags[NOTE] = tags.get(NOTE, "") + trial_steps(result, run_id, self._place)
+        if view.study.route is None:  # whose trials are made into models by other commands
+            tags[NOTE] = tags.get(NOTE, "") + trial_steps(result, run_id, self._place)
         params = as_params(params_of(result))
         for request in requests(metrics_of(result), params, as_tags(tags)):
             self.client.log_batch(run_id, **request)
@@ -210,7 +211,7 @@ class Ledger:
 
     def _open(self, view: View, result: Result) -> str:
         token = view.notes["token"]
-        uid = f"{token}-{result.number:05d}"
+        uid = f"{token}-{result.part and f'{result.part}-'}{result.number:05d}"
         if not self.local:  # another machine may be at it
             for run in self.client.search_runs([self.experiment], f"tags.`{UID}` = '{uid}'"):
                 return str(run.info.run_id)
@@ -218,7 +219,7 @@ class Ledger:
         run = self.client.create_run(
             self.experiment, millis(result.started), tags, run_name=run_name(result)
         )
-        self.torn[str(result.number)] = str(run.info.run_id)
+        self.torn[key_of(result)] = str(run.info.run_id)
         return str(run.info.run_id)
 
     def _mark_front(self, view: View) -> None:
@@ -250,6 +251,7 @@ class Ledger:
         state = replace(view, driver=None).state if ending else "running"
         found = best(view)
         chosen = self.known.get(str(found.trials[0].number)) if found.trials else None
+        chosen = None if view.study.route is not None else chosen
         steps = study_steps(view.study.name, chosen["run_id"] if chosen else None, self._place)
         note = f"{steps}\n\n{best_table_markdown(view, found)}"  # a long table may be cut
         tags = {"state": state, NOTE: note, **source_tags(view)}
@@ -268,6 +270,8 @@ class Ledger:
         due = shown != self.shown and time.monotonic() - self.drawn > PLOTS_EVERY
         if ending or due:
             self.log_files(self.parent, study_files(view))
+            for name in view.notes.get("files") or ():  # whatever else the study has made
+                self.client.log_artifact(self.parent, str(self.store.root / name))
             key = f"{VIEW}{view.study.name}"
             self.client.set_experiment_tag(self.experiment, key, shared_view(view))
             self.drawn, self.shown = time.monotonic(), shown
@@ -278,6 +282,11 @@ class Ledger:
             for name, text in files.items():
                 Path(folder, name).write_text(text, encoding="utf-8")
             self.client.log_artifacts(run_id, folder)
+
+
+def key_of(result: Result) -> str:
+    """What a trial, or a step on the way to trials, is called here: its number, with its part."""
+    return f"{result.part}-{result.number}" if result.part else str(result.number)
 
 
 def _front(result: Result) -> str:

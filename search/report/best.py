@@ -4,6 +4,7 @@ Needs neither torch nor ray nor mlflow, so that the answer comes within a second
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,6 +143,7 @@ def best_json(view: View, found: Best, runs: Mapping[int, str] | None = None) ->
         "warnings": view.doubts,
         "baseline": _plain(view, view.baseline, runs) if view.baseline else None,
         "trials": [_plain(view, result, runs) for result in found.trials],
+        "tables": list(view.notes.get("tables") or ()),
     }
 
 
@@ -194,6 +196,7 @@ def status_json(view: View) -> dict[str, Any]:
         "state": view.state,
         "trials": view.counts,
         "driver": view.driver,
+        "parts": Counter(one.part for one in view.parts if one.ended),
         "objectives": dict(view.study.objectives),
         "baseline": dict(view.baseline.metrics) if view.baseline else None,
         "feasible": sum(result.feasible for result in view.trials),

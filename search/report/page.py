@@ -21,7 +21,7 @@ from search.report.pictures import picture_svg, pictures
 from search.report.plots import front_figure, growth_figure
 from search.report.provenance import read_as
 from search.report.rows import Cell, Row, best_rows, held_out_rows, row, rows
-from search.report.tables import DONE, unconfirmed_note
+from search.report.tables import DONE, own_tables, unconfirmed_note
 from search.study.load import study_toml
 from trainables.bench.metrics.catalogue import is_timed
 from trainables.core.errors import UserError
@@ -63,7 +63,7 @@ def page(view: View) -> str:
         front_title="The front" if several else "The course of the search",
         front=_drawn(front_figure(view)),
         best=_table(view, best_rows(view, found)),
-        confirmed=_confirmed(view, found),
+        confirmed=_confirmed(view, found) + "".join(map(_own, own_tables(view))),
         pictures="".join(_pictures(found)),
         across=_across(view),
         growth=_growth(view) if len(study.objectives) == 2 else "",
@@ -160,6 +160,17 @@ def _confirmed(view: View, found: Best) -> str:
     return (
         f'<h2>On held-out data</h2>{note}<p class="soft">{said}</p><div class="card">{table}</div>'
     )
+
+
+def _own(found: Mapping[str, Any]) -> str:
+    """A table of the study's own."""
+    heads = "".join(f'<th class="number">{escape(head)}</th>' for head in found["heads"])
+    rows = "".join(
+        "<tr>" + "".join(f'<td class="number">{escape(word)}</td>' for word in words) + "</tr>"
+        for words in found["rows"]
+    )
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<h2>{escape(found["title"])}</h2><div class="card">{table}</div>'
 
 
 def _table(view: View, shown: Sequence[Row], done: str = DONE) -> str:
@@ -276,6 +287,8 @@ def _commands(view: View, found: Best) -> str:
     flag = storage_flag(place.folder, place.database)
     lines = [f"git checkout {view.notes['git_commit']}"] if view.notes.get("git_commit") else []
     lines += ["rayduce launch study.toml    # the study file below", f"rayduce best {name}{flag}"]
-    if found.trials:
+    if view.study.route is not None:
+        lines.append(f"rayduce route export study.toml --to DIR{flag}")
+    elif found.trials:
         lines.append(f"rayduce export {name} --trial {found.trials[0].number} --to DIR{flag}")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Rows of results on a terminal, in MLflow's pages, in lines."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from search.journal.results import Result
 from search.journal.view import View
@@ -29,9 +29,30 @@ def best_table(view: View, found: Best) -> "RenderableType":
     parts: list[RenderableType] = [result_table(view, found.trials, title)]
     if held := held_out_rows(view, found.trials):
         parts.append(_table(view.study, held, HELD_OUT, "flattered by"))
+    parts += [own_table(one) for one in own_tables(view)]
     notes = [found.note, unconfirmed_note(view, found)]
     parts += [Text(said, style="yellow") for said in notes if said]
     return Group(*parts) if len(parts) > 1 else parts[0]
+
+
+def own_tables(view: View) -> list[dict[str, Any]]:
+    """What a study has to show besides its trials: `title`, `heads` and `rows` of words."""
+    return list(view.notes.get("tables") or ())
+
+
+def own_table(found: Mapping[str, Any]) -> "RenderableType":
+    """One of those, below its title, which may be wider."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for number, head in enumerate(found["heads"]):
+        table.add_column(head, justify="right" if number else "left", no_wrap=not number)
+    for words in found["rows"]:
+        table.add_row(*map(_plain, words))
+    return Group(Text(found["title"], style="bold"), table)
 
 
 def unconfirmed_note(view: View, found: Best) -> str:
@@ -90,6 +111,9 @@ def best_table_markdown(view: View, found: Best) -> str:
     lines += _markdown(view.study, best_rows(view, found), DONE)
     if held := held_out_rows(view, found.trials):
         lines += ["", f"{HELD_OUT}:", "", *_markdown(view.study, held, "flattered by")]
+    for own in own_tables(view):
+        heads = [own["heads"], ["---"] * len(own["heads"])]
+        lines += ["", f"{own['title']}:", "", *map(_line, [*heads, *own["rows"]])]
     if missing := unconfirmed_note(view, found):
         lines += ["", f"*{missing}*"]
     return "\n".join(lines)
@@ -117,6 +141,9 @@ def status_lines(view: View) -> list[str]:
     planned = f"of {counts['planned']} trials" if counts["planned"] else "trials"
     again = f", {counts['repeats']} repeats beside them" if counts["repeats"] else ""
     lines = [f"{view.study.name}: {view.state}", f"  {', '.join(said)} {planned}{again}"]
+    for part in dict.fromkeys(one.part for one in view.parts):
+        states = [one.ended for one in view.parts if one.part == part]
+        lines.append(f"  {part}: {sum(states)} of {len(states)} done")
     if view.notes.get("exhausted"):
         lines.append("  the space is exhausted: it has no further model")
     if view.driver:

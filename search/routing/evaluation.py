@@ -1,175 +1,239 @@
-"""Stage 4 of a routing study as a table: each way of choosing a set, judged on held-out items.
+"""Stage 4 of a routing study: every way of choosing a set, judged on the same held-out items.
 
-A likelihood that is no finite number counts as the worst that was seen; an answer chosen by none
-is wrong.
+Some ways know no more than a served model would; the others are marks to hold them against, as they
+know the items' tasks or their answers.
 """
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from trainables.routing.examples import finite_rows, in_words
+import numpy as np
 
-Row: TypeAlias = dict[str, float]
-ORACLE, RANDOM, ROUTER = "oracle over sets", "random set", "router"
-STATIC, HINDSIGHT = "best static set, by training items", "best static set, in hindsight"
-MAJORITY = "set most often best in training"
-DENSE = "dense model"
+from trainables.core.bootstrap import drawn
+from trainables.core.pictures import Bars, Heatmap
+from trainables.core.scores import ItemScores
+from trainables.routing.answers import Answers, Floats, Rows, best_set, by_task, taken
 
-
-@dataclass(frozen=True)
-class Judged:
-    """One item: for every set, whether it answers right and how likely the right answer is."""
-
-    task: str
-    prompt: str
-    right: tuple[bool, ...]
-    likelihood: tuple[float, ...]
-    dense: bool
-
-
-def judge(record: Mapping[str, Any], normalised: bool) -> Judged:
-    """Read a record of `RouteWork.likelihoods` whose last set is the empty one."""
-    right = []
-    for means in record["scores"]:
-        sums = [mean * tokens for mean, tokens in zip(means, record["tokens"], strict=True)]
-        if normalised:
-            sums = [s / max(1, n) for s, n in zip(sums, record["characters"], strict=True)]
-        right.append(_likeliest(sums) == record["answer"])
-    likelihood = tuple(record["likelihood"][:-1])
-    return Judged(record["task"], record["prompt"], tuple(right[:-1]), likelihood, right[-1])
+DENSE, ROUTER, KEPT = "dense model", "router", "router with fallback"
+STATIC, LIKELY = "best static set, by training accuracy", "best static set, by training likelihood"
+CHANCE, MAJORITY = "best static set, by training probability", "set most often best in training"
+TAUGHT, CEILING = "best set of each task, by training", "best set of each task, in hindsight"
+HINDSIGHT = "best static set, in hindsight"
+RANDOM, ORACLE = "random set", "oracle over sets"
+SERVED = (
+    DENSE,
+    ROUTER,
+    KEPT,
+    STATIC,
+    LIKELY,
+    CHANCE,
+    MAJORITY,
+)  # the others know what no server does
+LEVEL = (0.025, 0.975)
+Row = dict[str, float]
 
 
-def _likeliest(sums: Sequence[float]) -> int | None:
-    """The first of the highest; None where no choice has a finite number."""
-    finite = [value for value in sums if math.isfinite(value)]
-    return sums.index(max(finite)) if finite else None
-
-
-@dataclass
-class Evaluation:
-    """The table: for every policy its accuracy per task, their mean, likelihood and regret.
+@dataclass(frozen=True, eq=False)
+class Way:
+    """A way of choosing.
 
     Attributes:
-        replaced: likelihoods that are no finite numbers, and count as the worst.
-        dropped: items without any, which likelihood and regret leave out.
-        harness: the same ways by the tasks of lm-evaluation-harness, where the study names some.
+        chosen: [items] sets; None where it is none of them.
+        right: [items] the share of its answers that is right.
     """
 
-    rows: dict[str, Row]
-    tasks: list[str]
-    router_share: dict[int, float] = field(default_factory=dict)  # how often each set is chosen
-    replaced: int = 0
-    dropped: int = 0
-    harness: dict[str, Row] = field(default_factory=dict)
-
-    @property
-    def beats_static(self) -> bool:
-        """Whether the router is worth having."""
-        return self.rows[ROUTER]["mean"] > self.rows[HINDSIGHT]["mean"]
-
-    def told(self) -> str:
-        """What was not as it should be; empty where all was."""
-        return in_words(self.replaced, self.dropped)
-
-    def verdict(self) -> str:
-        """In words."""
-        mine, best = self.rows[ROUTER]["mean"], self.rows[HINDSIGHT]["mean"]
-        word = "beats" if self.beats_static else "does not beat"
-        return f"the router {word} the best static set: {mine:.2%} against {best:.2%}"
+    name: str
+    chosen: Rows | None
+    right: Floats
 
 
-def evaluate(
-    items: Sequence[Judged], chosen: Sequence[int], training: Sequence[Sequence[float]]
-) -> Evaluation:
-    """Judge every policy.
+def ways(taught: Answers, held: Answers, promised: Floats, kept: Rows, dense: Floats) -> list[Way]:
+    """All of them.
 
     Args:
-        chosen: the router's set for each item.
-        training: the likelihoods of the router's training items, by which static sets are chosen.
+        promised: [items, sets] by the router.
+        kept: [items] its choices with the fallback.
+        dense: [items] whether the dense model is right.
     """
-    rows, replaced, dropped = finite_rows([item.likelihood for item in items])
-    items = [replace(item, likelihood=row) for item, row in zip(items, rows, strict=True)]
-    sets = range(len(items[0].right))
-    hindsight = max(
-        sets, key=lambda s: _accuracy(items, [float(i.right[s]) for i in items])["mean"]
-    )
-    picks = {ROUTER: list(chosen)} | {
-        name: [index] * len(items)
-        for name, index in ({HINDSIGHT: hindsight} | by_training(training)).items()
+    every = np.full(len(held), 1)
+    best = np.bincount(taught.likelihood.argmax(1), minlength=taught.sets)
+    chosen = {
+        KEPT: kept,
+        ROUTER: promised.argmax(1),
+        STATIC: every * best_set(taught),
+        LIKELY: every * best_set(taught, "likelihood"),
+        CHANCE: every * best_set(taught, "probability"),
+        MAJORITY: every * int(best.argmax()),
+        TAUGHT: _of_tasks(taught, held),
+        CEILING: _of_tasks(held, held),
+        HINDSIGHT: every * best_set(held),
     }
-    table = {DENSE: _accuracy(items, [float(item.dense) for item in items])}
-    table |= {name: _policy(items, pick) for name, pick in picks.items()}
-    right = [sum(item.right) / len(item.right) for item in items]
-    table[RANDOM] = _row(items, right, [_mean(item.likelihood) for item in _numbered(items)])
-    best = [max(item.likelihood) for item in _numbered(items)]
-    table[ORACLE] = _row(items, [float(any(item.right)) for item in items], best)
-    share = Counter(chosen)
-    return Evaluation(
-        table,
-        sorted({item.task for item in items}),
-        {index: count / len(items) for index, count in sorted(share.items())},
-        replaced,
-        dropped,
+    found = [Way(name, sets, taken(held.right, sets)) for name, sets in chosen.items()]
+    ends = [(RANDOM, held.right.mean(1)), (ORACLE, held.right.max(1))]
+    return [Way(DENSE, None, dense), *found, *(Way(name, None, right) for name, right in ends)]
+
+
+def _of_tasks(known: Answers, held: Answers) -> Rows:
+    """For each item the set that is best on what is known of its task; on all, of others."""
+    seen = {task: best_set(known.take(known.tasks == task)) for task in np.unique(known.tasks)}
+    other = best_set(known)
+    return np.array([seen.get(task, other) for task in held.tasks])
+
+
+def judge(found: Sequence[Way], held: Answers, active: Callable[[Way], float]) -> dict[str, Row]:
+    """A row for each way: `accuracy`, `low` and `high` of it, `accuracy/TASK`; `active_parameters`;
+    of those that choose a set the right answer's `likelihood` and `probability`, and the `regret`
+    of the latter; and of those that are served `against/OTHER`, `/low` and `/high`: how much more
+    accurate they are than a static set, on the same draws of the items of every task.
+    """
+    draws = {way.name: _draws(way.right, held) for way in found}
+    return {way.name: dict(_row(way, found, held, draws, active)) for way in found}
+
+
+def _row(
+    way: Way,
+    found: Sequence[Way],
+    held: Answers,
+    draws: Mapping[str, Floats],
+    active: Callable[[Way], float],
+) -> Iterator[tuple[str, float]]:
+    yield "accuracy", float(by_task(way.right, held.tasks))
+    yield from zip(("low", "high"), _between(draws[way.name]), strict=True)
+    for task in np.unique(held.tasks):
+        yield f"accuracy/{task}", float(way.right[held.tasks == task].mean())
+    yield "active_parameters", active(way)
+    if way.chosen is not None:
+        chance = taken(held.probability, way.chosen)
+        yield "likelihood", float(by_task(taken(held.likelihood, way.chosen), held.tasks))
+        yield "probability", float(by_task(chance, held.tasks))
+        yield "regret", float(by_task(held.probability.max(1) - chance, held.tasks))
+    for other in found if way.name in SERVED else ():
+        if short := {STATIC: "static", HINDSIGHT: "hindsight"}.get(other.name):
+            yield f"against/{short}", float(by_task(way.right - other.right, held.tasks))
+            between = _between(draws[way.name] - draws[other.name])
+            yield from zip((f"against/{short}/low", f"against/{short}/high"), between, strict=True)
+
+
+def _draws(right: Floats, held: Answers) -> Floats:
+    """[draws] the mean over tasks, each task's items drawn by themselves."""
+    tasks = np.unique(held.tasks)
+    each = [
+        drawn(ItemScores("mean", {"value": right[held.tasks == task]}), seed=number)
+        for number, task in enumerate(tasks)
+    ]
+    found: Floats = np.mean(each, axis=0)
+    return found
+
+
+def _between(draws: Floats) -> tuple[float, float]:
+    low, high = np.quantile(draws, LEVEL)
+    return float(low), float(high)
+
+
+def shares(way: Way, held: Answers) -> dict[str, dict[str, float]]:
+    """Which prompts go where: task -> set -> share of its items."""
+    assert way.chosen is not None
+    found: dict[str, dict[str, float]] = {}
+    for task in np.unique(held.tasks):
+        sets, counts = np.unique(way.chosen[held.tasks == task], return_counts=True)
+        found[str(task)] = {
+            str(one): float(n) / counts.sum() for one, n in zip(sets, counts, strict=True)
+        }
+    return found
+
+
+def verdict(rows: Mapping[str, Row], budget: int) -> str:
+    """In words."""
+    kept, static = rows[KEPT], rows[STATIC]
+    low, high = kept["against/static/low"], kept["against/static/high"]
+    ceiling, best = rows[CEILING]["accuracy"], rows[HINDSIGHT]["accuracy"]
+    return (
+        f"{budget} blocks omitted: router with fallback {kept['accuracy']:.2%}, best static set by "
+        f"training {static['accuracy']:.2%}: {kept['against/static']:+.2%} [{low:+.2%}, {high:+.2%}"
+        f"]; in hindsight the best static set has {best:.2%}, the best of each task {ceiling:.2%}"
     )
 
 
-def by_training(training: Sequence[Sequence[float]]) -> dict[str, int]:
-    """The ways that choose one set for all prompts, by the likelihoods of the training items."""
-    rows = [row for row in finite_rows(training)[0] if row]
-    sets = range(len(rows[0]))
-    often = Counter(max(sets, key=lambda s: row[s]) for row in rows)
-    return {
-        STATIC: max(sets, key=lambda s: sum(row[s] for row in rows)),
-        MAJORITY: often.most_common(1)[0][0],
-    }
+# -- as a table ---------------------------------------------------------------------------------
 
 
-def _numbered(items: Sequence[Judged]) -> list[Judged]:
-    return [item for item in items if item.likelihood]
+def table(rows: Mapping[str, Row], title: str) -> dict[str, Any]:
+    """The rows as plain words, for whoever prints them."""
+    tasks = [name for name in rows[DENSE] if name.startswith("accuracy/")]
+    heads = ["choice of the set", *(one.partition("/")[2] for one in tasks), "mean", "95 %"]
+    heads += ["against static", "regret", "active parameters"]
+    return {"title": title, "heads": heads, "rows": [_words(*one, tasks) for one in rows.items()]}
 
 
-def _policy(items: Sequence[Judged], pick: Sequence[int]) -> Row:
-    pairs = list(zip(items, pick, strict=True))
-    right = [float(item.right[index]) for item, index in pairs]
-    return _row(items, right, [item.likelihood[index] for item, index in pairs if item.likelihood])
+def _words(name: str, row: Row, tasks: Sequence[str]) -> list[str]:
+    words = [name, *(f"{row[one]:.1%}" for one in [*tasks, "accuracy"])]
+    words.append(f"{row['low']:.1%} to {row['high']:.1%}")
+    if "against/static" in row:
+        parts = [row[f"against/static{end}"] * 100 for end in ("", "/low", "/high")]
+        words.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*parts))
+    else:
+        words.append("")
+    return [*words, f"{row['regret']:.3f}" if "regret" in row else "", _millions(row)]
 
 
-def _row(items: Sequence[Judged], right: Sequence[float], likelihood: Sequence[float]) -> Row:
-    """Args: likelihood: of the items that have any."""
-    found = _accuracy(items, right)
-    if not likelihood:
-        return found
-    best = [max(item.likelihood) for item in _numbered(items)]
-    regret = _mean(b - mine for b, mine in zip(best, likelihood, strict=True))
-    return found | {"likelihood": _mean(likelihood), "regret": regret}
+def _millions(row: Row) -> str:
+    value = row["active_parameters"]
+    return f"{value / 1e6:.4g}M" if np.isfinite(value) else ""
 
 
-def _accuracy(items: Sequence[Judged], right: Sequence[float]) -> Row:
-    tasks: dict[str, list[float]] = {}
-    for item, value in zip(items, right, strict=True):
-        tasks.setdefault(item.task, []).append(value)
-    by_task = {task: _mean(values) for task, values in sorted(tasks.items())}
-    return by_task | {"mean": _mean(by_task.values())}
+def shares_table(found: Mapping[str, Mapping[str, float]], names: Sequence[str], title: str) -> Any:
+    """Where prompts go."""
+    used = sorted({int(one) for row in found.values() for one in row})
+    rows = [[t, *(f"{row.get(str(s), 0):.0%}" for s in used)] for t, row in found.items()]
+    return {"title": title, "heads": ["task", *(names[s] for s in used)], "rows": rows}
 
 
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found)
+# -- what else there is to know -------------------------------------------------------------------
+
+
+def harness_records(
+    task: str, under: Sequence[Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """A harness task's answers under each set as records that `Answers` reads, for each of its
+    scores: of two choices the right one is likelier where the score is 1."""
+    found = []
+    for score in ("acc", "acc_norm"):
+        for number, one in enumerate(zip(*under, strict=True)):
+            if score in one[0]:
+                right = [float(each[score]) for each in one]
+                name = {"item": f"{task}/{score}/{number}", "task": f"{task}/{score}"}
+                judged = [[value, 1 - value] for value in right]
+                more = {"prompt": one[0]["prompt"], "answer": 0, "likelihood": right}
+                found.append({**name, **more, "judged": judged})
+    return found
 
 
 def speed(timing: Mapping[str, float]) -> Row:
-    """Speed-ups with the router's time included, and weights relative to the dense model's."""
+    """Speed-ups with the router's time included, and weights beside the dense model's."""
     found = {
-        f"{part}_speedup": timing[f"dense_{part}"] / (timing["router"] + timing[f"pruned_{part}"])
+        f"speed/{part}": timing[f"dense_{part}"] / (timing["router"] + timing[f"pruned_{part}"])
         for part in ("prefill", "generation")
     }
-    resident = timing["dense_bytes"] + timing["router_bytes"]
     return found | {
-        "router_share_of_prefill": timing["router"] / (timing["router"] + timing["pruned_prefill"]),
-        "resident_bytes": resident,
-        "active_bytes": timing["pruned_bytes"] + timing["router_bytes"],
-        "dense_bytes": timing["dense_bytes"],
+        "speed/router_share": timing["router"] / (timing["router"] + timing["pruned_prefill"]),
+        "bytes/resident": timing["dense_bytes"] + timing["router_bytes"],
+        "bytes/active": timing["pruned_bytes"] + timing["router_bytes"],
+        "bytes/dense": timing["dense_bytes"],
     }
+
+
+def picture(sets: Sequence[tuple[str, Sequence[int]]], blocks: int) -> Heatmap:
+    """The sets over the blocks: when each block goes, the first darkest."""
+    most = max(len(omit) for _, omit in sets)
+    values = [
+        [float(most - omit.index(block)) if block in omit else 0.0 for block in range(blocks)]
+        for omit in (list(one) for _, one in sets)
+    ]
+    return Heatmap("omission sets", values, label="how early it goes", axis="set (across: block)")
+
+
+def course(what: Mapping[str, Any], found: Mapping[str, Any]) -> Bars:
+    """A greedy search: the loss after each removal."""
+    title = f"{what['task']}, {what['loss']}: {' '.join(map(str, found['order']))}"
+    return Bars(title, found["losses"], label="loss", axis="blocks removed, less one")

@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
-from search.engine.pool import Pool
+from search.rebuild import free
 from search.routing.stages import Route
 from trainables.core.errors import UserError
 
 WRITTEN = 8  # tokens per prompt that the saved model must write as the one in memory does
 
 
-def export_route(route: Route, pool: Pool, to: Path) -> list[str]:
+def export_route(route: Route, to: Path, budget: int | None = None) -> list[str]:
     """Save the routed model, load it again, and let it write; returns what it wrote.
 
     Both write here, on one device with one dtype: on another they could round to another token.
+
+    Args:
+        budget: how many blocks its sets omit, where the study has several; by default the least.
 
     Raises:
         UserError: the folder is not empty, or what was saved writes something else.
@@ -21,17 +24,18 @@ def export_route(route: Route, pool: Pool, to: Path) -> list[str]:
     from trainables.routing.router import Router
     from trainables.routing.worker import RouteWork
 
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError("--to", got=str(to), allowed="a new or an empty folder")
-    sets, folder = list(route.sets(pool).values()), route.train(pool)
+    place, budgets = free(to), route.budgets
+    if budget is not None and budget not in budgets:
+        raise UserError("--budget", got=budget, allowed=", ".join(map(str, budgets)))
+    size = min(budgets) if budget is None else budget
+    sets = [list(route.sets.values())[at] for at in budgets[size]]
     work = RouteWork(route.spec)
-    device, dtype = str(work.model.device), route.spec.model.dtype
-    router = Router.load(folder)
-    router.model.to(device)
+    router = Router.load(Path(route.routers[size].folder))
+    router.model.to(work.model.device)
     model = RoutedModel(work.model, work.tokenizer, router, sets)
-    model.save(to)
+    model.save(place)
     prompts = [item.asked for task in route.spec.tasks for item in work.items(task, "held_out")[:2]]
-    again = RoutedModel.load(to, dtype=dtype, device=device)
+    again = RoutedModel.load(place, dtype=route.spec.model.dtype, device=str(work.model.device))
     before, after = (one.generate(prompts, max_new_tokens=WRITTEN) for one in (model, again))
     if before != after:
         raise UserError(f"{to}: the saved model writes something else than the one in memory")

@@ -23,6 +23,7 @@ from search.study.constraints import Constraint, parse_constraint
 from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.core.errors import UserError
 from trainables.core.spec import BenchSpec, Count, DataSpec, ModelSpec, Seed, Spec
+from trainables.routing.spec import RouteSpec
 
 Direction = Literal["min", "max"]
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -192,6 +193,7 @@ class Study(Spec):
     first: tuple[dict[str, Any], ...] = Field(
         (), description="a list of tables, each begun with [[first]]"
     )
+    route: RouteSpec | None = None  # of a routing study: its own file's tables
 
     @property
     def limits(self) -> tuple[Constraint, ...]:

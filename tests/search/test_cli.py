@@ -73,8 +73,8 @@ TABLE: list[tuple[str, str, list[str]]] = [
     # -- launch
     (
         "a routing study",
-        "launch spaces/studies/pudding-smollm2.toml",
-        ["a routing study", "rayduce route eval spaces/studies/pudding-smollm2.toml"],
+        "launch spaces/studies/pudding-smollm2.toml --trials 3",
+        ['got "budget.trials"', "a routing study says the rest in its file"],
     ),
     (
         "a study that routes nothing",

@@ -1,18 +1,19 @@
 """A routing study small enough for tests: tiny models from configs, made-up questions."""
 
 import json
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
-from search.engine.pool import LocalPool
+from search.engine.pool import Tell
 from search.routing.commands import app
-from search.routing.load import load_route
-from search.routing.stages import Route, make_worker
+from search.routing.stages import Route, opened
+from search.study.routing import load_route
 from tests.support.toys import bytes_tokenizer
+from trainables.routing.answers import Answers
 from trainables.routing.spec import RouteSpec
 
 COLOURS = ["red", "blue", "green"]
@@ -75,9 +76,27 @@ def study(folder: Path, storage: Path) -> RouteSpec:
     return load_route(write_study(folder, storage))
 
 
-def local(spec: RouteSpec) -> LocalPool:
-    """Its workers: this process."""
-    return LocalPool(partial(make_worker, spec))
+def ran(spec: RouteSpec, tell: Tell = lambda text: None) -> Route:
+    """The study after all its stages, which are still in memory."""
+    with opened(spec, tell) as route:
+        assert route.evaluation
+    return route
+
+
+def answers(tasks: str, right: Sequence[Sequence[int]]) -> Answers:
+    """Items of tasks named by letters, and which sets are right: two choices of one token each."""
+    records = [
+        {
+            "item": f"{task}/{number}",
+            "task": task,
+            "prompt": f"{task} {number}",
+            "answer": 0,
+            "likelihood": [-1.0 if hit else -2.0 for hit in hits],
+            "judged": [[-1.0, -2.0] if hit else [-2.0, -1.0] for hit in hits],
+        }
+        for number, (task, hits) in enumerate(zip(tasks, right, strict=True))
+    ]
+    return Answers.of(records)
 
 
 def invoke(command: str, file: Path, whole: Route) -> str:

@@ -10,11 +10,12 @@ in groups; each group's model is a fork that shares all weights.
 import copy
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -27,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from trainables.bench.data.fits import positions
 from trainables.bench.data.prompts import Question
 from trainables.bench.data.tokenize import filler
 from trainables.bench.models.structure import blocks
@@ -39,6 +41,7 @@ from trainables.omission.evaluator import PrefixEvaluator
 from trainables.omission.searches import Omit
 from trainables.routing.router import Router
 
+Prompt: TypeAlias = str | Sequence[Mapping[str, str]]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -52,12 +55,33 @@ routed model loads with
 
     from trainables.load import load; model = load("{folder}")
 
-and then `model.generate(["..."])`, `model.route(["..."])`, `model.log_likelihoods(questions)`.
+and then `model.generate(["..."])`, `model.route(["..."])`, `model.log_likelihoods(questions)`; by
+hand: `rayduce route chat {folder}`.
 """
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What a prompt goes on with.
+
+    Attributes:
+        set: the one that was taken.
+        tokens: that were written, the end's included.
+        speed: tokens per second of its group, all prompts together, the router's time included.
+    """
+
+    text: str
+    set: int
+    tokens: int
+    speed: float
+
+
 class RoutedModel:
-    """A dense model, its omission sets, and the router that chooses among them."""
+    """A dense model, its omission sets, and the router that chooses among them.
+
+    A prompt is a text, or a conversation: turns with `role` and `content`, for which the
+    tokenizer's chat template is used, and whose last turn is what the router reads.
+    """
 
     def __init__(
         self,
@@ -75,17 +99,33 @@ class RoutedModel:
         self._pruned: dict[int, PreTrainedModel] = {}
 
     @classmethod
-    def load(cls, folder: str | Path, *, dtype: str = "auto", device: str = "cpu") -> "RoutedModel":
-        """A routed model from the folder that `save` wrote."""
+    def from_pretrained(
+        cls, folder: str | Path, *, dtype: str = "auto", device_map: Any = "cpu"
+    ) -> "RoutedModel":
+        """A routed model from the folder that `save` wrote.
+
+        Args:
+            dtype: of the model's weights; the router's stay as they are.
+            device_map: a device, or what `transformers` takes, such as "auto"; the router goes
+                where the model begins.
+        """
         place = Path(folder)
         if not (place / "routed.json").exists():
             raise PlanError(f"{place}: no routed.json; give the folder of a routed model")
         sets = json.loads((place / "routed.json").read_text())["sets"]
-        model = AutoModelForCausalLM.from_pretrained(place / "model", dtype=dtype).to(device)
+        single = isinstance(device_map, str) and device_map.split(":")[0] in ("cpu", "cuda", "mps")
+        spread = {} if single else {"device_map": device_map}
+        model = AutoModelForCausalLM.from_pretrained(place / "model", dtype=dtype, **spread)
+        model = model.to(device_map) if single else model
         router = Router.load(place / "router")
-        router.model.to(device)
+        router.model.to(model.device)
         tokenizer = AutoTokenizer.from_pretrained(place / "model")
         return cls(model, tokenizer, router, [tuple(omit) for omit in sets])
+
+    @classmethod
+    def load(cls, folder: str | Path, *, dtype: str = "auto", device: str = "cpu") -> "RoutedModel":
+        """The same, on one device."""
+        return cls.from_pretrained(folder, dtype=dtype, device_map=device)
 
     def save(self, folder: str | Path) -> None:
         """Write everything into one folder, with a README; `routed.json` comes last."""
@@ -98,35 +138,53 @@ class RoutedModel:
         record = {"sets": self.sets, "blocks": len(blocks(self.model))}
         write_durably(place / "routed.json", json.dumps(record))
 
-    def route(self, prompts: Sequence[str]) -> list[int]:
+    @property
+    def chats(self) -> bool:
+        """Whether conversations can be prompts."""
+        return getattr(self.tokenizer, "chat_template", None) is not None
+
+    def route(self, prompts: Sequence[Prompt]) -> list[int]:
         """The set chosen for each prompt."""
-        chosen: list[int] = self.router.scores(prompts).argmax(1).tolist()
-        return chosen
+        last = [one if isinstance(one, str) else one[-1]["content"] for one in prompts]
+        return self.router.choose(last)
 
     def pruned(self, index: int) -> PreTrainedModel:
-        """The model without one set's blocks; shares all weights."""
+        """The model without one set's blocks; all its weights are the dense model's own."""
         if index not in self._pruned:
             model = fork(self.model)
             remove_blocks(model, self.sets[index])
+            known = {parameter.data_ptr() for parameter in self.model.parameters()}
+            assert all(parameter.data_ptr() in known for parameter in model.parameters())
             self._pruned[index] = model
         return self._pruned[index]
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         max_new_tokens: int | None = None,
         config: GenerationConfig | None = None,
     ) -> list[str]:
-        """What each prompt goes on with; greedy unless `config` says otherwise.
+        """What each prompt goes on with, in the prompts' order; greedy unless `config` says
+        otherwise.
 
         Args:
             max_new_tokens: by default `config`'s, else 64.
-            config: what it leaves open (the end and the filler) is the model's.
+            config: what it leaves open (the end and the filler) is the model's. Its `max_length`
+                counts each prompt's own tokens, whatever it is padded to.
         """
+        return [reply.text for reply in self.answer(prompts, max_new_tokens, config)]
+
+    def answer(
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int | None = None,
+        config: GenerationConfig | None = None,
+    ) -> list[Reply]:
+        """The same, with which set was taken and how fast it went."""
         settings = self._settings(max_new_tokens, config)
 
-        def write(index: int, group: list[str]) -> list[str]:
-            return self._generate(self.pruned(index), group, settings)
+        def write(index: int, group: list[Prompt]) -> list[Reply]:
+            return self._write(index, group, settings)
 
         return self._grouped(prompts, prompts, write)
 
@@ -160,11 +218,11 @@ class RoutedModel:
     def _grouped(
         self,
         items: Sequence[Item],
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         work: Callable[[int, list[Item]], Sequence[Result]],
     ) -> list[Result]:
         """Do the items of one set together; results in the items' order."""
-        chosen = self.route(prompts) if prompts else []
+        chosen = self.route(prompts)
         found: dict[int, Result] = {}
         for index in sorted(set(chosen)):
             numbers = [number for number, one in enumerate(chosen) if one == index]
@@ -173,20 +231,52 @@ class RoutedModel:
         return [found[number] for number in range(len(items))]
 
     @torch.no_grad()
-    def _generate(
-        self, model: PreTrainedModel, prompts: Sequence[str], settings: GenerationConfig
-    ) -> list[str]:
-        batch = self._padded(prompts)
-        written = model.generate(**batch, generation_config=settings)
-        length = batch["input_ids"].shape[1]
-        texts: list[str] = self.tokenizer.batch_decode(
-            written[:, length:], skip_special_tokens=True
-        )
-        return texts
+    def _write(
+        self, index: int, prompts: Sequence[Prompt], settings: GenerationConfig
+    ) -> list[Reply]:
+        """Write for a group, whose keys and values are kept in one cache."""
+        began, rows = time.perf_counter(), [self._tokens(prompt) for prompt in prompts]
+        most = [self._most(len(row), settings) for row in rows]
+        if not max(most):
+            return [Reply("", index, 0, 0.0) for _ in prompts]
+        if (reads := positions(self.model)) is not None:
+            rows = [row[-max(1, reads - max(most)) :] for row in rows]  # the last are the nearest
+        batch, own = self._padded(rows), copy.deepcopy(settings)
+        own.max_new_tokens, own.max_length = max(most), None
+        written = self.pruned(index).generate(**batch, generation_config=own)
+        new = written[:, batch["input_ids"].shape[1] :].tolist()
+        kept = [self._ended(row[:limit], own) for row, limit in zip(new, most, strict=True)]
+        speed = sum(map(len, kept)) / (time.perf_counter() - began)
+        texts = self.tokenizer.batch_decode(kept, skip_special_tokens=True)
+        return [Reply(t, index, len(row), speed) for t, row in zip(texts, kept, strict=True)]
 
-    def _padded(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    @staticmethod
+    def _most(length: int, settings: GenerationConfig) -> int:
+        """How many tokens may be written for a prompt of so many."""
+        if settings.max_new_tokens is not None:
+            return int(settings.max_new_tokens)
+        return max(0, int(settings.max_length) - length)
+
+    @staticmethod
+    def _ended(row: list[int], settings: GenerationConfig) -> list[int]:
+        """A row up to the model's end; what comes after fills it up."""
+        ends = settings.eos_token_id
+        known = ends if isinstance(ends, list) else [ends]
+        return row[: next((at for at, one in enumerate(row, 1) if one in known), len(row))]
+
+    def _tokens(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer(prompt)["input_ids"] or self._start()
+        if not self.chats:
+            raise PlanError("the tokenizer has no chat template", do="give prompts as texts")
+        asked = self.tokenizer.apply_chat_template(
+            list(prompt), add_generation_prompt=True, tokenize=False
+        )
+        found: list[int] = self.tokenizer(asked, add_special_tokens=False)["input_ids"]
+        return found
+
+    def _padded(self, rows: Sequence[list[int]]) -> dict[str, Tensor]:
         """Padded on the left, as generation goes on at the right."""
-        rows = [self.tokenizer(prompt)["input_ids"] or self._start() for prompt in prompts]
         longest, fill = max(map(len, rows)), filler(self.tokenizer)
         ids = [[fill] * (longest - len(row)) + row for row in rows]
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
@@ -216,7 +306,7 @@ def measure(routed: RoutedModel, prompts: Sequence[str], new_tokens: int) -> dic
 
 
 def _once(routed: RoutedModel, prompt: str, settings: GenerationConfig) -> dict[str, float]:
-    batch = routed._padded([prompt])
+    batch = routed._padded([routed._tokens(prompt)])
     found = {"router": _seconds(partial(routed.route, [prompt]))}
     pruned = routed.pruned(routed.route([prompt])[0])
     for name, model in (("dense", routed.model), ("pruned", pruned)):

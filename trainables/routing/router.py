@@ -1,17 +1,18 @@
 """The router of prompt-routed depth pruning: which omission set suits a prompt.
 
-An encoder with one output per set is trained to predict the log-likelihood of the right answer
-under each set; a prompt is answered with the set that promises most.
+An encoder with one output per set is trained to predict how well each set answers the prompt (as
+published: the log-likelihood of the right answer); the set that promises most is taken, or the best
+static one where that promises hardly less.
 
 Source: "Prompt-based Depth Pruning of LLMs", Wee et al., ICML 2025 (arXiv 2502.04348).
 """
 
 import json
-import random
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from jaxtyping import Float
@@ -34,7 +35,15 @@ from trainables.core.errors import PlanError
 from trainables.core.lineage import code, fingerprint
 from trainables.core.spec import ModelSpec, TrainSpec
 from trainables.core.types import Batch, Progress
-from trainables.routing.examples import RouterExample, usable
+from trainables.routing.answers import (
+    NEVER,
+    Answers,
+    best_set,
+    by_task,
+    choose,
+    fallback,
+    taken,
+)
 from trainables.routing.spec import RouterSpec
 
 CLIP = 1.0  # the norm to which all gradients together are cut, as published
@@ -42,55 +51,45 @@ CLIP = 1.0  # the norm to which all gradients together are cut, as published
 
 @dataclass(frozen=True)
 class Report:
-    """How the router did on items it never saw."""
+    """How a router did on items it never saw, and when its choice is better than a fixed one.
+
+    Attributes:
+        rmse: with `mae`, of what it promises, in its target's unit.
+        accuracy: of its choices, the mean over tasks.
+        regret: of its choices, in the right answer's probability, against each item's best set.
+        static: the set that is best for all prompts, by the training items' answers.
+        margin: how much more than that one a set must promise to be taken.
+        kept_accuracy: of its choices with that margin.
+        warmup: steps over which the learning rate rose.
+    """
 
     rmse: float
     mae: float
-    regret: float  # of its choices, in log-likelihood, against the best set for each item
-    static_regret: float  # of always taking the set that is best on the training items
+    accuracy: float
+    regret: float
+    static: int
+    static_accuracy: float
+    static_regret: float
+    margin: float
+    kept_accuracy: float
     items: int
     validated: int
-    warmup: int  # steps over which the learning rate rose
-    replaced: int  # likelihoods that were no finite numbers, and count as the worst
-    dropped: int  # items left out, as none of their likelihoods was one
-
-
-def split(
-    examples: Sequence[RouterExample], share: float, seed: int
-) -> tuple[list[RouterExample], list[RouterExample]]:
-    """(training, validation) examples; all rows of an item are on one side."""
-    names = sorted({example.item for example in examples})
-    random.Random(seed).shuffle(names)
-    held = set(names[: max(1, round(len(names) * share))])
-    if len(held) == len(names):
-        raise PlanError(f"{len(names)} items are too few to train and validate a router")
-    return (
-        [example for example in examples if example.item not in held],
-        [example for example in examples if example.item in held],
-    )
-
-
-def targets(examples: Sequence[RouterExample], centre: bool) -> Float[Tensor, "items sets"]:
-    """What the router learns: likelihoods, or what each set adds to the prompt's mean."""
-    raw = torch.tensor([example.likelihood for example in examples])
-    return raw - raw.mean(1, keepdim=True) if centre else raw
-
-
-def regret(
-    scores: Float[Tensor, "items sets"], likelihood: Float[Tensor, "items sets"]
-) -> Float[Tensor, " items"]:
-    """What choosing by `scores` loses against the best set of each item."""
-    chosen = likelihood.gather(1, scores.argmax(1, keepdim=True))[:, 0]
-    return likelihood.max(1).values - chosen
+    warmup: int
 
 
 @dataclass
 class Router:
-    """An encoder with one output per set, and its tokenizer."""
+    """An encoder with one output per set, and its tokenizer.
+
+    Attributes:
+        static: the set for prompts for which none promises more than it does by the margin.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     max_length: int = 256
+    static: int = 0
+    margin: float = -NEVER  # whatever promises most is taken
 
     @classmethod
     def fresh(cls, spec: RouterSpec, sets: int) -> "Router":
@@ -117,14 +116,20 @@ class Router:
     def load(cls, folder: Path) -> "Router":
         """A saved router."""
         model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-        length = json.loads((folder / "router.json").read_text())["max_length"]
-        return cls(model, AutoTokenizer.from_pretrained(folder), length)
+        kept = json.loads((folder / "router.json").read_text())
+        return cls(model, AutoTokenizer.from_pretrained(folder), **kept)
 
     def save(self, folder: Path) -> None:
         """Weights, tokenizer, and what else `load` needs."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        write_durably(folder / "router.json", json.dumps({"max_length": self.max_length}))
+        kept = {name: getattr(self, name) for name in ("max_length", "static", "margin")}
+        write_durably(folder / "router.json", json.dumps(kept))
+
+    def choose(self, prompts: Sequence[str]) -> list[int]:
+        """The set for each prompt."""
+        promised = self.scores(prompts).double().numpy() if prompts else np.empty((0, 1))
+        return choose(promised, self.static, self.margin).tolist() if prompts else []
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Tensors of a batch, on the router's device."""
@@ -170,19 +175,20 @@ def warmup_steps(spec: RouterSpec, total: int) -> int:
     return spec.warmup if spec.warmup < total else total // 10
 
 
-def recipe(spec: RouterSpec, router: Router, examples: Sequence[RouterExample]) -> Recipe:
+def recipe(spec: RouterSpec, router: Router, answers: Answers) -> Recipe:
     """How a router learns, as published: AdamW, the rate up over the warm-up and down linearly,
     gradients clipped, no weight decay on biases and norms."""
-    size, wanted = spec.batch_size, targets(examples, spec.centre)
-    steps = len(range(0, len(examples), size))
+    size = spec.batch_size
+    wanted = torch.tensor(answers.targets(spec.target, centre=spec.centre), dtype=torch.float32)
+    steps = len(range(0, len(answers), size))
     total = spec.epochs * steps
     rising = warmup_steps(spec, total)
 
     def batches(seed: int) -> Iterator[Batch]:
-        order = torch.randperm(len(examples)).tolist()
+        order = torch.randperm(len(answers)).tolist()
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            batch = router.encode([examples[row].prompt for row in rows])
+            batch = router.encode(answers.prompts[rows].tolist())
             yield {**batch, "labels": wanted[rows].to(router.model.device)}
 
     def rate(step: int) -> float:
@@ -208,64 +214,60 @@ def _loss(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 def train(
-    spec: RouterSpec,
-    examples: Sequence[RouterExample],
-    folder: Path,
-    cache: Cache,
-    device: str = "cpu",
+    spec: RouterSpec, answers: Answers, folder: Path, cache: Cache, device: str = "cpu"
 ) -> Generator[Progress, None, Report]:
-    """Train a router, or take over what was trained before, and save it with its report in
-    `folder`; yields after every epoch. An interrupted training goes on from its last epoch.
+    """Train a router, or take over what was trained before, and save it in `folder`; yields after
+    every epoch. An interrupted training goes on from its last epoch.
 
     Raises:
-        PlanError: too few examples, or the training diverged.
+        PlanError: too few items, or the training diverged.
     """
-    found = usable(examples)
-    taught, held = split(found.examples, spec.validation, spec.seed)
-    router = Router.fresh(spec, len(found.examples[0].likelihood))
+    taught, held = answers.split(spec.validation, spec.seed)
+    router = Router.fresh(spec, answers.sets)
     router.model.to(device)
-    made, key = recipe(spec, router, taught), _identity(spec, found.examples, cache, device)
+    made, key = recipe(spec, router, taught), _identity(spec, taught, cache, device)
     yield from trained_once(
         cache, "routers", key, router.model, lambda path: train_model(router.model, made, path)
     )
-    router.model.eval()
-    report = Report(
-        **judge(router, spec, taught, held),
-        items=len(taught),
-        validated=len(held),
-        warmup=warmup_steps(spec, spec.epochs * made.steps),
-        replaced=found.replaced,
-        dropped=found.dropped,
-    )
+    report = judge(router, spec, held, best_set(answers, "probability"), len(taught))
+    router.static, router.margin = report.static, report.margin
     router.save(folder)
-    write_durably(folder / "report.json", json.dumps(asdict(report)))
     return report
 
 
-def _identity(
-    spec: RouterSpec, examples: Sequence[RouterExample], cache: Cache, device: str
-) -> str:
+def _identity(spec: RouterSpec, taught: Answers, cache: Cache, device: str) -> str:
     """All that decides the weights; the encoder by its content, wherever it lies."""
     settings = spec.model_dump(exclude={"encoder"})
     encoder = fingerprint(locate(ModelSpec(id=spec.encoder)), cache)
-    rows = [asdict(example) for example in examples]
+    rows = [taught.prompts.tolist(), taught.targets(spec.target, centre=spec.centre).tolist()]
     return digest(settings, encoder, rows, code(), transformers.__version__, device)
 
 
-def judge(
-    router: Router,
-    spec: RouterSpec,
-    taught: Sequence[RouterExample],
-    held: Sequence[RouterExample],
-) -> dict[str, float]:
-    """Measure a router on held items: its errors, and what its choices lose."""
-    scores = router.scores([example.prompt for example in held])
-    errors = scores - targets(held, spec.centre)
-    likelihood = targets(held, centre=False)
-    static = targets(taught, centre=False).mean(0).expand_as(likelihood)
-    return {
-        "rmse": float(errors.square().mean().sqrt()),
-        "mae": float(errors.abs().mean()),
-        "regret": float(regret(scores, likelihood).mean()),
-        "static_regret": float(regret(static, likelihood).mean()),
-    }
+def judge(router: Router, spec: RouterSpec, held: Answers, static: int, items: int) -> Report:
+    """Measure a router on held items: its errors, its choices, and by what margin of promise they
+    are better than a static set.
+
+    Args:
+        items: how many it learned from.
+    """
+    promised = router.scores(held.prompts.tolist()).double().numpy()
+    errors = promised - held.targets(spec.target, centre=spec.centre)
+    margin = fallback(promised, held, static)
+    ways = [choose(promised), choose(promised, static, margin), choose(promised, static, NEVER)]
+    lost = held.probability.max(1, keepdims=True) - held.probability
+    found = [[float(by_task(taken(one, way), held.tasks)) for way in ways]
+             for one in (held.right, lost)]  # fmt: skip
+    return Report(
+        rmse=float(np.sqrt(np.square(errors).mean())),
+        mae=float(np.abs(errors).mean()),
+        accuracy=found[0][0],
+        regret=found[1][0],
+        static=static,
+        static_accuracy=found[0][2],
+        static_regret=found[1][2],
+        margin=margin,
+        kept_accuracy=found[0][1],
+        items=items,
+        validated=len(held),
+        warmup=warmup_steps(spec, spec.epochs * len(range(0, items, spec.batch_size))),
+    )

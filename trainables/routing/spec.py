@@ -1,14 +1,25 @@
 """The tables of a routing study (PuDDing): plain validated data, read by driver and workers."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from trainables.core.spec import Count, DataSpec, ModelSpec, Spec, Task
+from trainables.routing.answers import Target
 
 TaskLoss = Literal["tl", "tld"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _several(value: object) -> object:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+Budgets = Annotated[tuple[Count, ...], BeforeValidator(_several), Field(min_length=1)]
+# Of the sets that were found: those least alike; those that together answer the training items
+# best; or PuDDing's ten for Llama-3.1-8B, in place of a search.
+Choice = Literal["diverse", "complement", "published"]
 
 
 class RouteTask(DataSpec):
@@ -24,12 +35,12 @@ class SetsSpec(Spec):
     """Stage 1: the omission sets to choose from."""
 
     file: str | None = None  # sets in the published CSV form, instead of a search
-    budget: Count = 7  # blocks to omit
+    budget: Budgets = (7,)  # blocks to omit, or several such numbers: one search finds them all
     wanted: Count = 10
+    choose: Choice = "diverse"
     losses: tuple[TaskLoss, ...] = ("tl", "tld")
     seeds: Count = 1  # searches per task and loss, each on its own part of the calibration items
     packed: bool = True  # choices of a question in one row, where the model allows
-    spread: bool = False  # one search at a time, its candidates shared out over all workers
 
 
 class LikelihoodSpec(Spec):
@@ -48,16 +59,24 @@ class RouterSpec(Spec):
     batch_size: Count = 32
     warmup: Annotated[int, Field(ge=0)] = 500  # steps; a shorter training takes a tenth of its own
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01  # not of biases, norms
+    target: Target = (
+        "likelihood"  # of the right answer; its margin over the others; its probability
+    )
     centre: bool = False  # subtract each prompt's mean: how hard it is says nothing about sets
     max_length: Count = 256
-    validation: Share = 0.1  # of the items; no item is on both sides
+    validation: Share = 0.1  # of each task's items; no item is on both sides
     seed: int = 42
+
+    def to_dict(self) -> dict[str, Any]:
+        """What identifies it among proposals."""
+        return self.model_dump()
 
 
 class RouterSearch(Spec):
-    """An optional search over the router's settings (spaces/router.py)."""
+    """A search over the router's settings (spaces/router.py)."""
 
-    trials: Annotated[int, Field(ge=0)] = 0
+    trials: Count = 1  # 1: the settings above alone
+    targets: tuple[Target, ...] = ()  # to choose from; none: the one above
     encoders: tuple[str, ...] = ()  # to choose from; none: the one above
 
 
@@ -94,6 +113,11 @@ class RouteSpec(Spec):
     evaluation: EvaluationSpec = EvaluationSpec()
     resources: RouteResources = RouteResources()
     folder: str = "runs"
+
+    @property
+    def searched(self) -> bool:
+        """Whether sets are searched for."""
+        return self.sets.file is None and self.sets.choose != "published"
 
     def encoders(self) -> list[str]:
         """Every encoder that a router may start from."""

@@ -4,15 +4,18 @@ A worker loads the model once. Everything it returns is plain data that depends 
 study and what was asked for, so that any worker, at any time, returns the same.
 """
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pyarrow.parquet as pq
 import torch
 import transformers
+from torch import nn
 from transformers import PreTrainedModel
 
 from trainables.bench.data.fits import check_fits
@@ -36,14 +39,15 @@ from trainables.core.errors import ModelError, PlanError
 from trainables.core.fork import fork
 from trainables.core.lineage import code, fingerprint
 from trainables.core.spec import ModelSpec, Role
+from trainables.core.types import Progress
 from trainables.omission import losses
 from trainables.omission.evaluator import PrefixEvaluator, can_pack
 from trainables.omission.loss_log import Memo
 from trainables.omission.losses import Loss
 from trainables.omission.searches import Omit, greedy, open_positions
-from trainables.routing.examples import read_examples
+from trainables.routing.answers import Answers
 from trainables.routing.routed_model import RoutedModel, measure
-from trainables.routing.router import Router, train
+from trainables.routing.router import Report, Router, train
 from trainables.routing.spec import RouterSpec, RouteSpec
 from trainables.stage import drain
 
@@ -139,17 +143,21 @@ class RouteWork:
 
     def _encoder(self, name: str) -> str:
         """Its content, after a try whether it can be a router."""
-        Router.fresh(self.spec.router.model_copy(update={"encoder": name}), sets=2)
+        self._router(name)
         return fingerprint(locate(ModelSpec(id=name)), self.cache)
+
+    def _router(self, name: str) -> Router:
+        """A fresh one."""
+        return Router.fresh(self.spec.router.model_copy(update={"encoder": name}), sets=2)
 
     def _check_budget(self) -> None:
         free = len(open_positions(len(blocks(self.skeleton)), (), fixed_blocks(self.skeleton)))
-        if not self.spec.sets.file and self.spec.sets.budget > free:
-            got = self.spec.sets.budget
+        if self.spec.searched and max(self.spec.sets.budget) > free:
+            got = max(self.spec.sets.budget)
             raise PlanError("sets.budget", got=got, allowed=f"up to the {free} blocks that can go")
 
     def _asks(self, task: str, role: Role) -> bool:
-        searched = not self.spec.sets.file
+        searched = self.spec.searched
         learns = self.spec.tasks[task].routed and (role == "train" or searched)
         return role == "held_out" or learns
 
@@ -183,17 +191,23 @@ class RouteWork:
         """A greedy search by a task loss, on one part of the calibration items."""
         score = self._evaluator(task, loss, seed)
         found = greedy(
-            len(blocks(self.model)), self.spec.sets.budget, score, fixed=fixed_blocks(self.model)
+            len(blocks(self.model)),
+            max(self.spec.sets.budget),
+            score,
+            fixed=fixed_blocks(self.model),
         )
         return {"order": list(found.order), "losses": list(found.losses)}
 
-    def losses(self, task: str, loss: str, seed: int, sets: Sequence[Omit]) -> list[float]:
-        """A share of one search step's candidates."""
-        return self._evaluator(task, loss, seed)([tuple(omit) for omit in sets])
-
     def shape(self) -> Record:
         """What a driver must know to search by itself."""
-        return {"blocks": len(blocks(self.model)), "fixed": sorted(fixed_blocks(self.model))}
+        found, encoders = blocks(self.skeleton), self.spec.encoders()
+        return {
+            "blocks": len(found),
+            "fixed": sorted(fixed_blocks(self.skeleton)),
+            "parameters": _count(self.skeleton),
+            "sizes": [_count(block) for block in found],
+            "router": {one: _count(self._router(one).model) for one in encoders},
+        }
 
     def _evaluator(self, task: str, name: str, seed: int) -> PrefixEvaluator:
         key = (task, name, seed)
@@ -217,32 +231,31 @@ class RouteWork:
     def likelihoods(
         self, task: str, role: Role, start: int, stop: int, sets: Sequence[Omit]
     ) -> list[Record]:
-        """Mean log-likelihood per token of answers under every set, for some of the items: the
-        right answer's where a router learns, every choice's where it is judged."""
-        items = self.items(task, role)[start:stop]
-        loss = self._loss(task, "tl" if role == "train" else "tld", items)
+        """What every choice of some of the items scores under every set; see `Answers`."""
+        items, table = self.items(task, role)[start:stop], self.spec.tasks[task]
+        loss = self._loss(task, "tld", items)
         means = PrefixEvaluator(self.model, loss).means([tuple(omit) for omit in sets])
-        records, first = [], 0
-        for number, item in enumerate(items, start):
-            choices = [item.answer] if role == "train" else list(range(len(item.choices)))
-            scores = means[:, first : first + len(choices)].tolist()
-            first += len(choices)
-            name = {"item": f"{task}/{role}/{number}", "task": task, "prompt": item.asked}
-            records.append(name | self._record(task, item, choices, scores))
+        counts = [len(item.choices) for item in items]
+        records = []
+        for number, (item, scores) in enumerate(
+            zip(items, torch.split(means, counts, dim=1), strict=True), start
+        ):
+            tokens = [len(row) for _, row in choice_rows(self.tokenizer, item, table.max_length)]
+            sizes = (
+                [max(1, one) for one in item.characters] if table.normalised else [1] * len(tokens)
+            )
+            judged = scores * torch.tensor(tokens) / torch.tensor(sizes)
+            records.append(
+                {
+                    "item": f"{task}/{role}/{number}",
+                    "task": task,
+                    "prompt": item.asked,
+                    "answer": item.answer,
+                    "likelihood": scores[:, item.answer].tolist(),
+                    "judged": judged.tolist(),
+                }
+            )
         return records
-
-    def _record(
-        self, task: str, item: Question, choices: Sequence[int], scores: list[list[float]]
-    ) -> Record:
-        rows = choice_rows(self.tokenizer, item, self.spec.tasks[task].max_length)
-        right = choices.index(item.answer)
-        return {
-            "answer": right,
-            "likelihood": [row[right] for row in scores],
-            "scores": scores,
-            "tokens": [len(rows[choice][1]) for choice in choices],
-            "characters": [item.characters[choice] for choice in choices],
-        }
 
     def harness(self, task: str, omit: Omit) -> list[Record]:
         """The answers of the model without some blocks to a task of lm-evaluation-harness."""
@@ -258,23 +271,39 @@ class RouteWork:
         asked = {task: sorted(order[:most])}
         return harness_answers(model, self.tokenizer, data, asked)[task]
 
-    def train(self, settings: Record, dataset: str, folder: str) -> Record:
-        """Train a router on stage 2's data set; returns its report."""
+    def train(self, settings: Record, dataset: str, sets: Sequence[int], folder: str) -> Record:
+        """Train a router to choose among some of the sets of stage 2's data set; returns its end as
+        a journal takes it."""
         spec, place = RouterSpec.model_validate(settings), Path(folder)
+        answers = Answers.of(pq.read_table(dataset).to_pylist()).under(sets)
+        progress: list[Progress] = []
+
+        def watched() -> Generator[Progress, None, Report]:
+            running = train(spec, answers, place, self.cache, self._device)
+            while True:
+                try:
+                    progress.append(next(running))
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]
+                yield progress[-1]
+
         try:
-            running = train(spec, read_examples(Path(dataset)), place, self.cache, self._device)
-            return asdict(drain(running))
+            report = drain(watched())
         finally:
             self.cache.release()
+        found = {name: value for name, value in asdict(report).items() if math.isfinite(value)}
+        step = {"stage": "Router", "settings": settings, "effects": ["Router"], "counts": {}}
+        ended = {"state": "complete", "metrics": found, "progress": progress}
+        return ended | {"stages": [step], "folder": folder}
 
     @property
     def _device(self) -> str:
         return "cuda" if self.spec.resources.gpus else "cpu"
 
-    def choose(self, router: str, prompts: Sequence[str]) -> list[int]:
-        """The set a router chooses for each prompt."""
-        chosen: list[int] = Router.load(Path(router)).scores(prompts).argmax(1).tolist()
-        return chosen
+    def promises(self, router: str, prompts: Sequence[str]) -> Record:
+        """What each set promises for each prompt, and which one is taken."""
+        found = Router.load(Path(router))
+        return {"promised": found.scores(prompts).tolist(), "chosen": found.choose(prompts)}
 
     def timing(self, router: str, sets: Sequence[Omit], prompts: Sequence[str]) -> Record:
         """Seconds and bytes of the dense and the routed model, router included."""
@@ -283,3 +312,8 @@ class RouteWork:
         )
         routed.router.model.to(self._device)
         return measure(routed, prompts, self.spec.evaluation.new_tokens)
+
+
+def _count(module: nn.Module) -> int:
+    """Parameters, each once."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from search.routing.stages import Route
-from tests.support.routing import local, study
+from tests.support.routing import ran, study
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +16,4 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def whole(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Route:
     """A study that ran without interruption."""
-    route = Route(study(made, tmp_path_factory.mktemp("whole")))
-    route.evaluation(local(route.spec))
-    return route
+    return ran(study(made, tmp_path_factory.mktemp("whole")))

@@ -1,108 +1,96 @@
 """The stage-4 table on numbers made by hand."""
 
-import math
-
+import numpy as np
 import pytest
 
-from search.routing.commands import table
-from search.routing.evaluation import (
-    DENSE,
-    HINDSIGHT,
-    MAJORITY,
-    ORACLE,
-    RANDOM,
-    ROUTER,
-    STATIC,
-    Judged,
-    evaluate,
-    judge,
-    speed,
-)
+from search.routing import evaluation as judging
+from tests.support.routing import answers
+from trainables.routing.answers import NEVER, choose
 
-ITEMS = [
-    Judged("a", "p", (True, False), (-1.0, -2.0), True),
-    Judged("a", "q", (False, True), (-4.0, -1.0), True),
-    Judged("b", "r", (True, False), (-1.0, -3.0), False),
-]
-TRAINING = [[-1.0, -9.0], [-3.0, -2.0], [-3.0, -2.0]]
+# Two tasks; set 0 is best for `a`, set 1 for `b`, and of the training items set 0 has one more.
+TAUGHT = answers("aaabb", [(1, 0), (1, 0), (1, 1), (0, 1), (0, 0)])
+HELD = answers("aabb", [(1, 0), (0, 1), (0, 1), (0, 1)])
+PROMISED = np.array([[1.0, 0.0], [1.0, 0.9], [0.0, 1.0], [0.0, 0.1]])
+DENSE = np.array([1.0, 1.0, 1.0, 0.0])
 
 
-def test_policies_are_what_they_say() -> None:
-    found = evaluate(ITEMS, [0, 1, 1], TRAINING)
-    accuracy = {name: row["mean"] for name, row in found.rows.items()}
-    assert accuracy[DENSE] == 0.5
-    assert accuracy[ROUTER] == 0.5  # a: both right, b: wrong
-    assert accuracy[HINDSIGHT] == 0.75  # set 0: a one of two, b right
-    assert accuracy[STATIC] == 0.75  # set 0 by mean likelihood
-    assert accuracy[MAJORITY] == 0.25  # set 1 is best most often
-    assert accuracy[RANDOM] == 0.5
-    assert accuracy[ORACLE] == 1
-    assert found.rows[ROUTER]["regret"] == pytest.approx(2 / 3)
-    assert found.rows[ORACLE]["regret"] == 0
-    assert found.router_share == {0: pytest.approx(1 / 3), 1: pytest.approx(2 / 3)}
+def found(margin: float = 0.5) -> list[judging.Way]:
+    kept = choose(PROMISED, static=0, margin=margin)
+    return judging.ways(TAUGHT, HELD, PROMISED, kept, DENSE)
 
 
-def test_a_router_counts_only_if_it_beats_the_best_static_set() -> None:
-    assert evaluate(ITEMS, [0, 1, 0], TRAINING).beats_static
-    poor = evaluate(ITEMS, [0, 0, 0], TRAINING)
-    assert not poor.beats_static
-    assert "does not beat" in poor.verdict()
-
-
-def test_answers_are_compared_whole_or_per_character() -> None:
-    record = {
-        "task": "a",
-        "prompt": "p",
-        "answer": 1,
-        "scores": [[-1.0, -0.9], [-2.0, -0.1]],
-        "likelihood": [-0.9, -0.1],
-        "tokens": [1, 2],
-        "characters": [4, 20],
+def test_ways_are_what_they_say() -> None:
+    rows = judging.judge(found(), HELD, lambda way: 10.0)
+    assert {name: row["accuracy"] for name, row in rows.items()} == {
+        judging.DENSE: 0.75,
+        judging.ROUTER: 0.75,  # a: 1 of 2, b: both
+        judging.KEPT: 0.5,  # the last prompt's promise is too little
+        judging.STATIC: 0.25,
+        judging.LIKELY: 0.25,
+        judging.CHANCE: 0.25,
+        judging.MAJORITY: 0.25,
+        judging.TAUGHT: 0.75,
+        judging.CEILING: 0.75,
+        judging.HINDSIGHT: 0.75,
+        judging.RANDOM: 0.5,
+        judging.ORACLE: 1.0,
     }
-    whole, per_character = judge(record, normalised=False), judge(record, normalised=True)
-    assert (whole.right, whole.dense) == ((False,), True)
-    assert per_character.right == (True,)
-    assert whole.likelihood == (-0.9,)
+    assert rows[judging.ROUTER]["accuracy/a"] == 0.5
+    assert rows[judging.ROUTER]["against/static"] == 0.5
+    assert rows[judging.ROUTER]["against/hindsight"] == 0.0
+    assert rows[judging.STATIC]["against/static/low"] == rows[judging.STATIC]["against/static"] == 0
+    assert "against/static" not in rows[judging.CEILING]
+    assert rows[judging.ROUTER]["low"] <= 0.75 <= rows[judging.ROUTER]["high"]
+    assert rows[judging.KEPT]["regret"] > rows[judging.ROUTER]["regret"]
 
 
-def test_what_is_no_number_is_never_right() -> None:
-    """An answer with a number wins over one without, and none at all is wrong."""
-    nan, none = float("nan"), float("-inf")
-    record = {"task": "a", "prompt": "p", "answer": 0, "tokens": [1, 1], "characters": [1, 1]}
-    record |= {"scores": [[nan, nan], [nan, -5.0], [none, none], [-1.0, nan]]}
-    record |= {"likelihood": [nan, nan, none, -1.0]}
-    found = judge(record, normalised=False)
-    assert (found.right, found.dense) == ((False, False, False), True)
+def test_with_a_margin_that_no_promise_exceeds_it_is_the_static_set() -> None:
+    rows = judging.judge(found(NEVER), HELD, lambda way: 10.0)
+    assert rows[judging.KEPT] == rows[judging.STATIC]
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
-def test_a_broken_set_counts_as_the_worst_and_is_said(bad: float) -> None:
-    broken = [
-        Judged("a", "p", (False, False), (bad, -2.0), True),
-        Judged("a", "q", (False, True), (bad, -1.0), True),
-        Judged("b", "r", (False, False), (bad, bad), False),
-    ]
-    found = evaluate(broken, [0, 1, 1], [[bad, -9.0], [bad, -2.0], [bad, bad]])
-    assert found.rows[ROUTER]["regret"] == pytest.approx(0.0)  # the first lost nothing: both -2
-    assert found.rows[HINDSIGHT]["mean"] == 0.25
-    assert (found.replaced, found.dropped) == (2, 1)
-    assert "2 likelihoods are no finite numbers" in found.told() and "1 items" in found.told()
-    numbers = [value for row in found.rows.values() for value in row.values()]
-    assert all(map(math.isfinite, numbers))
-    assert evaluate(ITEMS, [0, 1, 1], TRAINING).told() == ""
+def test_intervals_are_paired_and_drawn_within_tasks() -> None:
+    """Where one way is right exactly where the other is, and once more, no draw says otherwise."""
+    rows = judging.judge(found(), HELD, lambda way: 10.0)
+    router = rows[judging.ROUTER]
+    assert router["against/static/low"] >= 0
+    alone = [way for way in found() if way.name == judging.ORACLE]
+    assert judging.judge(alone, HELD, lambda way: 1.0)[judging.ORACLE]["low"] == 1
+
+
+def test_where_prompts_go_is_told_by_task() -> None:
+    ways = {way.name: way for way in found()}
+    shares = judging.shares(ways[judging.KEPT], HELD)
+    assert shares == {"a": {"0": 1.0}, "b": {"0": 0.5, "1": 0.5}}
+    table = judging.shares_table(shares, ["one", "two"], "t")
+    assert table["rows"] == [["a", "100%", "0%"], ["b", "50%", "50%"]]
+    assert table["heads"] == ["task", "one", "two"]
+
+
+def test_the_table_has_a_row_for_each_way_and_the_words_say_by_how_much() -> None:
+    rows = judging.judge(found(), HELD, lambda way: 2.5e6)
+    table = judging.table(rows, "title")
+    assert len(table["rows"]) == 12 and table["heads"][1:4] == ["a", "b", "mean"]
+    assert all(len(words) == len(table["heads"]) for words in table["rows"])
+    assert "router with fallback 50.00%, best static set by training 25.00%: +25.00%" in (
+        judging.verdict(rows, 3)
+    )
+
+
+def test_a_harness_task_is_a_task_for_each_of_its_scores() -> None:
+    under = [[{"prompt": "p", "acc": 1.0, "acc_norm": 0.0}], [{"prompt": "p", "acc": 0.0}]]
+    with pytest.raises(KeyError):
+        judging.harness_records("t", under)
+    under[1][0]["acc_norm"] = 1.0
+    records = judging.harness_records("t", under)
+    assert [one["task"] for one in records] == ["t/acc", "t/acc_norm"]
+    assert judging.Answers.of(records).right.tolist() == [[1, 0], [0, 1]]
 
 
 def test_speed_counts_the_routers_time() -> None:
     times = {"dense_prefill": 4.0, "pruned_prefill": 1.5, "router": 0.5}
     times |= {"dense_generation": 9.0, "pruned_generation": 5.5}
     sizes = {"dense_bytes": 100.0, "pruned_bytes": 70.0, "router_bytes": 10.0}
-    found = speed(times | sizes)
-    assert found["prefill_speedup"] == 2
-    assert found["generation_speedup"] == 1.5
-    assert (found["resident_bytes"], found["active_bytes"]) == (110, 80)
-
-
-def test_the_table_has_a_row_for_each_policy() -> None:
-    shown = table(evaluate(ITEMS, [0, 1, 1], TRAINING))
-    assert shown.row_count == 7
-    assert [column.header for column in shown.columns][1:4] == ["a", "b", "mean"]
+    told = judging.speed(times | sizes)
+    assert (told["speed/prefill"], told["speed/generation"]) == (2, 1.5)
+    assert (told["bytes/resident"], told["bytes/active"]) == (110, 80)

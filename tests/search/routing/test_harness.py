@@ -7,20 +7,10 @@ from typing import Any
 
 import pytest
 
-from search.routing.evaluation import (
-    DENSE,
-    HINDSIGHT,
-    MAJORITY,
-    ORACLE,
-    RANDOM,
-    ROUTER,
-    STATIC,
-)
-from search.routing.harness import Asked, harness_rows
-from search.routing.load import load_route
-from search.routing.record import _metrics
+from search.routing.evaluation import DENSE, KEPT
 from search.routing.stages import Route
-from tests.support.routing import invoke, local, write_study
+from search.study.routing import load_route
+from tests.support.routing import invoke, ran, write_study
 from tests.support.toys import harness_task
 from trainables.core.errors import MetricError, UserError
 from trainables.routing.routed_model import RoutedModel
@@ -46,29 +36,6 @@ def judged(made: Path, storage: Path, task: str, more: str = "") -> Path:
     return file
 
 
-def answers(*hits: int) -> list[dict[str, Any]]:
-    return [{"prompt": "p", "acc": float(hit)} for hit in hits]
-
-
-def test_the_rows_are_what_they_say() -> None:
-    asked = Asked([answers(1, 0, 0, 1), answers(0, 1, 1, 1), answers(1, 1, 1, 0)], [0, 1, 0, 0])
-    found = harness_rows({"t": asked}, {STATIC: 0, MAJORITY: 1})
-    means = {name: row["t/acc"] for name, row in found.items()}
-    assert means == {
-        DENSE: 0.75,
-        ROUTER: 0.75,
-        HINDSIGHT: 0.75,
-        STATIC: 0.5,
-        MAJORITY: 0.75,
-        "set 0": 0.5,
-        "set 1": 0.75,
-        RANDOM: 0.625,
-        ORACLE: 1.0,
-    }
-    assert found[DENSE]["t/acc_stderr"] == pytest.approx(0.25)  # sqrt(.25 / 4), .1875 * 4/3 = .25
-    assert set(found[ROUTER]) == {"t/acc", "t/acc_stderr"}
-
-
 def test_each_way_of_choosing_has_the_harnesss_own_scores(
     whole: Route, made: Path, tmp_path: Path
 ) -> None:
@@ -76,10 +43,11 @@ def test_each_way_of_choosing_has_the_harnesss_own_scores(
     task, runs = rows(tmp_path), tmp_path / "runs"
     shutil.copytree(whole.root, runs / whole.root.name)  # where other tests look no run turns up
     spec = load_route(judged(made, runs, task))
-    route, pool = Route(spec), local(spec)
-    found = route.evaluation(pool)
-    work, sets = RouteWork(spec), list(route.sets(pool).values())
-    routed = RoutedModel(work.model, work.tokenizer, Router.load(route.train(pool)), sets)
+    route = ran(spec)
+    [each] = route.evaluation["budgets"].values()
+    found, sets = each["harness"], list(route.sets.values())
+    work, router = RouteWork(spec), Router.load(Path(route.routers[2].folder))
+    routed = RoutedModel(work.model, work.tokenizer, router, sets)
     data = spec.harness_data()
 
     class Routed(module._Resident):  # type: ignore[misc, name-defined]
@@ -92,24 +60,18 @@ def test_each_way_of_choosing_has_the_harnesss_own_scores(
 
     manager, counts = module._tasks(data.harness, module._contents(data.harness))
     assert counts == {"tiny_piqa": 24}
-    models = {ROUTER: Routed(work.model, work.tokenizer, data)} | {
-        name: module._Resident(model, work.tokenizer, data)
-        for name, model in ((DENSE, work.model), ("set 1", routed.pruned(1)))
-    }
+    models = {KEPT: Routed(work.model, work.tokenizer, data)}
+    models[DENSE] = module._Resident(work.model, work.tokenizer, data)
     for name, model in models.items():
         wanted = module.simple_evaluate(
             model, tasks=["tiny_piqa"], task_manager=manager, bootstrap_iters=0, log_samples=False
         )["results"]["tiny_piqa"]
-        for score in ("acc", "acc_norm", "acc_stderr", "acc_norm_stderr"):
-            said = found.harness[name][f"tiny_piqa/{score}"]
-            if "stderr" not in score or isinstance(wanted[f"{score},none"], float):
-                assert said == pytest.approx(wanted[f"{score},none"]), (name, score)
-    assert len({row["tiny_piqa/acc"] for row in found.harness.values()}) > 1
-    names = {metric.key for metric in _metrics(found, {})}
-    assert {"router/harness/tiny_piqa/acc", "set_1/harness/tiny_piqa/acc_norm_stderr"} <= names
-    assert json.loads((route.root / "evaluation.json").read_text())["harness"] == found.harness
-    told = invoke("eval", judged(made, runs, task), route)
-    assert "lm-evaluation-harness" in told and "±" in told
+        for score in ("acc", "acc_norm"):
+            said = found[name][f"accuracy/tiny_piqa/{score}"]
+            assert said == pytest.approx(wanted[f"{score},none"]), (name, score)
+    assert len({row["accuracy/tiny_piqa/acc"] for row in found.values()}) > 1
+    assert json.loads((route.root / "evaluation.json").read_text())["budgets"]["2"] == each
+    assert "lm-evaluation-harness" in invoke("eval", judged(made, runs, task), route)
 
 
 def test_a_task_that_changed_is_asked_again_and_others_are_not(
@@ -118,12 +80,10 @@ def test_a_task_that_changed_is_asked_again_and_others_are_not(
     pytest.importorskip("lm_eval")
     file = judged(made, whole.root.parent, rows(tmp_path, 20), "questions = 6")
     spec = load_route(file)
-    one = Route(spec)._answers(local(spec), "tiny_piqa", "a", (1,))
-    assert one.path != Route(spec)._answers(local(spec), "tiny_piqa", "b", (1,)).path
-    before = Route(spec).identity(local(spec))["harness"]
-    assert Route(spec).identity(local(spec))["harness"] == before
+    before = RouteWork(spec).identity()["harness"]
+    assert RouteWork(spec).identity()["harness"] == before
     rows(tmp_path, 21)
-    assert Route(spec).identity(local(spec))["harness"] != before
+    assert RouteWork(spec).identity()["harness"] != before
     assert len(RouteWork(spec).harness("tiny_piqa", (1,))) == 6
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,23 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from typer.testing import CliRunner
 
 from search.engine import pool as route_pool
-from search.engine.pool import LocalPool, WorkItem, open_pool
+from search.engine.pool import WorkItem
 from search.journal.lock import study_lock
 from search.routing.commands import app
-from search.routing.evaluation import HINDSIGHT, ORACLE, RANDOM, ROUTER
+from search.routing.evaluation import (
+    CEILING,
+    DENSE,
+    HINDSIGHT,
+    KEPT,
+    ORACLE,
+    RANDOM,
+    ROUTER,
+    STATIC,
+)
 from search.routing.export import export_route
-from search.routing.load import load_route, resources_of, store_of
-from search.routing.stages import Route, make_worker
-from tests.support.routing import invoke, local, study, write_study
+from search.routing.stages import Route, opened
+from search.study.routing import load_route
+from tests.support.routing import invoke, ran, study, write_study
 from tests.support.toys import bytes_tokenizer
 from trainables.core.errors import UserError
 from trainables.core.spec import ModelSpec
@@ -41,7 +49,7 @@ from trainables.routing.worker import RouteWork
 
 def outputs(root: Path) -> dict[str, Any]:
     """What a study leaves behind, without its paths and times."""
-    record = json.loads((root / "router.json").read_text())
+    [record] = json.loads((root / "router.json").read_text()).values()
     weights = load_file(Path(record["folder"]) / "model.safetensors")
     return {
         "sets": (root / "sets.csv").read_text(),
@@ -82,29 +90,31 @@ def test_the_log_is_readable_as_the_published_one(whole: Route) -> None:
 
 
 def test_the_table_keeps_to_its_bounds(whole: Route) -> None:
-    found = whole.evaluation(local(whole.spec))
-    rows = found.rows
-    assert found.tasks == ["colours", "sums", "unseen"]
-    assert rows[ORACLE]["regret"] == 0
-    assert all(row["mean"] <= rows[ORACLE]["mean"] for name, row in rows.items() if "regret" in row)
-    assert rows[RANDOM]["mean"] <= rows[HINDSIGHT]["mean"]
+    [found] = whole.evaluation["budgets"].values()
+    rows = found["rows"]
+    accuracy = {name: row["accuracy"] for name, row in rows.items() if name != DENSE}
+    assert {f"accuracy/{task}" for task in whole.spec.tasks} <= set(rows[ROUTER])
+    assert max(accuracy.values()) == accuracy[ORACLE]
+    assert accuracy[RANDOM] <= accuracy[HINDSIGHT] <= accuracy[CEILING]
     assert rows[ROUTER]["regret"] >= 0
-    assert sum(found.router_share.values()) == pytest.approx(1)
-    assert ("does not beat" in found.verdict()) == (rows[ROUTER]["mean"] <= rows[HINDSIGHT]["mean"])
+    assert all(row["low"] <= row["accuracy"] <= row["high"] for row in rows.values())
+    assert all(sum(sets.values()) == pytest.approx(1) for sets in found["shares"].values())
+    spared = rows[DENSE]["active_parameters"] - rows[STATIC]["active_parameters"]
+    assert 0 < spared < rows[KEPT]["active_parameters"] - rows[STATIC]["active_parameters"] + spared
 
 
 def test_nothing_runs_twice(whole: Route, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[WorkItem] = []
-    monkeypatch.setattr(WorkItem, "run", lambda piece, work: ran.append(piece))
-    whole.evaluation(local(whole.spec))
-    assert not ran
+    done: list[WorkItem] = []
+    monkeypatch.setattr(WorkItem, "run", lambda piece, work: done.append(piece))
+    ran(whole.spec)
+    assert not done
 
 
 @pytest.mark.parametrize("writes", [2, 6, 9])
 def test_interrupted_after_any_piece_it_ends_the_same(
     writes: int, whole: Route, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    route = Route(study(made, tmp_path))
+    spec = study(made, tmp_path)
     left = iter(range(writes))
     keep = route_pool.write_durably
 
@@ -115,16 +125,15 @@ def test_interrupted_after_any_piece_it_ends_the_same(
 
     monkeypatch.setattr(route_pool, "write_durably", write)
     with pytest.raises(KeyboardInterrupt):
-        route.evaluation(local(route.spec))
+        ran(spec)
     monkeypatch.setattr(route_pool, "write_durably", keep)
-    route.evaluation(local(route.spec))
-    assert outputs(route.root) == outputs(whole.root)
+    assert outputs(ran(spec).root) == outputs(whole.root)
 
 
 def test_a_failed_item_is_named_and_the_others_are_kept(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    route = Route(study(made, tmp_path))
+    spec = study(made, tmp_path)
     real = RouteWork.greedy
 
     def fails(self: RouteWork, task: str, loss: str, seed: int) -> Any:
@@ -134,18 +143,8 @@ def test_a_failed_item_is_named_and_the_others_are_kept(
 
     monkeypatch.setattr(RouteWork, "greedy", fails)
     with pytest.raises(UserError, match=r"1 of 4 items failed(.|\n)*colours-tld.*no room"):
-        route.sets(local(route.spec))
-    assert len(list((route.root / "sets").glob("*.json"))) == 3
-
-
-def test_candidates_spread_over_workers_give_the_same_sets(
-    whole: Route, made: Path, tmp_path: Path
-) -> None:
-    spec = study(made, tmp_path)
-    spread = spec.model_copy(update={"sets": spec.sets.model_copy(update={"spread": True})})
-    Route(spread).sets(LocalPool(partial(make_worker, spread), workers=3))
-    mine, wanted = tmp_path / "tiny" / "sets.csv", whole.root / "sets.csv"
-    assert mine.read_text() == wanted.read_text()
+        ran(spec)
+    assert len(list((tmp_path / "tiny" / "sets").glob("*.json"))) == 3
 
 
 def test_sets_from_a_file_need_no_search(made: Path, tmp_path: Path) -> None:
@@ -153,7 +152,9 @@ def test_sets_from_a_file_need_no_search(made: Path, tmp_path: Path) -> None:
     file = tmp_path / "given.csv"
     file.write_text('Set,idx,\n"[1, 2]",0,one\n"[2, 1]",1,same\n"[3]",2,other\n')
     given = spec.model_copy(update={"sets": spec.sets.model_copy(update={"file": str(file)})})
-    assert Route(given).sets(local(given)) == {"one": (1, 2), "other": (3,)}
+    with opened(given) as route:
+        assert route.sets == {"other": (3,), "one": (1, 2)}
+        assert route.budgets == {1: [0], 2: [1]}
 
 
 @pytest.mark.parametrize("part", ["model", "data", "encoder"])
@@ -178,18 +179,16 @@ def test_what_changes_in_its_place_starts_afresh(part: str, made: Path, tmp_path
         "encoder": {"routers", "evaluation"},
     }[part]
     assert {kind for kind in after if after[kind] - before[kind]} == fresh
-    again = Route(study(source, tmp_path / "elsewhere"))
-    again.evaluation(local(again.spec))
+    again = ran(study(source, tmp_path / "elsewhere"))
     assert outputs(again.root) == outputs(Path(spec.folder) / spec.name)
 
 
 def work_done(spec: RouteSpec) -> dict[str, set[str]]:
     """The files of all pieces after an evaluation, by kind."""
-    route = Route(spec)
-    route.evaluation(local(spec))
+    route = ran(spec)
     kinds = {kind: route.root / kind for kind in ("sets", "dataset", "routers", "evaluation")}
     kinds["omission"] = route.root.parent / "cache" / "omission"
-    return {kind: {path.name for path in folder.glob("*.json*")} for kind, folder in kinds.items()}
+    return {kind: {path.name for path in folder.glob("*")} for kind, folder in kinds.items()}
 
 
 def test_an_encoder_that_cannot_be_one_is_told_before_any_search(
@@ -197,15 +196,14 @@ def test_an_encoder_that_cannot_be_one_is_told_before_any_search(
 ) -> None:
     spec = study(made, tmp_path)
     long = spec.router.model_copy(update={"max_length": 65})
-    route = Route(spec.model_copy(update={"router": long}))
     with pytest.raises(UserError, match=r"max_length.*64 positions"):
-        route.sets(local(route.spec))
+        ran(spec.model_copy(update={"router": long}))
     assert not list(tmp_path.glob("tiny/sets/*"))
 
 
 def test_what_cannot_be_done_is_told_before_any_search(made: Path, tmp_path: Path) -> None:
     spec = study(made, tmp_path)
-    deep = spec.model_copy(update={"sets": spec.sets.model_copy(update={"budget": 5})})
+    deep = spec.model_copy(update={"sets": spec.sets.model_copy(update={"budget": (2, 5)})})
     more = {"num_hidden_layers": 6, "max_position_embeddings": 128}
     config = AutoConfig.from_pretrained(made / "encoder", **more)
     AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path / "reader")
@@ -214,7 +212,7 @@ def test_what_cannot_be_done_is_told_before_any_search(made: Path, tmp_path: Pat
     told = {"sets.budget: got 5; allowed: up to the 4": deep, "in both directions": reader}
     for message, broken in told.items():
         with pytest.raises(UserError, match=message):
-            Route(broken).sets(local(broken))
+            ran(broken)
     assert not list(tmp_path.glob("tiny/sets/*"))
 
 
@@ -222,33 +220,37 @@ def test_what_is_done_already_loads_no_weights(
     whole: Route, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "load_model", None)
-    found = Route(whole.spec).evaluation(local(whole.spec))
-    assert found.rows[ORACLE]["regret"] == 0
+    assert ran(whole.spec).evaluation["budgets"] == whole.evaluation["budgets"]
 
 
 def test_a_warm_up_that_never_ends_is_told(made: Path, tmp_path: Path) -> None:
     spec = study(made, tmp_path)
     router = spec.router.model_copy(update={"warmup": 500})
     told: list[str] = []
-    route = Route(spec.model_copy(update={"router": router}), told.append)
-    route.train(local(route.spec))
+    ran(spec.model_copy(update={"router": router}), told.append)
     assert any("warm-up of 500 steps is longer than the training" in line for line in told)
 
 
 def test_two_at_once_are_refused(whole: Route, made: Path, tmp_path: Path) -> None:
     file = write_study(made, tmp_path)
-    with study_lock(store_of(whole.spec)), pytest.raises(UserError, match="tiny is running"):
+    with study_lock(whole.log.store), pytest.raises(UserError, match="tiny is running"):
         invoke("sets", file, whole)
 
 
 def test_the_exported_model_loads_and_writes(whole: Route, tmp_path: Path) -> None:
-    lines = export_route(whole, local(whole.spec), tmp_path / "out")
+    lines = export_route(whole, tmp_path / "out")
     assert len(lines) == 6
     model = load(tmp_path / "out")
     assert len(model.generate(["Box 1 is", "2 + 1 ="], max_new_tokens=3)) == 2
     assert "from trainables.load import load" in (tmp_path / "out" / "README.md").read_text()
-    seconds = whole.timing(local(whole.spec))
-    assert seconds["pruned_bytes"] < seconds["dense_bytes"]
+    told = CliRunner().invoke(app, ["chat", str(tmp_path / "out"), "--tokens", "3"], "Box 1\n\n")
+    chosen = model.route(["Box 1"])[0]
+    omitted = " ".join(map(str, model.sets[chosen]))
+    assert f"set {chosen}, without blocks {omitted}: " in told.stderr and told.exit_code == 0
+    found = whole.timing(2)
+    assert found["bytes/active"] < found["bytes/resident"]
+    with pytest.raises(UserError, match=r"--budget: got 3; allowed: 2"):
+        export_route(whole, tmp_path / "other", budget=3)
 
 
 def test_the_commands_say_what_they_made(whole: Route, made: Path, tmp_path: Path) -> None:
@@ -262,7 +264,7 @@ def test_the_commands_say_what_they_made(whole: Route, made: Path, tmp_path: Pat
     assert f"{whole.root}/router.parquet" in found["dataset"].output
     assert '"rmse"' in found["train"].output
     assert "oracle over sets" in found["eval"].output
-    assert "best static set:" in found["eval"].output
+    assert "best static set by training" in found["eval"].output
     assert not list(tmp_path.iterdir())  # all was done already
 
 
@@ -297,15 +299,14 @@ def test_killed_in_every_stage_it_ends_the_same(whole: Route, made: Path, tmp_pa
     process = start(file, "eval")
     text, _ = process.communicate()
     assert process.returncode == 0
-    assert "best static set" in text
+    assert "router with fallback" in text
     assert outputs(root) == outputs(whole.root)
 
 
 @pytest.mark.slow
 def test_on_ray_workers_it_ends_the_same(whole: Route, made: Path, tmp_path: Path) -> None:
     spec = load_route(write_study(made, tmp_path), {"resources.workers": 2})
-    route = Route(spec)
-    with open_pool(partial(make_worker, spec), resources_of(spec)) as pool:
-        assert pool.workers == 2
-        route.evaluation(pool)
+    with opened(spec) as route:
+        assert route.pool.workers == 2
+        assert route.evaluation
     assert outputs(route.root) == outputs(whole.root)

@@ -81,6 +81,51 @@ def test_an_empty_prompt_is_written_on(routed: RoutedModel) -> None:
     assert routed.generate(["", *PROMPTS], max_new_tokens=4)[0] == alone
 
 
+def test_a_length_counts_each_prompts_own_tokens(routed: RoutedModel) -> None:
+    """Whatever it is padded to, and in the caller's order; of none left nothing is written."""
+    config = greedy(max_length=24, eos_token_id=-1)
+    replies = routed.answer(PROMPTS, config=config)
+    sizes = [len(routed.tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
+    assert [reply.tokens for reply in replies] == [max(0, 24 - size) for size in sizes]
+    assert [reply.set for reply in replies] == routed.route(PROMPTS)
+    alone = [routed.answer([prompt], config=config)[0].text for prompt in PROMPTS]
+    assert [reply.text for reply in replies] == alone
+    assert all(reply.speed > 0 for reply in replies if reply.tokens)
+
+
+def test_a_conversation_goes_through_the_chat_template(routed: RoutedModel) -> None:
+    turns = [{"role": "user", "content": PROMPTS[0]}]
+    with pytest.raises(PlanError, match="no chat template"):
+        routed.generate([turns])
+    routed.tokenizer.chat_template = "{% for turn in messages %}<{{ turn.content }}>{% endfor %}"
+    assert routed.route([turns, PROMPTS[0]]) == routed.route([PROMPTS[0]] * 2)
+    assert routed.generate([turns], max_new_tokens=4) == [written(routed, f"<{PROMPTS[0]}>")]
+
+
+def written(routed: RoutedModel, text: str) -> str:
+    """What the model of the first prompt's set writes after a text."""
+    model = prefix.rebuild(routed.model, SETS[routed.route(PROMPTS[:1])[0]])
+    batch = routed.tokenizer(text, return_tensors="pt")
+    ids = model.generate(**batch, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    tail = ids[0, batch["input_ids"].shape[1] :]
+    found: str = routed.tokenizer.decode(tail, skip_special_tokens=True)
+    return found
+
+
+def test_what_is_kept_of_keys_and_values_changes_nothing(routed: RoutedModel) -> None:
+    cached = routed.generate(PROMPTS, max_new_tokens=6)
+    assert routed.generate(PROMPTS, config=greedy(max_new_tokens=6, use_cache=False)) == cached
+
+
+def test_all_sets_together_hold_one_set_of_weights(routed: RoutedModel) -> None:
+    routed.generate(PROMPTS, max_new_tokens=2)
+    models = [routed.model, *(routed.pruned(index) for index in range(len(SETS)))]
+    places = {one.data_ptr(): one.nbytes for model in models for one in model.parameters()}
+    assert sum(places.values()) == sum(
+        {p.data_ptr(): p.nbytes for p in models[0].parameters()}.values()
+    )
+
+
 def test_questions_are_scored_by_their_own_model(routed: RoutedModel) -> None:
     questions = [Question(prompt, (" red", " blue", " x"), 0) for prompt in PROMPTS]
     found = routed.log_likelihoods(questions)
@@ -103,6 +148,9 @@ def test_the_saved_folder_loads_and_does_the_same(routed: RoutedModel, tmp_path:
     again = RoutedModel.load(tmp_path / "out")
     assert again.sets == SETS
     assert again.generate(PROMPTS, max_new_tokens=4) == routed.generate(PROMPTS, max_new_tokens=4)
+    again = RoutedModel.from_pretrained(tmp_path / "out", dtype="bfloat16")
+    assert again.model.dtype == torch.bfloat16 and again.router.model.dtype == torch.float32
+    assert len(again.generate(PROMPTS, max_new_tokens=4)) == len(PROMPTS)
     with pytest.raises(PlanError, match="folder of a routed model"):
         RoutedModel.load(tmp_path)
 

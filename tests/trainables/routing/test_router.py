@@ -1,6 +1,5 @@
 """The router's parts: split, targets, regret, and a training that can be interrupted."""
 
-import json
 import math
 import shutil
 from dataclasses import asdict, replace
@@ -21,7 +20,7 @@ from trainables.bench.training.loop import Training, train
 from trainables.core.cache import Cache
 from trainables.core.errors import PlanError
 from trainables.routing import router
-from trainables.routing.examples import RouterExample, finite_rows, usable
+from trainables.routing.answers import Answers
 from trainables.routing.router import Router
 from trainables.routing.spec import RouterSpec
 from trainables.stage import drain
@@ -34,15 +33,20 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "encoder"
 
 
-def examples(count: int) -> list[RouterExample]:
-    """Prompts whose first letter says which of two sets is better; some are harder than others."""
-    better = [(-float(i % 2), float(i % 2 - 1)) for i in range(count)]
-    return [
-        RouterExample(
-            f"t/{i}", f"{'ab'[i % 2] * 8} {i}", (one - 5.0 * (i % 3), other - 5.0 * (i % 3))
-        )
-        for i, (one, other) in enumerate(better)
-    ]
+def examples(count: int, bad: float = 0.0) -> Answers:
+    """Prompts whose first letter says which of two sets is better; some are harder than others.
+
+    Args:
+        bad: what stands for a likelihood that is no number, in every third item's second set.
+    """
+    records = []
+    for i in range(count):
+        hard, second = 5.0 * (i % 3), float(i % 2 - 1)
+        likelihood = [-float(i % 2) - hard, bad if bad and i % 3 == 0 else second - hard]
+        judged = [[one, -0.5 - hard] for one in likelihood]
+        name = {"item": f"t/{i}", "task": "t", "prompt": f"{'ab'[i % 2] * 8} {i}", "answer": 0}
+        records.append({**name, "likelihood": likelihood, "judged": judged})
+    return Answers.of(records)
 
 
 def settings(encoder: Path, **changed: object) -> RouterSpec:
@@ -50,31 +54,8 @@ def settings(encoder: Path, **changed: object) -> RouterSpec:
     return RouterSpec.model_validate({**given, "max_length": 32, **changed})
 
 
-def test_no_item_is_on_both_sides_of_the_split() -> None:
-    twice = examples(20) + examples(20)
-    taught, held = router.split(twice, 0.25, seed=1)
-    assert len(held) == 10
-    assert not {example.item for example in taught} & {example.item for example in held}
-    assert len(taught) + len(held) == 40
-    assert (taught, held) == router.split(twice, 0.25, seed=1)
-    with pytest.raises(PlanError, match="1 items are too few"):
-        router.split(examples(1), 0.5, seed=1)
-
-
-def test_centred_targets_leave_what_a_set_adds() -> None:
-    rows = [RouterExample("a", "x", (-1.0, -3.0)), RouterExample("b", "y", (-11.0, -13.0))]
-    assert router.targets(rows, centre=False).tolist() == [[-1, -3], [-11, -13]]
-    assert router.targets(rows, centre=True).tolist() == [[1, -1], [1, -1]]
-
-
-def test_regret_is_what_a_choice_loses() -> None:
-    likelihood = torch.tensor([[-1.0, -3.0], [-2.0, -0.5]])
-    scores = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
-    assert router.regret(scores, likelihood).tolist() == [2, 0]
-
-
 def trained(
-    spec: RouterSpec, rows: list[RouterExample], folder: Path
+    spec: RouterSpec, rows: Answers, folder: Path
 ) -> tuple[list[dict[str, float]], router.Report]:
     """What a training told, and its report; its cache lies in the folder too."""
     told: list[dict[str, float]] = []
@@ -90,10 +71,12 @@ def test_training_learns_and_reports(encoder: Path, tmp_path: Path) -> None:
     spec = settings(encoder, centre=True, epochs=12)
     steps, report = trained(spec, examples(64), tmp_path)
     assert steps[-1]["train_loss"] < steps[0]["train_loss"] / 4
-    assert json.loads((tmp_path / "report.json").read_text()) == asdict(report)
-    assert report.regret == 0
-    assert report.static_regret > 0
+    assert report.regret == 0 and report.accuracy == 1
+    assert report.static_regret > 0 and report.static_accuracy < report.kept_accuracy == 1
     assert (report.items, report.validated) == (58, 6)
+    again = Router.load(tmp_path)
+    assert (again.static, again.margin) == (report.static, report.margin)
+    assert again.choose(["aaaaaaaa 0", "bbbbbbbb 1"]) == [0, 1] and again.choose([]) == []
     assert not list(tmp_path.glob("cache/checkpoints/*"))
     assert trained(spec, examples(64), tmp_path) == (steps, report), "shared, and told again"
 
@@ -114,7 +97,6 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     assert len(ran) == 3, "the first lay in the checkpoint"
     one, other = (Router.load(folder).model.state_dict() for folder in (whole, parts))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert (whole / "report.json").read_text() == (parts / "report.json").read_text()
 
 
 def test_the_learning_rate_warms_up_and_then_falls(encoder: Path) -> None:
@@ -151,7 +133,7 @@ def test_it_trains_as_published(encoder: Path, tmp_path: Path) -> None:
     assert all(map(torch.equal, fresh.model.state_dict().values(), wanted[1].values()))
 
 
-def reference(spec: RouterSpec, rows: list[RouterExample]) -> tuple[list[float], dict[str, Tensor]]:
+def reference(spec: RouterSpec, rows: Answers) -> tuple[list[float], dict[str, Tensor]]:
     """The published training, written out."""
     model, tokenizer = Router.fresh(spec, 2).model, AutoTokenizer.from_pretrained(spec.encoder)
     bare = {name for name, _ in model.named_parameters() if "bias" in name or "LayerNorm" in name}
@@ -170,16 +152,16 @@ def reference(spec: RouterSpec, rows: list[RouterExample]) -> tuple[list[float],
     for epoch in range(spec.epochs):
         torch.manual_seed(spec.seed + 1000 * (epoch + 1))
         for numbers in torch.randperm(len(rows)).split(spec.batch_size):
-            chosen = [rows[int(number)] for number in numbers]
+            chosen = rows.take(numbers.numpy())
             batch = tokenizer(
-                [row.prompt for row in chosen],
+                chosen.prompts.tolist(),
                 padding=True,
                 truncation=True,
                 max_length=spec.max_length,
                 return_tensors="pt",
             )
             found = model(**batch).logits
-            loss = ((found - torch.tensor([row.likelihood for row in chosen])) ** 2).mean()
+            loss = ((found - torch.tensor(chosen.likelihood, dtype=torch.float32)) ** 2).mean()
             optimiser.zero_grad()
             loss.backward()
             assert torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) > 1, "clipped"
@@ -196,30 +178,18 @@ NONE, NOTHING = float("-inf"), float("nan")
 def test_numbers_that_are_not_finite_never_reach_the_router(
     bad: float, encoder: Path, tmp_path: Path
 ) -> None:
-    rows = examples(40)
-    rows[3] = replace(rows[3], likelihood=(bad, -1.0))
-    rows[4] = replace(rows[4], likelihood=(bad, bad))
-    rows += [replace(row, item=f"{row.item}b", likelihood=(-0.5, bad)) for row in examples(8)]
-    _, report = trained(settings(encoder), rows, tmp_path)
-    assert (report.replaced, report.dropped) == (9, 1)
-    assert report.items + report.validated == 47
-    assert all(math.isfinite(value) for value in asdict(report).values())
-    scores = Router.load(tmp_path).scores(["a", "b"])
-    assert scores.isfinite().all()
-
-
-def test_what_is_no_number_is_the_worst_that_was_seen() -> None:
-    rows = [(-1.0, NONE), (NOTHING, -7.0), (NOTHING, NOTHING)]
-    assert finite_rows(rows) == ([(-1.0, -7.0), (-7.0, -7.0), ()], 2, 1)
-    with pytest.raises(PlanError, match="no likelihood of 1 items is a finite number"):
-        usable([RouterExample("a", "x", (NONE, NOTHING))])
+    _, report = trained(settings(encoder), examples(40, bad), tmp_path)
+    assert report.items + report.validated == 40
+    told = {name: value for name, value in asdict(report).items() if name != "margin"}
+    assert all(map(math.isfinite, told.values()))
+    assert Router.load(tmp_path).scores(["a", "b"]).isfinite().all()
 
 
 def test_a_router_of_no_numbers_is_no_router(encoder: Path, tmp_path: Path) -> None:
     """Its regret would be 0, and it would win every search."""
     with pytest.raises(PlanError, match="lower"):
         trained(settings(encoder, lr=1e30, warmup=0), examples(40), tmp_path)
-    assert not (tmp_path / "report.json").exists()
+    assert not (tmp_path / "router.json").exists()
 
 
 def test_an_empty_prompt_has_scores(encoder: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from search.errors import StudyError
-from search.routing.load import load_route
+from search.study.load import study_toml
+from search.study.routing import load_route, parse_either
 from tests.support.routing import write_study
 from trainables.core.errors import UserError
 
@@ -20,11 +21,28 @@ def test_mistakes_in_the_file_are_named(made: Path, tmp_path: Path) -> None:
         load_route(tmp_path / "none.toml")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("made")
+
+
 @pytest.mark.parametrize("name", ["pudding-smollm2", "pudding-llama31-8b"])
 def test_the_studies_that_come_along_are_valid(name: str) -> None:
-    spec = load_route(Path(f"spaces/studies/{name}.toml"), {"sets.budget": 3})
-    assert (spec.name, spec.sets.budget) == (f"{name}-k3", 3)
-    assert len(spec.routed()) == 5
+    spec = load_route(Path(f"spaces/studies/{name}.toml"))
+    assert spec.name == name and len(spec.routed()) == 5
+    one = load_route(Path(f"spaces/studies/{name}.toml"), {"sets.budget": 3})
+    assert one.sets.budget == (3,), "a single number of blocks is a list of one"
+
+
+def test_what_is_saved_of_it_is_read_as_the_same_study(made: Path, tmp_path: Path) -> None:
+    text = write_study(made, tmp_path).read_text()
+    study = parse_either(text, "file")
+    assert study.route is not None and list(study.objectives) == ["accuracy", "active_parameters"]
+    assert parse_either(study_toml(study), "saved") == study
+    moved = parse_either(study_toml(study), "saved", {"storage.folder": str(tmp_path / "moved")})
+    assert moved.route is not None and moved.route.folder == str(tmp_path / "moved")
+    with pytest.raises(UserError, match=r'got "budget.trials"'):
+        parse_either(text, "file", {"budget.trials": 3})
 
 
 @pytest.mark.parametrize("name", ["cache", "mlartifacts", "mlflow.db"])
@@ -44,10 +62,3 @@ def test_places_that_are_not_there_are_named_at_once(made: Path, tmp_path: Path)
         load_route(broken, {"folder": "postgresql://me@host/db"})
     for key in ("folder", "model.id", "router.encoder", "tasks.sums.dataset"):
         assert key in str(caught.value)
-
-
-def test_a_study_of_another_kind_keeps_its_folder(made: Path, tmp_path: Path) -> None:
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "study.toml").write_text("")
-    with pytest.raises(StudyError, match="rename one"):
-        load_route(write_study(made, tmp_path))
