@@ -13,7 +13,9 @@ Trials per hour count the whole of a run, from the process's start to its end, o
 measuring of the baseline and of what the space asks for. `steady` leaves the start out: the rate
 while all workers are warm. Overhead is what lies between two trials of one worker: from the last
 metric of one to the first stage of the next. It holds the fork of the model, the durable result,
-Tune, the journal and the proposal of the next point.
+Tune, the journal and the proposal of the next point. `course` tells what a launch's time went to,
+part by part, from its first moment to its last; `passes`, how much of whole passes was run, as
+trials begin at the block where their model first differs.
 
 Fetches asset:smollm2-135m and asset:bbc-news (96 MB) on first use. The last line is JSON.
 """
@@ -186,7 +188,7 @@ def read_plain(folder: Path) -> tuple[Found, dict[str, float]]:
 
 
 def read_ours(folder: Path) -> tuple[Found, list[dict[str, Any]]]:
-    """Our metrics, and the trials' records without the baseline."""
+    """Our metrics without the baseline's, and all records, the baseline's first."""
     from search.journal.store import Store
     from search.journal.view import read
 
@@ -195,7 +197,7 @@ def read_ours(folder: Path) -> tuple[Found, list[dict[str, Any]]]:
         if trial.state != "complete":
             raise SystemExit(f"{trial.name} failed: {trial.reason}")
     found = _gathered((trial.params, trial.metrics) for trial in view.trials)
-    return found, [dict(trial.record) for trial in view.trials]
+    return found, [dict(result.record) for result in view.results]
 
 
 def _gathered(pairs: Iterable[tuple[Mapping[str, int], Mapping[str, float]]]) -> Found:
@@ -236,6 +238,26 @@ def breakdown(records: list[dict[str, Any]], wall: float, workers: int) -> dict[
     return spent | {"rest": wall * workers / count - sum(spent.values())}
 
 
+def course(
+    baseline: Mapping[str, Any], records: Sequence[Mapping[str, Any]], began: float, ended: float
+) -> dict[str, float]:
+    """Seconds of a launch by part, one after the other.
+
+    Args:
+        began, ended: when the process did, in seconds since the epoch.
+    """
+    opened = baseline["began"] - baseline["opened"]
+    first = min(record["began"] for record in records)
+    last = max(record["began"] + record["seconds"]["total"] for record in records)
+    return {
+        "imports, Ray's start, the worker's imports": opened - began,
+        "opening model and data": baseline["opened"],
+        "the untouched model, and what the space asks": first - baseline["began"],
+        "trials": last - first,
+        "the last results, closing Ray and the ledger": ended - last,
+    }
+
+
 def gaps(records: list[dict[str, Any]]) -> list[float]:
     """Seconds between two trials of one worker."""
     by_worker = defaultdict(list)
@@ -265,9 +287,11 @@ def compare(count: int, tokens: int, folder: Path) -> dict[str, Any]:
     study = folder / "engine.toml"
     study.write_text(study_file(count, tokens))
     theirs = run(study, "benchmarks.engine", "--plain")
+    started = time.time()
     ours = run(study, "search", "launch", "--storage", str(folder / "runs"))
     wanted, parts = read_plain(folder)
-    found, records = read_ours(folder)
+    found, (baseline, *records) = read_ours(folder)
+    passes = [record["passes"] for record in (baseline, *records)]
     between, unlike = gaps(records), differences(wanted, found, count)
     for line in unlike:
         sys.stderr.write(f"not equal: {line}\n")
@@ -280,6 +304,8 @@ def compare(count: int, tokens: int, folder: Path) -> dict[str, Any]:
         "overhead_median_s": median(between),
         "overhead_worst_s": max(between),
         "steady_ours": steady(records),
+        "course": course(baseline, records, started, started + ours),
+        "passes": [sum(one["whole"] for one in passes), sum(one["done"] for one in passes)],
         "points": count,
         "tokens": tokens,
         "workers": workers,
@@ -306,6 +332,9 @@ def show(found: dict[str, Any], console: Console) -> None:
     table.add_row("  evaluating", f"{theirs['evaluate']:.2f}", f"{ours['evaluate']:.2f}")
     table.add_row("  processes, Ray, all else", f"{theirs['rest']:.2f}", f"{ours['rest']:.2f}")
     console.print(table)
+    for part, seconds in found["course"].items():
+        console.print(f"{seconds:7.1f} s  {part}")
+    console.print("{:,} block-forwards in whole passes, {:,} run".format(*found["passes"]))
     console.print(
         f"{found['ratio']:.1f}x the trials per hour; metrics equal: {found['equal']}; "
         f"{found['overhead_s_per_trial']:.3f} s on average between two trials of a worker; "

@@ -24,6 +24,7 @@ from lm_eval.tasks import TaskManager
 from trainables.bench.data.prompts import Question
 from trainables.bench.data.tokenize import Ids, continued, question_ids
 from trainables.bench.models.batches import ready
+from trainables.bench.models.structure import last_logits
 from trainables.core.cache import digest
 from trainables.core.errors import MetricError, UserError, near
 from trainables.core.spec import DataSpec, Role
@@ -225,8 +226,9 @@ class _Resident(LM):  # type: ignore[misc]  # untyped
     @torch.no_grad()
     def _scores(self, rows: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, bool]]:
         batch = continued(self.tokenizer, rows)
-        logits = self.model(**ready(self.model, batch)).logits[:, :-1].float()
-        labels = batch["labels"][:, 1:].to(logits.device)
+        kept, start = last_logits(self.model, batch["labels"])
+        logits = self.model(**ready(self.model, batch), **kept).logits[:, :-1].float()
+        labels = batch["labels"][:, start + 1 :].to(logits.device)
         scored = labels != IGNORED
         wanted = labels.clamp(min=0)[..., None]
         losses = logits.log_softmax(-1).gather(-1, wanted)[..., 0].double() * scored

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from trainables.bench.metrics import cost
 from trainables.bench.models.batches import ready
-from trainables.bench.models.structure import leaves_out_logits
+from trainables.bench.models.structure import last_logits
 from trainables.bench.prefix.forward import Forward, Whole
 from trainables.core.alone import alone
 from trainables.core.errors import MetricError
@@ -205,8 +205,7 @@ def token_losses(model: Any, batch: Batch, forward: Forward | None = None) -> tu
     if getattr(model.config, "is_encoder_decoder", False):
         logits = run(batch).logits
     else:
-        start = _first(model, labels)
-        kept = {"logits_to_keep": labels.shape[1] - start} if start else {}
+        kept, start = last_logits(model, labels)
         logits = run(batch, **kept).logits[:, :-1]
         labels = labels[:, start + 1 :]
     sums = [_summed(row, wanted) for row, wanted in zip(logits, labels, strict=True)]
@@ -220,14 +219,6 @@ def _summed(logits: Tensor, wanted: Tensor) -> Tensor:
         for some, labels in parts
     ]
     return torch.cat(losses).double().sum().cpu()
-
-
-def _first(model: Any, labels: Tensor) -> int:
-    """The first position whose logits are needed, where the model can leave out those before."""
-    if not leaves_out_logits(model):
-        return 0
-    labelled = (labels != IGNORED).any(0).nonzero()
-    return max(int(labelled[0]) - 1, 0) if len(labelled) else 0
 
 
 def finite(name: str, value: float) -> float:

@@ -1,5 +1,6 @@
 """Batches as a model takes them: on its device, in its dtype, with or without targets."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -57,7 +58,13 @@ def reaching(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
     if reads_targets(model) and not {"labels", "decoder_input_ids"} & set(batch):
         raise PlanError("the decoder's blocks run on targets: the data has no labels")
     kept = ready(model, batch)
-    return {**kept, "use_cache": False} if "input_ids" in kept else kept
+    return {**kept, "use_cache": False} if "input_ids" in kept and _can_keep(model) else kept
+
+
+def _can_keep(model: PreTrainedModel) -> bool:
+    """Whether its forward may be told to keep nothing; a user's own may not know of it."""
+    taken = inspect.signature(model.forward).parameters.values()
+    return any(one.name == "use_cache" or one.kind is one.VAR_KEYWORD for one in taken)
 
 
 def real_positions(batch: Batch, tower: int) -> Tensor | None:

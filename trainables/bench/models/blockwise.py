@@ -5,6 +5,7 @@ The model's own forward prepares the masks, positions and embeddings and applies
 and the head; only the loop over the blocks is ours. No part of a family is written again here.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from trainables.bench.models.batches import reaching
 from trainables.bench.models.structure import Stack, stacks
 from trainables.core.errors import PlanError
-from trainables.core.fork import fork
 from trainables.core.types import Batch, PreTrainedModel
 
 
@@ -69,11 +69,11 @@ class Walk:
     act: Act = field(init=False)  # what a block's place does now
 
     def __post_init__(self) -> None:
-        self.blocks = list(walk_alone(self.model).blocks)
-        self._shell = fork(self.model)
-        shell = stacks(self._shell)[0]
+        stack = walk_alone(self.model)
+        self.blocks = list(stack.blocks)
+        self._shell, owner = _opened(self.model, stack.owner)
         taps = [_Tap(block, self, index) for index, block in enumerate(self.blocks)]
-        setattr(shell.owner, shell.name, nn.ModuleList(taps))
+        owner._modules[stack.name] = nn.ModuleList(taps)
 
     @torch.no_grad()
     def enter(self, batch: Batch) -> Entry:
@@ -134,6 +134,23 @@ class Walk:
 
         self.act = run
         return self._shell(**reaching(self.model, batch), **options)
+
+
+def _opened(model: PreTrainedModel, inner: nn.Module) -> tuple[PreTrainedModel, nn.Module]:
+    """The model and one of its modules, with the modules on the way there its own, so that what
+    hangs on that one can be replaced; all else is shared."""
+    path = next(name for name, one in model.named_modules() if one is inner)
+    shell = here = _own(model)
+    for name in filter(None, path.split(".")):
+        here._modules[name] = _own(here._modules[name])  # type: ignore[arg-type]
+        here = here._modules[name]  # type: ignore[assignment]
+    return shell, here  # type: ignore[return-value]
+
+
+def _own(module: nn.Module) -> nn.Module:
+    copied = copy.copy(module)
+    copied._modules = dict(module._modules)
+    return copied
 
 
 # -- looking at modules -----------------------------------------------------------------------

@@ -16,7 +16,7 @@ from torch import nn
 
 from trainables.bench.models.families import FAMILIES, Family
 from trainables.core.errors import PlanError
-from trainables.core.types import Linear, PreTrainedModel
+from trainables.core.types import IGNORED, Linear, PreTrainedModel
 
 
 def reach(root: nn.Module, path: str) -> nn.Module:
@@ -179,6 +179,15 @@ def run_blocks(model: PreTrainedModel, batch: Mapping[str, Any]) -> None:
 def leaves_out_logits(model: PreTrainedModel) -> bool:
     """Whether its forward takes `logits_to_keep`, how many last positions to give logits of."""
     return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def last_logits(model: PreTrainedModel, labels: torch.Tensor) -> tuple[dict[str, int], int]:
+    """What asks a model for no logits before the first that labels need, where it can leave them
+    out; and the position of that first one."""
+    labelled = (labels != IGNORED).any(0).nonzero()
+    can = len(labelled) and leaves_out_logits(model)
+    start = max(int(labelled[0]) - 1, 0) if can else 0
+    return ({"logits_to_keep": labels.shape[1] - start} if start else {}), start
 
 
 def fixed_blocks(model: PreTrainedModel) -> set[int]:

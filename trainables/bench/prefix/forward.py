@@ -4,7 +4,8 @@ States before blocks are kept by what was computed (identity.py) and by the data
 model that would compute the same begins there. The result is the whole model's, bit for bit: the
 batches are the same, and so is all that runs. How many states are kept is decided from their size:
 before every block of the bench's base if half of the room holds them, else before every second,
-third, ...; of other models an eighth.
+third, ...; of other models an eighth. A GPU computes some blocks in the time that writing a state
+takes: there only the base's are kept, and far apart.
 """
 
 import math
@@ -24,6 +25,7 @@ from trainables.core.errors import PlanError
 from trainables.core.types import Batch, PreTrainedModel
 from trainables.stage import Subject
 
+APART = {"cuda": 8}  # on which devices, and how many blocks between two states of the base
 _STATE = "state"
 _LENGTH = 32  # tokens to try a model on
 
@@ -97,14 +99,17 @@ class Prefixes:
         Args:
             batches: those it will be given, or like them: how much there is to keep.
         """
-        if not batches or not self.ready(batches[0]):
-            return Whole(subject.model)
+        model = subject.model
+        known = type(model) is type(self.base.model) and not model.training  # nor its dropout
+        if not batches or not known or not self.ready(batches[0]):
+            return Whole(model)
         try:
             names = self.names(subject)
         except PlanError:  # not a stack of blocks any more
-            return Whole(subject.model)
-        share = 2 if subject.lineage == self.base.lineage else 8
-        return Resumed(subject.model, names, self.states, batches, share, work)
+            return Whole(model)
+        base, apart = subject.lineage == self.base.lineage, APART.get(model.device.type, 0)
+        room = self.states.limit // 2 if base else 0 if apart else self.states.limit // 8
+        return Resumed(model, names, self.states, batches, room, apart, work)
 
 
 @torch.no_grad()
@@ -133,7 +138,8 @@ class Resumed:
 
     Args:
         names: what is computed before each block.
-        share: of the room, one part in so many is for this model's states of these batches.
+        room: bytes for this model's states of these batches.
+        apart: so many blocks at least lie between two of them.
     """
 
     def __init__(
@@ -142,11 +148,12 @@ class Resumed:
         names: Sequence[str],
         states: States,
         batches: Sequence[Batch],
-        share: int,
+        room: int,
+        apart: int,
         work: Work,
     ) -> None:
         self.walk, self.names, self.work = Walk(model), names, work
-        self.states, self.room = states, states.limit // share
+        self.states, self.room, self.apart = states, room, apart
         self.size = sum(map(_numbers, batches))
 
     def __call__(self, batch: Batch, **options: Any) -> Any:
@@ -179,7 +186,7 @@ class Resumed:
     def _every(self, state: Tensor, batch: Batch) -> int:
         """Before how many blocks a state is kept; 0: before none, as too few would fit."""
         whole = state.nbytes * self.size / max(_numbers(batch), 1) * len(self.walk.blocks)
-        every = math.ceil(whole / max(self.room, 1))
+        every = max(math.ceil(whole / max(self.room, 1)), self.apart)
         return every if every < len(self.walk.blocks) else 0
 
     def common(self, batches: Sequence[Batch], most: int) -> int:

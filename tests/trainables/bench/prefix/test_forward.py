@@ -112,6 +112,17 @@ def test_quantized_blocks_are_known_by_what_they_hold(tmp_path: Path) -> None:
     assert works == [2 * 4, 2 * 1, 2 * 4]
 
 
+def test_a_model_in_training_or_of_another_class_runs_whole(tmp_path: Path) -> None:
+    bench = opened(tmp_path, "llama")
+    batches = bench.data.batches("search")
+    assert bench.prefixes is not None
+    training, other = bench.fork(), bench.fork()
+    training.model.train()
+    other.subject = replace(other.subject, model=families.build("qwen2"))
+    for one in (training, other):
+        assert isinstance(bench.prefixes.forward(one.subject, batches, Work()), Whole)
+
+
 def test_another_worker_begins_where_one_left_off(tmp_path: Path) -> None:
     batches, found = opened(tmp_path, "llama").data.batches("search"), []
     for _ in range(2):
@@ -162,6 +173,21 @@ def test_how_many_are_kept_follows_from_the_room(
     found = [n for n in range(1, 4) if forward.common(batches, n) == n]
     assert found == kept
     assert same([forward(batch).logits for batch in batches], wanted)
+
+
+def test_where_blocks_are_cheap_few_states_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.bench.prefix.forward.APART", {"cpu": 2})
+    bench, work = opened(tmp_path, "llama"), Work()
+    batches = bench.data.batches("search")
+    said(bench.fork(), batches, Work())
+    assert len(list((tmp_path / "states").iterdir())) == 2  # before block 2, of each batch
+    own = bench.fork()
+    do(own, Omission((3,)))
+    assert same(said(own, batches, work), whole(own, batches))
+    assert work == Work(done=2, whole=6)
+    assert len(list((tmp_path / "states").iterdir())) == 2
 
 
 def evaluations(bench: Bench, work: Work) -> Iterator[Evaluation]:
