@@ -3,13 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: help install demo test test-slow test-gpu check ui clean
+.PHONY: help install demo test test-slow test-chaos test-gpu check ui clean
 
 help:
 	@echo "make demo       install, search SmolLM2-135M (24 trials), export the best model"
 	@echo "make test       lint, types and tests, as CI runs them"
 	@echo "make check      lint and types only"
 	@echo "make test-slow  the minutes-long tests and those on the packaged models and data"
+	@echo "make test-chaos kills drivers, workers, nodes, heads, the ledger and the database"
 	@echo "make test-gpu   the tests that need a CUDA device"
 	@echo "make ui         MLflow's pages over what was searched here"
 
@@ -42,6 +43,9 @@ test: check
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -q -m "slow or assets"
+
+test-chaos: $(STAMP)
+	$(BIN)/pytest -q -m chaos
 
 test-gpu: $(STAMP)
 	$(BIN)/pytest -q -m gpu

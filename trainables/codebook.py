@@ -342,6 +342,7 @@ class TuneCodebook(Recover):
 
     def on(self, bench: Bench) -> Generator[Progress, None, Summary]:
         layers = self._layers(bench.model)
+        self.require("training", not self.training.lora_rank, "one with lora_rank = 0")
         done = yield from self.learn(bench, rule={"learns": "centroids"})
         for layer in layers:
             _note_anew(layer)

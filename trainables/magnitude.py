@@ -209,6 +209,10 @@ class GradualMagnitude(Stage):
     def __post_init__(self) -> None:
         self.require("prune", self.prune.pattern is None, "one without a pattern")
         self.require("recover", self.recover.patience == 0, "one with patience = 0")
+        training = self.recover.training
+        whole = not training.lora_rank and training.accumulate == 1 and not training.max_steps
+        plain = "one with lora_rank = 0, accumulate = 1 and no max_steps"
+        self.require("recover", whole, plain)
         self.require("every", type(self.every) is int and self.every >= 1, "from 1 on")
         self.require("until", 0 < self.until <= 1, "0 < until <= 1")
 

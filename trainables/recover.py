@@ -22,6 +22,7 @@ from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.bench.metrics.cost import count_parameters
 from trainables.bench.metrics.evaluate import measure_all
 from trainables.bench.models.structure import blocks, linears, rows
+from trainables.bench.training.adapters import adapted
 from trainables.bench.training.examples import examples, joined, shuffled, steps
 from trainables.bench.training.freeze import cut_neighbours, frozen
 from trainables.bench.training.loop import JUDGED, Recipe, TrainingSteps, cast, mixed, train
@@ -119,6 +120,19 @@ class Recover(Stage):
             start = bench.subject.start or bench.base.model
             trained = cut_neighbours(start, bench.model, bench.subject.history)
         how = {**self._identity(bench, trained), **(rule or {})}
+        seed = int(digest(*self._origin(bench, bench.subject.lineage.key), "adapters"), 16) >> 1
+        with adapted(bench.model, self.training, trained, seed):
+            counts, still = yield from self._learned(bench, trained, how, change)
+        return Learned(how, counts, {"frozen_blocks": still})
+
+    def _learned(
+        self,
+        bench: Bench,
+        trained: Sequence[int] | None,
+        how: Mapping[str, Any],
+        change: Callable[[Recipe], Recipe],
+    ) -> Generator[Progress, None, tuple[dict[str, int], Sequence[int]]]:
+        """Train, or take over; counts, and the blocks that did not learn."""
         with frozen(bench.model, trained) as still:
             counts = {
                 "frozen": len(still),
@@ -135,7 +149,7 @@ class Recover(Stage):
             key = digest(lineage, digest(how), source_version(type(self)))
             progress, ran = yield from trained_once(bench.cache, "recovered", key, bench.model, run)
         counts |= {"epochs": len(progress), "epochs_run": len(progress) if ran else 0}
-        return Learned(how, counts, {"frozen_blocks": still})
+        return counts, still
 
     def check(self, bench: Bench) -> None:
         """Raises FieldError where a field does not fit the bench's task."""
@@ -164,13 +178,16 @@ class Recover(Stage):
         checkpoint: Path | None,
         change: Callable[[Recipe], Recipe],
     ) -> TrainingSteps:
-        model = bench.model
-        own(model)
-        dtypes = cast(model, {})
+        model, whole = bench.model, not self.training.lora_rank
+        if whole:
+            own(model)
+        dtypes = cast(model, {}) if whole else {}
         with frozen(model, trained) as still, _one_class_each(model, bench):
             recipe = change(self._recipe(bench, still))
             progress = yield from train(model, recipe, checkpoint)
-        cast(model.eval(), dtypes)
+        model.eval()
+        if whole:
+            cast(model, dtypes)
         return progress
 
     def _recipe(self, bench: Bench, still: Sequence[int]) -> Recipe:
@@ -185,11 +202,12 @@ class Recover(Stage):
             loss=self._loss,
             seed=lambda epoch: int(digest(*self._origin(bench, lineage), epoch), 16) >> 1,
             clip=self.training.clip,
+            decays=lambda parameter: parameter.dim() > 1,
             judge=lambda: self._judge(bench),
             patience=self.patience,
             best=self._best(),
             still=still,
-            zeros=zeros(bench.model),
+            zeros=() if self.training.lora_rank else zeros(bench.model),
         )
 
     def _origin(self, bench: Bench, lineage: str) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.journal.patience import Patience, cause
 from search.study.database import database_url, redacted
-from search.study.schema import Study
+from search.study.schema import SLUG, Study
 from trainables.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def study_names(folder: Path | str, database: str | None = None) -> list[str]:
         storage = _open(database_url(database))
         names = sorted(optuna.get_all_study_names(storage))
         storage.engine.dispose()
-        return names
+        return [name for name in names if SLUG.fullmatch(name)]  # each becomes a folder
     found = [*Path(folder).glob("*/study.db"), *Path(folder).glob("*/study.toml")]
     return sorted({path.parent.name for path in found})
 

@@ -33,7 +33,7 @@ def _findings(study: Study, store: Store) -> Iterator[Finding]:
     try:
         check_resources(study.resources)
     except UserError as error:
-        yield Finding("this machine", "missing", str(error))
+        yield Finding("resources", "missing", str(error))
         return
     ray_environment()
     try:

@@ -17,8 +17,10 @@ from trainables.bench.metrics.predictions import SLICE
 from trainables.bench.models.hub import fetch_file
 from trainables.bench.models.load import head_for, load_config, locate
 from trainables.bench.models.structure import blocks
+from trainables.bench.training.adapters import adapted
+from trainables.bench.training.loop import checkpointed
 from trainables.core.errors import ModelError, PlanError
-from trainables.core.spec import BenchSpec, DataSpec, ModelSpec, Task
+from trainables.core.spec import BenchSpec, DataSpec, ModelSpec, Task, TrainSpec
 from trainables.core.types import Batch
 
 FLOAT = 4  # bytes of a float32
@@ -97,13 +99,83 @@ def batch_like(model: PreTrainedModel, data: DataSpec) -> Batch:
 @torch.no_grad()
 def count(model: PreTrainedModel, batch: Batch) -> Footprint:
     """What a trial's evaluation holds."""
-    try:
-        parameters = {id(p): p for block in blocks(model) for p in block.parameters()}
-    except PlanError:  # a family that is not known: then all of it may be changed
-        parameters = {id(p): p for p in model.parameters()}
-    own = sum(p.numel() * p.element_size() for p in parameters.values())
     passing = added_bytes(model, batch, lambda: model(**batch))
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", 0)
     classes = "pixel_values" in batch or "input_ids" not in batch
     loss = 0 if classes else 2 * SLICE * vocabulary * FLOAT  # logits and their logarithms
-    return Footprint(own_bytes(model), own, passing + loss)
+    return Footprint(own_bytes(model), block_bytes(model), passing + loss)
+
+
+def block_bytes(model: PreTrainedModel) -> int:
+    """Of all weights inside the blocks; of the whole model, where its family is not known."""
+    try:
+        parameters = {id(p): p for block in blocks(model) for p in block.parameters()}
+    except PlanError:
+        parameters = {id(p): p for p in model.parameters()}
+    return sum(p.numel() * p.element_size() for p in parameters.values())
+
+
+# -- training ------------------------------------------------------------------------------------
+
+MOMENTS = {
+    "adamw": 8.0,
+    "adam": 8.0,
+    "sgd": 4.0,
+    "adamw-8bit": 2.0 + 2 * FLOAT / 256,
+}  # a parameter
+
+
+@dataclass(frozen=True)
+class TrainingFootprint:
+    """Bytes on a device while a trial's model is retrained.
+
+    Attributes:
+        weights: the base model, in its own dtype.
+        own: what the trial has of its own: with adapters its compressed weights and theirs, else
+            all weights as float32.
+        states: the optimiser's.
+        passing: the most that is alive in a pass forward and back, gradients included.
+    """
+
+    weights: int
+    own: int
+    states: int
+    passing: int
+
+    @property
+    def most(self) -> int:
+        """At once."""
+        return self.weights + self.own + self.states + self.passing
+
+
+def count_training(model: PreTrainedModel, batch: Batch, spec: TrainSpec) -> TrainingFootprint:
+    """What retraining a model without contents would hold, of whose blocks all weights are a
+    trial's own.
+
+    Args:
+        batch: of one pass; with `accumulate` a step has several, one after another.
+    """
+    weights, own = own_bytes(model), block_bytes(model)
+    model.train()
+    if not spec.lora_rank:
+        model.float()
+        own = own_bytes(model)
+    with adapted(model, spec), checkpointed(model, spec):
+        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        count = sum(parameter.numel() for parameter in learning)
+        if spec.lora_rank:
+            own += FLOAT * count
+        passing = added_bytes(model, batch, lambda: _pass(model, batch))
+    states = int(MOMENTS[spec.optimiser] * count)
+    return TrainingFootprint(weights, own, states, passing)
+
+
+def _pass(model: PreTrainedModel, batch: Batch) -> None:
+    """In the model's own dtypes, which take no less than mixed ones."""
+    given = {"labels": batch.get("input_ids"), **batch}
+    if "input_ids" in batch and not model.config.is_encoder_decoder:
+        size, length = batch["input_ids"].shape  # a whole mask, or its contents would be asked for
+        given["attention_mask"] = torch.ones(
+            size, 1, length, length, dtype=torch.bool, device=model.device
+        )
+    model(**given).loss.backward()

@@ -74,6 +74,14 @@ class TrainSpec(Spec):
 
     Attributes:
         label_smoothing: the share of every target that is spread over all classes.
+        weight_decay: of matrices; norms and biases do not decay.
+        accumulate: batches whose gradients one step takes together.
+        max_steps: after so many steps it ends, in the middle of an epoch too.
+        checkpointing: blocks are computed again for their gradients, instead of kept.
+        lora_rank: of adapters that learn in place of the weights, and are merged at the end; 0: the
+            weights themselves learn, as float32.
+        lora_alpha: the adapters' scale is this divided by their rank.
+        optimiser: adamw-8bit keeps its two moments in a byte each (torchao).
         clip: the norm to which all gradients together are cut; none by default.
         best: a metric: the epoch that is best in it on `search` stays, of equal ones the first.
         seed: of the examples' order and of dropout, whatever the model; by default the study's
@@ -82,7 +90,7 @@ class TrainSpec(Spec):
 
     epochs: Count = 3
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-5
-    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimiser: Literal["adamw", "adamw-8bit", "adam", "sgd"] = "adamw"
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     batch_size: Count = 32
@@ -92,6 +100,11 @@ class TrainSpec(Spec):
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     best: str = ""
     seed: Seed | None = None
+    accumulate: Count = 1
+    max_steps: Count | None = None
+    checkpointing: bool = False
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    lora_alpha: Count = 16
 
 
 class ModelSpec(Spec):

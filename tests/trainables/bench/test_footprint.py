@@ -1,16 +1,25 @@
 """What a trial takes is counted from configurations, and agrees with what is measured."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
 from tests.support.families import FAMILIES
-from trainables.bench.footprint import Footprint, batch_like, count, empty, footprint
+from trainables.bench.footprint import (
+    Footprint,
+    TrainingFootprint,
+    batch_like,
+    count,
+    count_training,
+    empty,
+    footprint,
+)
 from trainables.bench.metrics.cost import own_bytes, peak_memory
 from trainables.bench.models.structure import blocks
-from trainables.core.spec import BenchSpec, DataSpec, ModelSpec
+from trainables.core.spec import BenchSpec, DataSpec, ModelSpec, TrainSpec
 
 A6000 = 40e9  # bytes: of 48 GB that a trial may take, with room for CUDA and another process
 LARGE = {  # configurations as published
@@ -28,13 +37,13 @@ PARAMETERS = {  # as published
 TEXTS = {"dataset": "x", "task": "language-modelling", "max_length": 512, "batch_size": 8}
 
 
-def large(name: str) -> torch.nn.Module:
-    kind, vocabulary, width, inner, layers, heads, groups = LARGE[name]
+def large(name: str, layers: int | None = None) -> PreTrainedModel:
+    kind, vocabulary, width, inner, depth, heads, groups = LARGE[name]
     fields = {
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": inner,
-        "num_hidden_layers": layers,
+        "num_hidden_layers": layers or depth,
         "num_attention_heads": heads,
         "num_key_value_heads": groups,
         "head_dim": 256 if kind == "gemma" else width // heads,
@@ -53,6 +62,36 @@ def test_a_trial_on_seven_to_eight_billion_fits_an_a6000(name: str) -> None:
     )
     assert found.weights / 2 < found.own < found.weights  # all inside the blocks anew
     assert found.most < A6000
+
+
+LOW = TrainSpec(
+    lora_rank=16, checkpointing=True, accumulate=16, batch_size=16, optimiser="adamw", clip=1.0
+)
+
+
+ONE = DataSpec(**TEXTS | {"batch_size": 1})
+
+
+def test_retraining_eight_billion_by_adapters_fits_an_a6000() -> None:
+    model = large("Llama-3.1-8B")
+    found = count_training(model, batch_like(model, ONE), LOW)
+    assert found.weights > 16e9 and found.own > 13e9 and 0 < found.states < 1e9
+    assert found.most < A6000
+
+
+def test_what_makes_it_fit() -> None:
+    """Of the model's first blocks: without adapters weights and moments are as float32; without
+    computing blocks again a pass keeps more."""
+
+    def counted(**changed: Any) -> TrainingFootprint:
+        model = large("Llama-3.1-8B", layers=2)
+        return count_training(model, batch_like(model, ONE), LOW.model_copy(update=changed))
+
+    usual, whole, kept = counted(), counted(lora_rank=0), counted(checkpointing=False)
+    assert whole.own == pytest.approx(2 * whole.weights, rel=1e-3)
+    assert whole.states == pytest.approx(4 * whole.weights, rel=1e-3)
+    assert kept.passing > usual.passing and kept.states == usual.states
+    assert counted(optimiser="adamw-8bit").states < usual.states / 3
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "t5", "vit"])

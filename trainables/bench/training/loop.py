@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,8 +27,17 @@ TrainingSteps: TypeAlias = Generator[Progress, None, list[Progress]]
 Loss: TypeAlias = Callable[[PreTrainedModel, Batch], Tensor]  # a scalar
 JUDGED = "search_loss"  # what patience compares: the name `Recipe.judge` gives it
 
+
+def _adamw_8bit(*args: Any, **settings: Any) -> torch.optim.Optimizer:
+    from torchao.optim import AdamW8bit
+
+    made: torch.optim.Optimizer = AdamW8bit(*args, **settings)
+    return made
+
+
 _OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
+    "adamw-8bit": _adamw_8bit,
     "adam": torch.optim.Adam,
     "sgd": lambda parameters, lr, weight_decay: torch.optim.SGD(
         parameters, lr, momentum=0.9, weight_decay=weight_decay
@@ -91,15 +101,31 @@ def train(model: PreTrainedModel, recipe: Recipe, checkpoint: Path | None = None
         PlanError: the loss is no number any more.
     """
     run = Training(model, recipe)
-    if checkpoint is not None and run.resume(checkpoint):
-        yield from run.progress
-    while not run.over():
-        step = run.epoch()
-        if checkpoint is not None and not run.over():
-            run.save(checkpoint)
-        yield step
+    with checkpointed(model, recipe.spec):
+        if checkpoint is not None and run.resume(checkpoint):
+            yield from run.progress
+        while not run.over():
+            step = run.epoch()
+            if checkpoint is not None and not run.over():
+                run.save(checkpoint)
+            yield step
     run.finish()
     return run.progress
+
+
+@contextmanager
+def checkpointed(model: PreTrainedModel, spec: TrainSpec) -> Iterator[None]:
+    """Inside, blocks are computed again for their gradients, where the spec says so."""
+    if not spec.checkpointing:
+        yield
+        return
+    if not model.supports_gradient_checkpointing:
+        raise PlanError(f"checkpointing: {type(model).__name__} cannot", do="leave it out")
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        model.activation_checkpointing_disable()
 
 
 class Training:
@@ -109,7 +135,7 @@ class Training:
         self.model, self.recipe = model, recipe
         everything = (*model.parameters(), *recipe.beside.parameters())
         self.learnable = [p for p in everything if p.requires_grad]
-        spec, total = recipe.spec, recipe.spec.epochs * recipe.steps
+        spec, total = recipe.spec, steps_of(recipe.spec, recipe.steps)
         self.optimiser = _OPTIMISERS[spec.optimiser](
             _groups(self.learnable, recipe.decays, spec.weight_decay),
             lr=spec.lr,
@@ -123,11 +149,17 @@ class Training:
 
     def over(self) -> bool:
         """Whether all epochs ran, or the last ones brought nothing."""
+        if self._enough():
+            return True
         done, patience = len(self.progress), self.recipe.patience
         if done >= self.recipe.spec.epochs or not patience or not done:
             return done >= self.recipe.spec.epochs
         losses = [step[JUDGED] for step in self.progress]
         return done - 1 - losses.index(min(losses)) >= patience
+
+    def _enough(self) -> bool:
+        most = self.recipe.spec.max_steps
+        return most is not None and self.schedule.last_epoch >= most
 
     def epoch(self) -> Progress:
         """Train once through the data; says how it went."""
@@ -136,32 +168,39 @@ class Training:
         total, count = 0.0, 0
         with seeded(seed, self.model.device), deterministic(self.model.device):
             train_mode(self.model, self.recipe.still)
-            for batch in self.recipe.batches(seed):
-                pause()
-                size = len(next(iter(batch.values())))
-                total, count = total + self._step(batch) * size, count + size
+            for batches in grouped(self.recipe.batches(seed), self.recipe.spec.accumulate):
+                sizes = [len(next(iter(batch.values()))) for batch in batches]
+                total, count = total + self._step(batches, sizes), count + sum(sizes)
+                if self._enough():
+                    break
             self.model.eval()
         step = {"epoch": float(number), "train_loss": total / count, **self.recipe.judge()}
         self.progress.append(step)
         self._keep_best()
         return step
 
-    def _step(self, batch: Batch) -> float:
+    def _step(self, batches: Sequence[Batch], sizes: Sequence[int]) -> float:
+        """One step on batches together, each by its share of examples; their summed losses."""
         self.recipe.before(self.schedule.last_epoch)
         self.optimiser.zero_grad(set_to_none=True)
-        with mixed(self.model, self.recipe.spec):
-            loss = self.recipe.loss(self.model, batch)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise PlanError(f"the training loss is {value}", do="lower lr")
-        loss.backward()  # type: ignore[no-untyped-call]
+        total = 0.0
+        for batch, size in zip(batches, sizes, strict=True):
+            pause()
+            with mixed(self.model, self.recipe.spec):
+                loss = self.recipe.loss(self.model, batch)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise PlanError(f"the training loss is {value}", do="lower lr")
+            total += value * size
+            shared = loss if len(sizes) == 1 else loss * (size / sum(sizes))
+            shared.backward()  # type: ignore[no-untyped-call]
         if self.recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.learnable, self.recipe.clip)
         self.optimiser.step()
         self.schedule.step()
         for parameter, mask in self.recipe.zeros:
             parameter.data.masked_fill_(mask, 0)
-        return value
+        return total
 
     def _keep_best(self) -> None:
         kept = self.recipe.best or ((JUDGED, False) if self.recipe.patience else None)
@@ -258,6 +297,19 @@ def cast(model: PreTrainedModel, dtypes: dict[str, torch.dtype]) -> dict[str, to
 
 
 # -- steps ---------------------------------------------------------------------------------------
+
+
+def steps_of(spec: TrainSpec, batches: int) -> int:
+    """How many steps a training has, of so many batches an epoch."""
+    whole = spec.epochs * -(-batches // spec.accumulate)
+    return min(whole, spec.max_steps or whole)
+
+
+def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """So many batches at a time; the last may be fewer."""
+    every = iter(batches)
+    while some := list(islice(every, size)):
+        yield some
 
 
 def share(step: int, total: int, spec: TrainSpec) -> float:
