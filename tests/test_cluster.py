@@ -1,9 +1,15 @@
 """cluster.yaml is what Ray's cluster launcher takes, checked offline."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
+
+from search.cli import app
+from search.study.load import load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,3 +40,32 @@ def test_the_example_runs_on_gpus_and_no_sqlite_on_the_shared_folder() -> None:
     lines = (ROOT / "cluster.yaml").read_text().splitlines()
     example = " ".join(line.strip("# ") for line in lines if line.startswith("#     RAY_AUTH"))
     assert "--gpus 1" in example and "/shared" not in example
+    named = set(re.findall(r"spaces/studies/[\w-]+\.toml", example))
+    (study,) = [load_study(ROOT / name) for name in named]
+    assert study.resources.gpus == 1 and study.model.dtype == "bfloat16"
+    assert (study.storage.database or "").startswith("postgresql://")
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_ray_accepts_the_one_for_rented_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    monkeypatch.chdir(ROOT)
+    config = yaml.safe_load((ROOT / "docs" / "cluster-cloud.yaml").read_text())
+    validate_config(prepare_config(config))
+    own = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    for part in ("head_start_ray_commands", "worker_start_ray_commands", "file_mounts"):
+        assert config[part] == own[part]
+
+
+def test_the_pages_commands_are_commands_with_such_options() -> None:
+    """Every `rayduce` line of the page is understood by the command line."""
+    group: Any = typer.main.get_command(app)
+    text = (ROOT / "docs" / "cluster.md").read_text().replace("\\\n", " ")
+    lines = re.findall(r"(?<![\w./~=-])rayduce ([a-z][^`'\n|;#&]*)", text)
+    assert len(lines) > 8
+    for line in lines:
+        verb, *given = line.split()
+        command = group.commands[verb]
+        options = {option for one in command.params for option in one.opts}
+        assert {word for word in given if word.startswith("--")} <= options, line

@@ -104,10 +104,12 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         study: str,
         place: Place,
         minutes: float | None = None,
+        share: float = 1.0,
     ) -> None:
         """Open the bench. What fails here is told by `step`.
 
         Args:
+            share: of a GPU that a trial has, and of its memory.
             minutes: a trial that takes longer ends, with this process.
         """
         from trainables.bench.metrics.cost import floor
@@ -121,6 +123,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         began = time.perf_counter()
         self.floor: str = spec.device
         try:
+            keep_to(share, spec.device)
             self.floor = floor(torch.device(spec.device), spec.cache)
             with computing(self.floor):
                 self.bench: Bench = open_bench(spec if self.shared else _own_cache(spec))
@@ -244,6 +247,13 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: see `save_checkpoint`."""
+
+
+def keep_to(share: float, device: str) -> None:
+    """Take no more than a share of a GPU's memory: a trial that needs more fails by itself, and not
+    the one beside it."""
+    if device == "cuda" and 0 < share < 1:
+        torch.cuda.set_per_process_memory_fraction(share)
 
 
 def _own_cache(spec: BenchSpec) -> BenchSpec:

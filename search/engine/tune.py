@@ -92,6 +92,7 @@ def run_tune(study: Study, place: "Place", cache: Path, space: Space, plan: Plan
         study=study.name,
         place=place,
         minutes=plan.budget.minutes_per_trial,
+        share=study.resources.gpus,
     )
     trial = tune.with_resources(trainable, Elsewhere([bundle(study.resources)]))
     scratched = tempfile.TemporaryDirectory(prefix="rayduce-")

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.bench.metrics.catalogue import is_timed
 from trainables.core.pictures import Picture, read_picture
 
 _Losses: TypeAlias = NDArray[np.float64]
@@ -126,6 +127,12 @@ class Result:
         return found
 
     @property
+    def device(self) -> str | None:
+        """The kind of device it was measured on."""
+        found = (self.record.get("hardware") or {}).get("device")
+        return None if found is None else str(found)
+
+    @property
     def reason(self) -> str | None:
         """Why it failed."""
         return self.record.get("reason")
@@ -148,8 +155,19 @@ def losses(result: Result, objectives: Mapping[str, str]) -> tuple[float, ...]:
 
 
 def front(results: Iterable[Result], objectives: Mapping[str, str]) -> list[Result]:
-    """The feasible results that no other one dominates, by the first objective, best first."""
-    return undominated([result for result in results if result.feasible], objectives)
+    """The feasible results that no other one dominates, by the first objective, best first; where
+    times count, of those that were taken on the untouched model's kind of device."""
+    found = timed_alike(results, objectives)
+    return undominated([result for result in found if result.feasible], objectives)
+
+
+def timed_alike(results: Iterable[Result], objectives: Mapping[str, str]) -> list[Result]:
+    """The results whose times can be compared: all, where no objective is a time."""
+    found = list(results)
+    if not any(map(is_timed, objectives)):
+        return found
+    kinds = {one.number: one.device for one in found if one.device is not None}
+    return [one for one in found if 0 not in kinds or kinds.get(one.number) in (None, kinds[0])]
 
 
 def undominated(results: Iterable[Result], objectives: Mapping[str, str]) -> list[Result]:

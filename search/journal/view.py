@@ -13,7 +13,7 @@ from search.journal.confirmed import Confirmed, confirmed
 from search.journal.fence import living
 from search.journal.lock import driver_of
 from search.journal.patience import Patience
-from search.journal.results import Result, State, front, repeats
+from search.journal.results import Result, State, front, repeats, timed_alike
 from search.journal.store import Store, find_store, open_storage, saved_study, study_names
 from search.journal.tables import Tables, collector_paused, running
 from search.samplers.points import PHASE
@@ -47,8 +47,18 @@ class View:
 
     @property
     def doubts(self) -> list[str]:
-        """What is to be said of the limits, as the baseline showed."""
-        return list(self.notes.get("doubts") or ())
+        """What is to be said of the limits, as the baseline showed, and of times."""
+        return [*(self.notes.get("doubts") or ()), *self._elsewhere]
+
+    @property
+    def _elsewhere(self) -> list[str]:
+        """That some times were taken on other kinds of devices."""
+        complete = [one for one in self.results if one.state == "complete"]
+        alike = {one.number for one in timed_alike(complete, self.study.objectives)}
+        others = [one for one in complete if one.number not in alike]
+        kinds = ", ".join(sorted({str(one.device) for one in others}))
+        told = f"{len(others)} trials were timed on {kinds}, not on the untouched model's device: "
+        return [f"{told}they compete for nothing"] if others else []
 
     @property
     def confirmed(self) -> dict[int, Confirmed]:

@@ -16,6 +16,7 @@ from search.journal.results import (
     dominates,
     losses,
     ranked,
+    timed_alike,
     undominated,
 )
 from search.journal.view import View
@@ -47,7 +48,9 @@ def best(view: View, where: Sequence[Constraint] = (), top: int | None = None) -
     model dominates or is, and of trials that gave the same model only the first.
     """
     objectives = view.study.objectives
-    changed = distinct((one for one in view.trials if one.state == "complete"), [view.baseline])
+    complete = [one for one in view.results if one.state == "complete"]
+    alike = timed_alike(complete, objectives)
+    changed = distinct((one for one in alike if not one.is_baseline), [view.baseline])
     missed = {one.number: one.miss + _miss(one, where, view) for one in changed}
     meeting = [one for one in changed if missed[one.number] <= 0]
     better = improving(view, meeting, where)

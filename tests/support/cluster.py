@@ -9,22 +9,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+QUIET = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # or whatever else runs here starves the workers
+}
 
 
 class Nodes:
-    """A head without CPUs; `add` starts a node."""
+    """A head without CPUs; `add` starts a node, `kill` ends one as a power cut would."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
         self.address = self._answer()
 
-    def add(self, cpus: int, **environment: str) -> None:
-        """Start a node whose workers see these variables."""
+    def add(self, cpus: int, gpus: int = 0, **environment: str) -> int:
+        """Start a node whose workers see these variables, with GPUs that are not there; returns its
+        number."""
+        return int(self._order({"cpus": cpus, "gpus": gpus, "environment": environment}))
+
+    def kill(self, node: int | None = None) -> None:
+        """Kill a node's raylet; without a number the head, and with it the cluster."""
+        assert self._order({"kill": -1 if node is None else node}) == "killed"
+
+    def _order(self, order: dict[str, object]) -> str:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"cpus": cpus, "environment": environment}) + "\n")
+        self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
-        assert self._answer() == "added"
+        return self._answer()
 
     def _answer(self) -> str:
         assert self.process.stdout is not None
@@ -64,10 +76,17 @@ def _serve() -> None:
     head = {"num_cpus": 0, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     _say(cluster.address)
+    added = []
     for line in sys.stdin:
         order = json.loads(line)
-        cluster.add_node(num_cpus=order["cpus"], env_vars=order["environment"])
-        _say("added")
+        if "kill" in order:
+            node = cluster.head_node if order["kill"] < 0 else added[order["kill"]]
+            cluster.remove_node(node, allow_graceful=False)
+            _say("killed")
+            continue
+        size = {"num_cpus": order["cpus"], "num_gpus": order["gpus"]}
+        added.append(cluster.add_node(**size, env_vars=order["environment"]))
+        _say(str(len(added) - 1))
     cluster.shutdown()
 
 

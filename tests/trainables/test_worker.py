@@ -18,7 +18,7 @@ from trainables.core.errors import PlanError
 from trainables.core.scores import from_text, read_scores
 from trainables.core.spec import Assignment
 from trainables.stage import Facts, Stage
-from trainables.worker import ROW, Place, Trial, Watchdog
+from trainables.worker import ROW, Place, Trial, Watchdog, keep_to
 
 Record = dict[str, Any]
 ASSERT = RuntimeError("CUDA error: device-side assert triggered")
@@ -204,3 +204,17 @@ def unlimited() -> Iterator[Watchdog]:
 def test_without_a_limit_no_time_runs(unlimited: Watchdog) -> None:
     with unlimited.on():
         assert unlimited.left is None
+
+
+@pytest.mark.parametrize(
+    ("share", "device", "kept"),
+    [(0.5, "cuda", [0.5]), (0.25, "cuda", [0.25]), (1.0, "cuda", []), (0.0, "cpu", []),
+     (2.0, "cuda", []), (0.5, "cpu", [])],
+)  # fmt: skip
+def test_a_share_of_a_gpu_is_a_share_of_its_memory(
+    share: float, device: str, kept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)
+    keep_to(share, device)
+    assert asked == kept

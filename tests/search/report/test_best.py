@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from search.journal.view import read
+from search.journal.results import Result, front
+from search.journal.view import View, read, with_front
 from search.ledger.run_ids import run_ids, save_links
 from search.report.best import best, best_json, status_json, where_of
 from search.report.format import better, brief, cell, delta, scaled, settings, story
@@ -149,3 +150,31 @@ def test_answers_need_no_heavy_library(sample: Sample) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_times_of_another_card_compete_for_nothing(sample: Sample) -> None:
+    view = read(sample.store)
+    goals = {"latency_ms": "min", "perplexity": "min"}
+    study = view.study.model_copy(update={"objectives": goals})
+
+    def on(number: int, card: str | None, latency: float, perplexity: float) -> Result:
+        record = {"lineage": str(number), "hardware": {"device": card} if card else None}
+        metrics = {"latency_ms": latency, "perplexity": perplexity}
+        return Result(number, "complete", {}, metrics, {}, record)
+
+    results = [
+        on(0, "A6000", 10.0, 20.0),
+        on(1, "A6000", 9.0, 21.0),
+        on(2, "H100", 1.0, 20.0),  # of a card ten times as fast
+        on(3, "A6000", 8.0, 22.0),
+        on(4, None, 7.0, 23.0),  # of an older version, which did not say
+    ]
+    found = View(study, tuple(with_front(results, study)))
+    assert [one.number for one in found.results if one.on_front] == [0, 1, 3, 4]
+    assert [one.number for one in best(found).trials] == [4, 3, 1]
+    assert found.doubts == [
+        "1 trials were timed on H100, not on the untouched model's device: they compete for nothing"
+    ]
+    sizes = found.study.model_copy(update={"objectives": {"perplexity": "min"}})
+    assert View(sizes, found.results).doubts == []
+    assert 2 in {one.number for one in front(found.results, {"perplexity": "min"})}
