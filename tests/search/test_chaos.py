@@ -19,20 +19,23 @@ from typing import Any
 import pytest
 
 from search.journal.store import Store
-from tests.support.cluster import Nodes, nodes
+from tests.support.cluster import QUIET, Nodes, nodes
 from tests.support.launches import Driver, tiny_study
 from tests.support.postgres import WHY_NOT, Postgres, binaries, postgres
 from tests.support.truth import embedded, nothing_lost
-from trainables.core.places import CHECKOUT
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BUDGET = 8
-SUPPORT = str(CHECKOUT)
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     return tiny_study(tmp_path, budget=BUDGET)
+
+
+def joins(cluster: Nodes, folder: Path) -> int:
+    """A node of one CPU, which notes its measurements where the driver does."""
+    return cluster.add(1, RAYDUCE_TEST_LOG=str(folder / "measured.log"))
 
 
 def state(driver: Driver) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def test_a_node_is_killed_under_its_trials_and_the_others_do_them(
     study: Path, tmp_path: Path
 ) -> None:
     with nodes() as cluster:
-        first, _ = cluster.add(1), cluster.add(1)
+        first, _ = joins(cluster, tmp_path), joins(cluster, tmp_path)
         driver = Driver(tmp_path, **cluster.environment)
         process = driver.start("launch", str(study))
         driver.wait_for(finished=3)
@@ -72,7 +75,7 @@ def test_a_node_is_killed_under_its_trials_and_the_others_do_them(
 @pytest.mark.chaos
 def test_the_head_is_killed_and_another_cluster_goes_on(study: Path, tmp_path: Path) -> None:
     with nodes() as cluster:
-        cluster.add(1), cluster.add(1)
+        joins(cluster, tmp_path), joins(cluster, tmp_path)
         driver = Driver(tmp_path, **cluster.environment)
         process = driver.start("launch", str(study))
         driver.wait_for(finished=3)
@@ -82,7 +85,7 @@ def test_the_head_is_killed_and_another_cluster_goes_on(study: Path, tmp_path: P
         assert process.returncode not in (0, None)
     assert state(driver)["state"] == "interrupted"
     with nodes() as cluster:
-        cluster.add(1)
+        joins(cluster, tmp_path)
         again = Driver(tmp_path, **cluster.environment)
         ended(again.start("resume", "killed"))
     whole(again, before)
@@ -91,7 +94,7 @@ def test_the_head_is_killed_and_another_cluster_goes_on(study: Path, tmp_path: P
 @pytest.mark.chaos
 def test_driver_worker_and_node_are_killed_in_one_study(study: Path, tmp_path: Path) -> None:
     with nodes() as cluster:
-        cluster.add(1), cluster.add(1)
+        joins(cluster, tmp_path), joins(cluster, tmp_path)
         driver = Driver(tmp_path, **cluster.environment)
         process = driver.start("launch", str(study))
         driver.wait_for(finished=2)
@@ -101,7 +104,7 @@ def test_driver_worker_and_node_are_killed_in_one_study(study: Path, tmp_path: P
         assert state(driver)["state"] == "interrupted"
         process = driver.start("resume", "killed")
         os.kill(driver.wait_for_measurement(after=len(driver.measured())), signal.SIGKILL)
-        cluster.add(1)
+        joins(cluster, tmp_path)
         cluster.kill(0)
         ended(process)
     whole(driver, before)
@@ -118,7 +121,7 @@ def node_without(folder: Path, cluster: Nodes) -> Iterator[None]:
     script = f"{mount} && exec {sys.executable} -c '{ray}' {start}"
     process = subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
-        env={**os.environ, **cluster.environment, "PYTHONPATH": SUPPORT},
+        env={**os.environ, **QUIET, "RAYDUCE_TEST_LOG": str(folder.parent / "measured.log")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
