@@ -36,7 +36,7 @@ def across_values(view: View) -> dict[str, float]:
     the rank correlation, and the regret of the pick as soon as that was tried."""
     values: dict[str, float] = {}
     for one in [one for metric in _metrics(view)[:1] for one in rankings(view, metric)]:
-        told = {"tried": len(one.layers), "layers": one.count}
+        told: dict[str, float | None] = {"tried": len(one.layers), "layers": one.count}
         told |= {"rank_correlation": one.correlation, "regret": one.regret}
         known = {name: float(value) for name, value in told.items() if value is not None}
         values |= {f"effects/{one.donor}/{name}": value for name, value in known.items()}
