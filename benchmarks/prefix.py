@@ -44,7 +44,7 @@ from trainables.wanda import Wanda
 def searches(sets: int) -> dict[str, Sequence[Sequence[Stage]]]:
     """Each search's trials, in their order."""
     skips = SETS[:sets]
-    ratios = [0.03 * number for number in range(1, 1 + sets)]
+    ratios = [0.10 + 0.02 * number for number in range(sets)]
     pruned = [[Omission(skip), Wanda(share)] for share in (0.3, 0.5) for skip in skips]
     narrow = [[Neurons(round(ratio, 2), edge_protect=10, edge_share=1.0)] for ratio in ratios]
     return {
