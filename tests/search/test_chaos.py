@@ -1,7 +1,8 @@
 """Things are broken under a study that runs: nodes, the head, the database, the ledger, the disk.
 
 After each, every finished trial is in the journal and in the ledger once, and the budget is met;
-meanwhile `status` tells the truth. What takes long runs with `make test-chaos`.
+meanwhile `status` tells the truth. `make test-chaos` runs them; a driver and a worker are killed in
+test_launch.py, in every run of the tests.
 """
 
 import json
@@ -57,6 +58,7 @@ def whole(driver: Driver, before: list[Any], store: Store | None = None) -> None
 # -- nodes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.chaos
 def test_a_node_is_killed_under_its_trials_and_the_others_do_them(
     study: Path, tmp_path: Path
 ) -> None:
