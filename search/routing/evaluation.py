@@ -138,7 +138,7 @@ def shares(way: Way, held: Answers) -> dict[str, dict[str, float]]:
     for task in np.unique(held.tasks):
         sets, counts = np.unique(way.chosen[held.tasks == task], return_counts=True)
         found[str(task)] = {
-            str(one): float(n) / counts.sum() for one, n in zip(sets, counts, strict=True)
+            str(one): float(n / counts.sum()) for one, n in zip(sets, counts, strict=True)
         }
     return found
 

@@ -3,12 +3,15 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from search.engine.pool import Tell
+from search.journal.store import Store
+from search.ledger.mirror import open_client, tracking_uri
 from search.routing.commands import app
 from search.routing.stages import Route, opened
 from search.study.routing import load_route
@@ -97,6 +100,16 @@ def answers(tasks: str, right: Sequence[Sequence[int]]) -> Answers:
         for number, (task, hits) in enumerate(zip(tasks, right, strict=True))
     ]
     return Answers.of(records)
+
+
+def runs_of(store: Store) -> dict[str, Any]:
+    """A study's runs in the ledger by name; each is there once."""
+    client = open_client(tracking_uri(store))
+    experiment = client.get_experiment_by_name("rayduce").experiment_id
+    found = client.search_runs([experiment], f"tags.study = '{store.study}'")
+    names = [str(run.info.run_name) for run in found]
+    assert len({*names}) == len(names), names
+    return dict(zip(names, found, strict=True))
 
 
 def invoke(command: str, file: Path, whole: Route) -> str:

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -12,22 +11,13 @@ from search.journal.view import read
 from search.ledger.mirror import open_client, sync, tracking_uri
 from search.routing.evaluation import KEPT, ORACLE
 from search.routing.stages import Route
-from tests.support.routing import ran, study
+from tests.support.routing import ran, runs_of, study
 from trainables.core.errors import UserError
-
-
-def runs_of(route: Route) -> dict[str, Any]:
-    """Its runs by name; each is there once."""
-    client = open_client(tracking_uri(route.log.store))
-    experiment = client.get_experiment_by_name("rayduce").experiment_id
-    found = client.search_runs([experiment], f"tags.study = '{route.spec.name}'")
-    assert len({run.info.run_name for run in found}) == len(found)
-    return {run.info.run_name: run for run in found}
 
 
 def test_every_search_router_and_way_is_one_run_below_the_studys_own(whole: Route) -> None:
     sync(whole.log.store)
-    found = runs_of(whole)
+    found = runs_of(whole.log.store)
     parent = found.pop("tiny")
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
     assert {run.info.status for run in found.values()} == {"FINISHED"}

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from search.engine import pool as route_pool
 from search.engine.pool import WorkItem
 from search.journal.lock import study_lock
+from search.journal.store import Store
 from search.routing.commands import app
 from search.routing.evaluation import (
     CEILING,
@@ -35,7 +36,7 @@ from search.routing.evaluation import (
 from search.routing.export import export_route
 from search.routing.stages import Route, opened
 from search.study.routing import load_route
-from tests.support.routing import invoke, ran, study, write_study
+from tests.support.routing import invoke, ran, runs_of, study, write_study
 from tests.support.toys import bytes_tokenizer
 from trainables.core.errors import UserError
 from trainables.core.spec import ModelSpec
@@ -292,14 +293,21 @@ def test_killed_in_every_stage_it_ends_the_same(whole: Route, made: Path, tmp_pa
         "sets/*.json",
         "dataset/*.json",
         "../cache/checkpoints/*.pt",
+        "results/*.json",
         "evaluation/*.json",
+        "evaluation.json",
     ):
-        kill_when(start(file, "eval"), lambda found=pattern: any(root.glob(found)))  # type: ignore[misc]
         assert not (root / "evaluation.json").exists()
+        kill_when(start(file, "eval"), lambda found=pattern: any(root.glob(found)))  # type: ignore[misc]
     process = start(file, "eval")
     text, _ = process.communicate()
     assert process.returncode == 0
     assert "router with fallback" in text
+    runs = runs_of(Store(tmp_path, "tiny"))
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert set(runs) == set(runs_of(whole.log.store))
+    parent = runs.pop("tiny").info.run_id
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent}
     assert outputs(root) == outputs(whole.root)
 
 
