@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUIET = {
@@ -74,7 +76,7 @@ def _serve() -> None:
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = _patient(lambda: Cluster(initialize_head=True, head_node_args=head))
     _say(cluster.address)
     added = []
     for line in sys.stdin:
@@ -85,9 +87,21 @@ def _serve() -> None:
             _say("killed")
             continue
         size = {"num_cpus": order["cpus"], "num_gpus": order["gpus"]}
-        added.append(cluster.add_node(**size, env_vars=order["environment"]))
+        place = partial(cluster.add_node, **size, env_vars=order["environment"])
+        added.append(_patient(place))
         _say(str(len(added) - 1))
     cluster.shutdown()
+
+
+def _patient(start: Callable[[], Any]) -> Any:
+    """Start something of Ray's, which gives a node half a minute; a busy machine takes longer."""
+    for left in range(5, 0, -1):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out" not in str(error) or left == 1:
+                raise
+    return None
 
 
 def _say(text: str) -> None:
