@@ -195,7 +195,11 @@ TABLE: list[tuple[str, str, list[str]]] = [
         "apply {folder}/depth.toml --model asset:smollm2-135m --to {folder}/x",
         ["{folder}/depth.toml: no study", "allowed: study, model"],
     ),
-    ("nothing to apply to", "apply {folder}/depth.toml --to {folder}/x", ["--model"]),
+    (
+        "nothing to apply",
+        "apply {folder}/depth.toml --to {folder}/x",
+        ["no study", "allowed: study, model"],
+    ),
     # -- report, ui
     (
         "nowhere to report to",

@@ -40,9 +40,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     roles: list[str] = []
     measure: Callable[..., Any] = bench_module.measure_items
 
-    def noted(bench: Any, names: Any, role: str) -> Any:
+    def noted(bench: Any, names: Any, role: str, *how: Any) -> Any:
         roles.append(role)
-        return measure(bench, names, role)
+        return measure(bench, names, role, *how)
 
     monkeypatch.setattr(bench_module, "measure_items", noted)
     return roles

@@ -126,9 +126,9 @@ def test_held_out_data_is_measured_once(
     measured: list[str] = []
     measure_items = bench.measure_items
 
-    def noted(one: Any, names: Any, role: Any) -> dict[str, Measure]:
+    def noted(one: Any, names: Any, role: Any, *how: Any) -> dict[str, Measure]:
         measured.extend([role] if names else [])
-        return measure_items(one, names, role)
+        return measure_items(one, names, role, *how)
 
     monkeypatch.setattr(bench, "measure_items", noted)
     for name in ("one", "two"):
@@ -296,7 +296,7 @@ def test_stages_decide_on_search_data_and_held_out_is_only_looked_at(
     """On held-out data every pass would be undone, as accuracy falls to nothing there."""
     from trainables.bench import bench as bench_module
 
-    def judged(one: Any, names: Any, role: Any) -> dict[str, Measure]:
+    def judged(one: Any, names: Any, role: Any, *_: Any) -> dict[str, Measure]:
         whole = len(blocks(one.model)) == 4
         return dict.fromkeys(names, Measure(1.0 if role == "search" or whole else 0.0))
 

@@ -33,7 +33,7 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """Accuracy by number of blocks, instead of what the tiny model says."""
     table: dict[int, float] = {}
 
-    def measured(bench: Any, names: Any, role: str) -> dict[str, Measure]:
+    def measured(bench: Any, names: Any, role: str, *_: Any) -> dict[str, Measure]:
         found = {name: table[len(blocks(bench.model))] for name in names}
         return {name: Measure(finite(name, value)) for name, value in found.items()}
 
