@@ -5,7 +5,6 @@ Only what a verb needs is imported when it runs: `status`, `best` and `--help` a
 
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +49,6 @@ Ledger = Annotated[
     str | None,
     typer.Option("--mlflow", help="The ledger's server. Default: $MLFLOW_TRACKING_URI."),
 ]
-RUN_ID = re.compile("[0-9a-f]{32}")
 
 
 @app.command()
@@ -263,6 +261,7 @@ def export(
 ) -> None:
     """Rebuild a trial's model, judge it on held-out data, save and check it."""
     from search.export import export_run, export_trial
+    from search.ledger.run_ids import RUN_ID
 
     quiet_libraries()
     _use(mlflow)
@@ -441,6 +440,8 @@ def _use(server: str | None) -> None:
 
 
 def _run_id(text: str) -> str:
+    from search.ledger.run_ids import RUN_ID
+
     if not RUN_ID.fullmatch(text):
         raise UserError("--like", got=text, allowed="a run's id, 32 digits and letters a to f")
     return text

@@ -357,3 +357,16 @@ def drain(running: Generator[Progress, None, Result]) -> Result:
         except StopIteration as end:
             result: Result = end.value
             return result
+
+
+def noting(
+    progress: list[Progress], running: Generator[Progress, None, Result]
+) -> Generator[Progress, None, Result]:
+    """Pass on what is yielded, and keep it."""
+    while True:
+        try:
+            step = next(running)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        progress.append(step)
+        yield step

@@ -20,7 +20,7 @@ from trainables.core.pictures import picture_data
 from trainables.core.spec import BenchSpec
 from trainables.core.types import PreTrainedModel, Progress
 from trainables.recover import Recover
-from trainables.stage import Stage, check_order, drain
+from trainables.stage import Stage, check_order, drain, noting
 
 
 def open_bench(spec: BenchSpec) -> Bench:
@@ -64,7 +64,7 @@ def run_stages(
     done: list[dict[str, Any]] = []
     progress: list[Progress] = []
     for stage in stages:
-        done.append((yield from _noting(progress, _do(bench, stage))))
+        done.append((yield from noting(progress, _do(bench, stage))))
     staged = time.perf_counter()
     outcome = _outcome(bench, race)
     ended = time.perf_counter()
@@ -120,19 +120,6 @@ def shape(model: PreTrainedModel) -> dict[str, Any]:
     except PlanError:
         depths = []
     return {"parameters": count_parameters(model), "blocks": sum(depths), "stacks": depths}
-
-
-def _noting(
-    progress: list[Progress], running: Generator[Progress, None, dict[str, Any]]
-) -> Generator[Progress, None, dict[str, Any]]:
-    """Pass a stage's progress on, and keep it."""
-    while True:
-        try:
-            step = next(running)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        progress.append(step)
-        yield step
 
 
 def reason(error: BaseException) -> str:

@@ -214,7 +214,9 @@ def brief(record: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any
     trial's parameters, as older ones did not."""
     if record.get("params") != dict(params):
         return None
-    return {name: record.get(name) for name in ("metrics", "lineage", "same_as", "reason")}
+    return {
+        name: record.get(name) for name in ("metrics", "lineage", "same_as", "reason", "hardware")
+    }
 
 
 class Later(Mapping[str, Any]):

@@ -153,16 +153,19 @@ def study_params(study: Study) -> dict[str, Any]:
     }
 
 
-def study_values(view: View) -> dict[str, float]:
-    """The best trial's metrics, the untouched model's, how many trials there are, and what shows
-    across them."""
+def study_values(view: View, *, whole: bool = True) -> dict[str, float]:
+    """The best trial's metrics, the untouched model's, and how many trials there are.
+
+    Args:
+        whole: and what shows across them, for which every record is read.
+    """
     found, counts = best(view), view.counts
     told = ("finished", "repeats", "failed", "planned")
     values = {f"trials/{name}": float(counts[name] or 0) for name in told}
     values |= {f"baseline/{key}": value for key, value in view.base.items()}
     if found.trials and not found.note:
         values |= found.trials[0].metrics
-    return values | across_values(view)
+    return values | (across_values(view) if whole else {})
 
 
 def study_files(view: View) -> dict[str, str]:

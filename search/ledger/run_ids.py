@@ -4,11 +4,13 @@ Only a shortcut: the runs carry tags by which the ledger finds them again.
 """
 
 import json
+import re
 from typing import Any
 
 from search.journal.store import Store, write_text
 
 FILE = "ledger.json"
+RUN_ID = re.compile("[0-9a-f]{32}")  # as MLflow makes them
 
 
 def load_links(store: Store) -> dict[str, Any]:

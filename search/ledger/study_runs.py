@@ -1,6 +1,5 @@
 """A study as its MLflow runs have it: enough to choose by, from a machine that never saw it."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,10 @@ from search.ledger.lookup import experiment_name, tagged
 from search.ledger.mirror import embedded, open_client, told, tracking_uri
 from search.ledger.run_fields import TOKEN, UID, VIEW, allowed
 from search.ledger.run_files import read_trial
+from search.ledger.run_ids import RUN_ID
 from search.report.best import Best
 from search.study.schema import Study
 from trainables.core.errors import UserError
-
-RUN_ID = re.compile("[0-9a-f]{32}")
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -255,7 +255,9 @@ class Ledger:
         steps = study_steps(view.study.name, chosen["run_id"] if chosen else None, self._place)
         note = f"{steps}\n\n{best_table_markdown(view, found)}"  # a long table may be cut
         tags = {"state": state, NOTE: note, **source_tags(view)}
-        values = [(key, value, len(ended)) for key, value in study_values(view).items()]
+        values = [
+            (key, value, len(ended)) for key, value in study_values(view, whole=ending).items()
+        ]
         metrics = as_metrics(values, when)
         self.client.log_batch(self.parent, metrics=metrics, tags=as_tags(tags))
         self._draw(view, ending)

@@ -110,7 +110,8 @@ class Route:
         """The omission sets of all budgets to choose from, each once: read, or searched for."""
         wanted = self.spec.sets
         if wanted.file:
-            return diverse(read_sets(Path(wanted.file)), len(read_sets(Path(wanted.file))))
+            given = read_sets(Path(wanted.file))
+            return diverse(given, len(given))
         orders = {f"published-{number}": omit for number, omit in enumerate(PUBLISHED)}
         if wanted.choose != "published":
             orders = self._searched()

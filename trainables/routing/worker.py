@@ -6,7 +6,7 @@ study and what was asked for, so that any worker, at any time, returns the same.
 
 import math
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -47,9 +47,9 @@ from trainables.omission.losses import Loss
 from trainables.omission.searches import Omit, greedy, open_positions
 from trainables.routing.answers import Answers
 from trainables.routing.routed_model import RoutedModel, measure
-from trainables.routing.router import Report, Router, train
+from trainables.routing.router import Router, train
 from trainables.routing.spec import RouterSpec, RouteSpec
-from trainables.stage import drain
+from trainables.stage import drain, noting
 
 Record: TypeAlias = dict[str, Any]
 
@@ -277,18 +277,9 @@ class RouteWork:
         spec, place = RouterSpec.model_validate(settings), Path(folder)
         answers = Answers.of(pq.read_table(dataset).to_pylist()).under(sets)
         progress: list[Progress] = []
-
-        def watched() -> Generator[Progress, None, Report]:
-            running = train(spec, answers, place, self.cache, self._device)
-            while True:
-                try:
-                    progress.append(next(running))
-                except StopIteration as end:
-                    return end.value  # type: ignore[no-any-return]
-                yield progress[-1]
-
         try:
-            report = drain(watched())
+            running = train(spec, answers, place, self.cache, self._device)
+            report = drain(noting(progress, running))
         finally:
             self.cache.release()
         found = {name: value for name, value in asdict(report).items() if math.isfinite(value)}
