@@ -144,7 +144,7 @@ def plain(study: Path) -> None:
     choices["omission.skip.count"] = optuna.distributions.IntDistribution(0, 8)
     choices["wanda.percent"] = optuna.distributions.IntDistribution(0, 50, step=10)
     spec = given.bench_spec(study.parent / "plain-cache", naive=True).model_dump()
-    ray.init(include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
     results = tune.Tuner(
         tune.with_parameters(evaluate_plainly, spec=spec),
         tune_config=tune.TuneConfig(
