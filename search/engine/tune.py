@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from search.engine.searcher import JournalSearcher
     from trainables.worker import Place
 
-PATIENCE = 300.0  # seconds for a worker to start; its node may be gone
+PATIENCE = 300.0  # seconds for a worker to start, once it has a place
+UNPLACED = 10.0  # seconds for it to get one; its node may be gone
 
 
 @contextlib.contextmanager
@@ -43,7 +44,7 @@ def patient_reuse(slots: Callable[[], int]) -> Iterator[None]:
         begun = since.setdefault(trial.trial_id, time.monotonic())
         starting = trial in controller._trial_to_actor and trial not in controller._resetting_trials
         more = not controller._search_alg.is_finished()
-        if starting and more and time.monotonic() < begun + PATIENCE:
+        if starting and more and time.monotonic() < begun + _patience(controller, trial, slots()):
             return False
         return bool(reuse(controller, trial))
 
@@ -59,6 +60,14 @@ def patient_reuse(slots: Callable[[], int]) -> Iterator[None]:
     finally:
         TuneController._maybe_reuse_cached_actor = reuse
         TuneController._maybe_cache_trial_actor = cache
+
+
+def _patience(controller: Any, trial: Any, slots: int) -> float:
+    """How long a trial's own worker may take to start: not long, where a node has gone and left no
+    room for it."""
+    workers = controller._actor_manager
+    placed = workers.is_actor_started(controller._trial_to_actor[trial])  # Tune's word for it
+    return PATIENCE if placed and workers.num_live_actors <= slots else UNPLACED
 
 
 @dataclass

@@ -10,12 +10,27 @@ from ray.tune.utils.object_cache import _ObjectCache
 from search.engine import tune as reuse
 from search.engine.tune import patient_reuse
 
-TRIAL = SimpleNamespace(trial_id="a", placement_group_factory="one CPU")
+class Named(SimpleNamespace):
+    """Its identity is its own, as of Tune's trials."""
+
+    __hash__ = object.__hash__
 
 
-def controller(*, starting: bool = True, resetting: bool = False, finished: bool = False) -> Any:
+TRIAL = Named(trial_id="a", placement_group_factory="one CPU")
+
+
+def controller(
+    *,
+    starting: bool = True,
+    resetting: bool = False,
+    finished: bool = False,
+    placed: bool = True,
+    live: int = 2,
+) -> Any:
+    workers = SimpleNamespace(is_actor_started=lambda actor: placed, num_live_actors=live)
     return SimpleNamespace(
-        _trial_to_actor=[TRIAL] if starting else [],
+        _trial_to_actor={TRIAL: "its own"} if starting else {},
+        _actor_manager=workers,
         _resetting_trials=[TRIAL] if resetting else [],
         _search_alg=SimpleNamespace(is_finished=lambda: finished),
         _actor_cache=_ObjectCache(may_keep_one=True),
@@ -87,6 +102,17 @@ def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not TuneController._maybe_reuse_cached_actor(controller(), TRIAL)
         monkeypatch.setattr(reuse, "PATIENCE", 0.0)
         assert TuneController._maybe_reuse_cached_actor(controller(), TRIAL)
+
+
+@pytest.mark.parametrize("lost", [{"placed": False}, {"live": 3}])
+def test_where_a_node_has_gone_the_workers_left_take_its_trials(
+    lost: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with patient_reuse(lambda: 2):
+        assert not TuneController._maybe_reuse_cached_actor(controller(**lost), TRIAL)
+        monkeypatch.setattr(reuse, "UNPLACED", 0.0)
+        assert TuneController._maybe_reuse_cached_actor(controller(**lost), TRIAL)
+        assert not TuneController._maybe_reuse_cached_actor(controller(), TRIAL)
 
 
 def test_tune_is_left_as_it_was() -> None:
