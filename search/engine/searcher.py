@@ -196,7 +196,8 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         """A place or a process could not do a trial, which another one will."""
         if handout is not None:
             self.plan.journal.owe(handout.number)
-        if handout is not None and record["blame"] in ("code", "process"):
+        mine = record["blame"] in ("code", "process") and not record.get("opening")
+        if handout is not None and mine:
             self.troubles.doubted.add(handout.number)
             return
         self.plan.places.strike(record.get("node", ""))

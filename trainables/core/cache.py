@@ -2,7 +2,8 @@
 
 Every entry is one file, written under a temporary name and renamed, so that a reader sees all of
 it or nothing; a lock beside it lets one worker compute what others wait for. A process holds a
-shared lock on each entry it uses until `release`, and eviction passes over held entries.
+shared lock on each entry it uses until `release`, and eviction passes over held entries. An entry
+that cannot be read all the same, as a disk or a copy tore it, counts as not there.
 """
 
 import contextlib
@@ -12,15 +13,17 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from trainables.core.alone import idle
 
+T = TypeVar("T")
 KEEP = frozenset({"checkpoints"})  # kinds that eviction never touches: unfinished work
 FIRST = "states"  # the kind that goes first, and has no locks: what is soon computed again
 
@@ -78,37 +81,32 @@ class Cache:
             made = {name: value.detach().cpu().contiguous() for name, value in make().items()}
             save_file(made, target)
 
-        self._ensure(path, write)
-        if kind == "stats":
-            if path not in self._recent:
-                self._recent[path] = _read(path)
+        if path in self._recent:
+            os.utime(path)
             return self._recent[path]
-        return _read(path)
+        found = self._ensure(path, write, load_file)
+        if kind == "stats":
+            self._recent[path] = found
+        return found
 
     def find_tensors(self, kind: str, key: str) -> dict[str, Tensor] | None:
         """Named tensors that are there already, held from now on, or None."""
         path = self.path(kind, key, ".safetensors")
         self._hold(path)
-        try:
-            os.utime(path)
-            return _read(path)
-        except FileNotFoundError:  # never stored, or evicted
-            return None
+        with contextlib.suppress(Missing):
+            return _read(path, load_file)
+        return None
 
     def json(self, kind: str, key: str, make: Callable[[], Any]) -> Any:
         """Plain data, computed by `make` the first time."""
         path = self.path(kind, key, ".json")
-        self._ensure(path, lambda target: _write(target, json.dumps(make())))
-        return json.loads(path.read_text())
+        return self._ensure(path, lambda target: _write(target, json.dumps(make())), _read_json)
 
     def find(self, kind: str, key: str) -> Any | None:
         """A json entry, or None."""
-        path = self.path(kind, key, ".json")
-        try:
-            os.utime(path)
-            return json.loads(path.read_text())
-        except FileNotFoundError:  # never stored, or evicted
-            return None
+        with contextlib.suppress(Missing):
+            return _read(self.path(kind, key, ".json"), _read_json)
+        return None
 
     def store(self, kind: str, key: str, value: Any) -> None:
         """Write a json entry, replacing an older one."""
@@ -121,15 +119,19 @@ class Cache:
         self._held.clear()
         self._recent.clear()
 
-    def _ensure(self, path: Path, write: Callable[[Path], None]) -> None:
+    def _ensure(
+        self, path: Path, write: Callable[[Path], None], read: Callable[[Path], T]
+    ) -> T:
         self._hold(path)
-        if not path.exists():
-            with path.with_name(f".{path.name}.making.lock").open("w") as making:
-                with idle():
-                    fcntl.flock(making, fcntl.LOCK_EX)  # let go when made, not at `release`
-                if not path.exists():
-                    self._make(path, write)
-        os.utime(path)
+        with contextlib.suppress(Missing):
+            return _read(path, read)
+        with path.with_name(f".{path.name}.making.lock").open("w") as making:
+            with idle():
+                fcntl.flock(making, fcntl.LOCK_EX)  # let go when made, not at `release`
+            with contextlib.suppress(Missing):
+                return _read(path, read)
+            self._make(path, write)
+        return _read(path, read)
 
     def _make(self, path: Path, write: Callable[[Path], None]) -> None:
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -163,9 +165,20 @@ class Cache:
                 excess -= size
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = load_file(path)
-    return found
+class Missing(Exception):
+    """An entry was never stored, or evicted, or is torn."""
+
+
+def _read(path: Path, read: Callable[[Path], T]) -> T:
+    try:
+        os.utime(path)
+        return read(path)
+    except (FileNotFoundError, ValueError, SafetensorError) as error:
+        raise Missing(path) from error
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def _delete_unheld(entry: Path) -> bool:

@@ -58,6 +58,21 @@ def test_what_is_stored_is_found_and_may_be_replaced(tmp_path: Path) -> None:
     assert Cache(tmp_path).find("metrics", "k") == {"perplexity": 2.5}
 
 
+@pytest.mark.parametrize("left", [0, 7, 60])
+def test_what_is_torn_is_made_again(tmp_path: Path, left: int) -> None:
+    cache = Cache(tmp_path)
+    cache.tensors("stats", "k", ones), cache.json("facts", "k", lambda: {"a": [1, 2.5] * 20})
+    cache.store("metrics", "k", {"perplexity": [1.5] * 20})
+    for path in tmp_path.glob("*/k.*"):
+        path.write_bytes(path.read_bytes()[:left])
+    again = Cache(tmp_path)
+    assert again.find("metrics", "k") is None and again.find_tensors("stats", "k") is None
+    assert torch.equal(again.tensors("stats", "k", ones)["x"], torch.ones(4))
+    assert again.json("facts", "k", lambda: {"b": 1}) == {"b": 1}
+    assert Cache(tmp_path).json("facts", "k", never) == {"b": 1}
+    assert Cache(tmp_path).tensors("stats", "k", never).keys() == {"x"}
+
+
 def _work(folder: Path, calls: Path) -> None:
     def make() -> dict[str, Tensor]:
         with calls.open("a") as file:
