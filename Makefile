@@ -38,8 +38,10 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+WORKERS = $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() + 1, 4))")  # launches wait a lot
+
 test: check
-	$(BIN)/pytest -q --numprocesses auto --maxprocesses 4
+	$(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -q -m "slow or assets"

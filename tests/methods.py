@@ -1,5 +1,10 @@
 """The methods the contract test holds: one line each."""
 
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
 from tests.support.families import DECODERS, FAMILIES, MORE
 from trainables.codebook import Codebook
 from trainables.magnitude import Magnitude
@@ -14,6 +19,8 @@ _ALL = [*FAMILIES, *MORE]
 _WITH_FFN = [name for name in _ALL if name not in ("resnet", "convnext")]
 _NO_STAGES = [name for name in _ALL if name not in ("resnet", "convnext")]
 _LINEARS = [name for name in _ALL if name not in ("gpt2", "resnet")]  # which torchao quantizes
+
+EVERY = 3  # of a method's families, one in so many is tried in every run of the tests
 
 # (method, families, a field out of range)
 METHODS: list[tuple[Method, list[str], dict[str, object]]] = [
@@ -45,3 +52,17 @@ METHODS: list[tuple[Method, list[str], dict[str, object]]] = [
     (Similarity(threshold=0.0), _ALL, {"threshold": 101.0}),
     (SimilarityPerSample(0.0, k=2), _NO_STAGES, {"k": 0}),
 ]
+
+
+def cases(among: Collection[str] = _ALL) -> list[Any]:
+    """Every method with each of its families; most are slow, each method and each family by turns
+    in every run."""
+    found = []
+    for index, (method, names, _) in enumerate(METHODS):
+        tried = [name for name in names if name in among]
+        for place, name in enumerate(tried):
+            now = (place + index) % min(EVERY, len(tried)) == 0
+            label = f"{type(method).__name__}-{index}-{name}"
+            marks = () if now else (pytest.mark.slow,)
+            found.append(pytest.param(method, name, id=label, marks=marks))
+    return found

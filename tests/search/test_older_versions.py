@@ -59,6 +59,7 @@ def trials(here: Path, study: str) -> list[dict[str, Any]]:
     return [{"state": row.state.name, "params": row.params, "values": row.values} for row in rows]
 
 
+@pytest.mark.slow
 def test_a_finished_study_goes_on(here: Path) -> None:
     before = trials(here, "old")
     rayduce("resume", "old", "--trials", "6", "--storage", here / "runs")
@@ -72,7 +73,7 @@ def test_a_finished_study_goes_on(here: Path) -> None:
 def test_a_killed_study_goes_on_under_the_same_numbers(here: Path) -> None:
     before = trials(here, "switch")
     assert before[4]["state"] == "RUNNING"
-    rayduce("resume", "switch", "--trials", "5", "--storage", here / "runs")
+    rayduce("resume", "switch", "--trials", "5", "--workers", "1", "--storage", here / "runs")
     after = trials(here, "switch")
     assert after[:4] == before[:4] and after[4]["params"] == before[4]["params"]
     assert [row["state"] for row in after] == ["COMPLETE"] * 6

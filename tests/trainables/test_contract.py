@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel
 
-from tests.methods import METHODS
+from tests.methods import METHODS, cases
 from tests.support.families import FAMILIES, batches, build
 from trainables import testing
 from trainables.core.fork import put
@@ -15,11 +15,6 @@ from trainables.core.types import Batch
 from trainables.stage import Method, Removed, Summary
 from trainables.wanda import Wanda
 
-CASES = [
-    pytest.param(method, name, id=f"{type(method).__name__}-{index}-{name}")
-    for index, (method, names, _) in enumerate(METHODS)
-    for name in names
-]
 OWED: list[Callable[[Method, PreTrainedModel, list[Batch]], None]] = [
     testing.check_calibration,
     testing.check_fork,
@@ -30,7 +25,7 @@ OWED: list[Callable[[Method, PreTrainedModel, list[Batch]], None]] = [
 
 
 @pytest.mark.parametrize("check", OWED, ids=lambda check: check.__name__)
-@pytest.mark.parametrize(("method", "name"), CASES)
+@pytest.mark.parametrize(("method", "name"), cases())
 def test_every_method_keeps_the_contract(method: Method, name: str, check: Any) -> None:
     check(method, build(name), batches(name))
 

@@ -20,7 +20,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from tests.methods import METHODS
+from tests.methods import cases
 from tests.support import families
 from tests.support.benches import TinyData, do, reading_of, tiny_bench
 from tests.support.planted import tiny
@@ -57,12 +57,7 @@ from trainables.stage import Method, Stage
 from trainables.wanda import Wanda, WandaSequential
 
 DEVICE = torch.device(NAME)
-CASES = [
-    pytest.param(method, name, id=f"{type(method).__name__}-{index}-{name}")
-    for index, (method, names, _) in enumerate(METHODS)
-    for name in names
-    if name in ("llama", "gpt2", "bert", "t5", "bart", "resnet", "convnext")
-]
+CASES = cases(among=("llama", "gpt2", "bert", "t5", "bart", "resnet", "convnext"))
 SEQUENTIAL = [pytest.param(WandaSequential(0.5), name) for name in ("llama", "bert", "vit")]
 ROLES: tuple[Role, ...] = ("calibration", "train", "search", "held_out")
 

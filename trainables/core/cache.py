@@ -119,9 +119,7 @@ class Cache:
         self._held.clear()
         self._recent.clear()
 
-    def _ensure(
-        self, path: Path, write: Callable[[Path], None], read: Callable[[Path], T]
-    ) -> T:
+    def _ensure(self, path: Path, write: Callable[[Path], None], read: Callable[[Path], T]) -> T:
         self._hold(path)
         with contextlib.suppress(Missing):
             return _read(path, read)

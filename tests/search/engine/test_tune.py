@@ -10,6 +10,7 @@ from ray.tune.utils.object_cache import _ObjectCache
 from search.engine import tune as reuse
 from search.engine.tune import patient_reuse
 
+
 class Named(SimpleNamespace):
     """Its identity is its own, as of Tune's trials."""
 

@@ -66,6 +66,7 @@ def test_the_verbs_know_it(whole: Route, tmp_path: Path, monkeypatch: pytest.Mon
     assert "0 of them new" in said("sync", "tiny")
 
 
+@pytest.mark.slow
 def test_other_settings_start_afresh_under_the_same_name(made: Path, tmp_path: Path) -> None:
     spec = study(made, tmp_path)
     before = ran(spec)

@@ -111,7 +111,9 @@ def test_nothing_runs_twice(whole: Route, monkeypatch: pytest.MonkeyPatch) -> No
     assert not done
 
 
-@pytest.mark.parametrize("writes", [2, 6, 9])
+@pytest.mark.parametrize(
+    "writes", [pytest.param(2, marks=pytest.mark.slow), 6, pytest.param(9, marks=pytest.mark.slow)]
+)
 def test_interrupted_after_any_piece_it_ends_the_same(
     writes: int, whole: Route, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +160,10 @@ def test_sets_from_a_file_need_no_search(made: Path, tmp_path: Path) -> None:
         assert route.budgets == {1: [0], 2: [1]}
 
 
-@pytest.mark.parametrize("part", ["model", "data", "encoder"])
+@pytest.mark.parametrize(
+    "part",
+    ["model", *(pytest.param(one, marks=pytest.mark.slow) for one in ("data", "encoder"))],
+)
 def test_what_changes_in_its_place_starts_afresh(part: str, made: Path, tmp_path: Path) -> None:
     """Pieces, the log of losses and routers are named after contents, not after paths."""
     source = tmp_path / "made"
