@@ -73,7 +73,7 @@ def test_a_finished_study_goes_on(here: Path) -> None:
 def test_a_killed_study_goes_on_under_the_same_numbers(here: Path) -> None:
     before = trials(here, "switch")
     assert before[4]["state"] == "RUNNING"
-    rayduce("resume", "switch", "--trials", "5", "--workers", "1", "--storage", here / "runs")
+    rayduce("resume", "switch", "--trials", "5", "--storage", here / "runs")
     after = trials(here, "switch")
     assert after[:4] == before[:4] and after[4]["params"] == before[4]["params"]
     assert [row["state"] for row in after] == ["COMPLETE"] * 6

@@ -84,7 +84,7 @@ class Cache:
         if path in self._recent:
             os.utime(path)
             return self._recent[path]
-        found = self._ensure(path, write, load_file)
+        found = self._ensure(path, write, _read_tensors)
         if kind == "stats":
             self._recent[path] = found
         return found
@@ -94,7 +94,7 @@ class Cache:
         path = self.path(kind, key, ".safetensors")
         self._hold(path)
         with contextlib.suppress(Missing):
-            return _read(path, load_file)
+            return _read(path, _read_tensors)
         return None
 
     def json(self, kind: str, key: str, make: Callable[[], Any]) -> Any:
@@ -173,6 +173,11 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         return read(path)
     except (FileNotFoundError, ValueError, SafetensorError) as error:
         raise Missing(path) from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = load_file(path)
+    return found
 
 
 def _read_json(path: Path) -> Any:
