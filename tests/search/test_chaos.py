@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from search.journal.store import Store
+from search.journal.view import read
 from tests.support.cluster import QUIET, Nodes, nodes
 from tests.support.launches import Driver, tiny_study
 from tests.support.postgres import WHY_NOT, Postgres, binaries, postgres
@@ -75,12 +76,17 @@ def test_a_node_is_killed_under_its_trials_and_the_others_do_them(
 
 
 @pytest.mark.chaos
-def test_the_head_is_killed_and_another_cluster_goes_on(study: Path, tmp_path: Path) -> None:
+def test_three_nodes_lose_one_and_the_head_and_the_best_run_is_exported_elsewhere(
+    study: Path, tmp_path: Path
+) -> None:
     with nodes() as cluster:
+        first = joins(cluster, tmp_path)
         joins(cluster, tmp_path), joins(cluster, tmp_path)
         driver = Driver(tmp_path, **cluster.environment)
         process = driver.start("launch", str(study))
-        driver.wait_for(finished=3)
+        driver.wait_for(finished=2)
+        cluster.kill(first)
+        driver.wait_for(finished=4)
         before = driver.rows()
         cluster.kill()
         process.communicate(timeout=400)
@@ -91,6 +97,13 @@ def test_the_head_is_killed_and_another_cluster_goes_on(study: Path, tmp_path: P
         again = Driver(tmp_path, **cluster.environment)
         ended(again.start("resume", "killed"))
     whole(again, before)
+    best = json.loads(again.run("best", "killed", "--json"))["trials"][0]
+    (tmp_path / "elsewhere").mkdir()
+    other = Driver(tmp_path / "elsewhere")
+    other.run("export", best["run_id"], "--mlflow", embedded(tmp_path), "--to", "out")
+    made = json.loads((other.folder / "out" / "compression.json").read_text())
+    assert made["lineage"] == read(Store(tmp_path / "runs", "killed")).trial(best["number"]).lineage
+    assert (other.folder / "out" / "model.safetensors").exists()
 
 
 @pytest.mark.chaos
