@@ -172,6 +172,21 @@ def test_no_more_workers_start_than_trials_will_run(
     assert sum(one is not None for one in warming) == cold
 
 
+@pytest.mark.parametrize("blame", ["code", "process", "place"])
+def test_where_nothing_opens_the_study_ends_with_the_reason(
+    searcher: JournalSearcher, clock: SimpleNamespace, blame: str
+) -> None:
+    for tried in range(20):
+        clock.seconds += 100.0
+        config = searcher.suggest(f"base {tried}")
+        if not isinstance(config, dict):
+            break
+        why = {"reason": "ValueError: no header", "opening": True}
+        gives_back(searcher, f"base {tried}", config, blame, **why)
+    error = searcher.plan.error
+    assert error is not None and "no trial can run: ValueError: no header" in str(error)
+
+
 def test_nodes_that_join_later_are_used(searcher: JournalSearcher) -> None:
     searcher.plan.budget = Budget(hours=1)
     after_baseline(searcher)
