@@ -20,11 +20,13 @@ from search.samplers.bayesian.design import FIRST, design, lacking
 from search.samplers.bayesian.features import describe
 from search.samplers.bayesian.judge import Evidence, Judge, Seen
 from search.samplers.one_by_one import OneByOne
-from search.samplers.points import Ask, Params, Point, Walker
+from search.samplers.points import Ask, Params, Point, Walker, key_of
 from search.samplers.steps import draw
 
 STEPS, MIXED, ANYWHERE = 72, 20, 8  # points to choose from
 ROUNDS, BEST, AROUND = 2, 3, 24  # then around the best of those
+
+UNTOUCHED = str(key_of([]))  # a model that is known before anything is tried
 
 
 class BayesianSampler(OneByOne):
@@ -64,7 +66,8 @@ class BayesianSampler(OneByOne):
 
     def _propose(self, study: optuna.Study, trials: Sequence[FrozenTrial], rng: Random) -> Params:
         seen = [one for trial in trials if (one := self._see(trial, rng)) is not None]
-        pool = Pool(self.walker, {one.point.identity for one in seen}, rng)
+        known = {UNTOUCHED, *(one.point.identity for one in seen)}
+        pool = Pool(self.walker, known, rng)
         if lacking([one.point for one in seen]) and (found := design(self.walker, pool.known)):
             return found
         if sum(one.done for one in seen) < FIRST:

@@ -14,11 +14,12 @@ from search.samplers.bayesian.features import Columns, describe
 from search.samplers.bayesian.gain import gains, normals
 from search.samplers.bayesian.sampler import BayesianSampler
 from search.samplers.bayesian.surrogate import fit
-from search.samplers.points import Walker
+from search.samplers.points import Walker, key_of
 from search.study.stand_in import default
 from spaces import sets
 from tests.search.samplers.test_steps import ask as small
 from tests.search.samplers.test_steps import walk
+from trainables.wanda import Wanda
 
 
 @pytest.fixture(autouse=True)
@@ -250,3 +251,19 @@ def test_an_empty_space_is_proposed_as_it_is() -> None:
     for number in range(6):
         study.tell(study.ask(), float(number))
     assert Walker(lambda trial: []).walk({}, lambda _, asked: default(asked)) is not None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_untouched_model_is_known_before_anything_is_tried(seed: int) -> None:
+    """However much better it is than all that was tried."""
+
+    def asked(trial: Any) -> list[Wanda]:
+        return [Wanda(trial.suggest_int("percent", 0, 50, step=5) / 100)]
+
+    study = optuna.create_study(sampler=BayesianSampler(asked, seed))
+    for percent in (10, 20, 30, 40, 50):
+        study.enqueue_trial({"percent": percent})
+        trial = study.ask()
+        asked(trial)
+        study.tell(trial, float(percent))
+    assert key_of(asked(study.ask())) != key_of([])
