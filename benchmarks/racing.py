@@ -3,8 +3,10 @@
 python -m benchmarks.racing [--trials N] [--items N] [--length N]
 
 One study is searched twice with one worker, from the same seed: SmolLM2-135M on BBC news, which
-blocks to skip and how many weights of the rest to zero. Asserts that both fronts are the same
-models with the same numbers, to the last bit.
+blocks to skip and how many weights of the rest to zero. Its points are drawn at random, so that
+both searches try the same ones: any other sampler learns from what a trial scored, and from an
+estimate of it goes elsewhere. Asserts that both fronts are the same models with the same numbers,
+to the last bit.
 """
 
 import argparse
@@ -27,6 +29,7 @@ space = {{ name = "omission_wanda", max_skip = 8, high = 60 }}
 seed = 2023
 [model]
 id = "asset:smollm2-135m"
+dtype = "float32"
 [data]
 dataset = "asset:bbc-news"
 task = "language-modelling"
@@ -42,6 +45,8 @@ perplexity = "<= 130% of baseline"
 trials = {trials}
 [resources]
 workers = 1
+[sampler]
+name = "random"
 [scheduler]
 name = "{scheduler}"
 """
