@@ -38,7 +38,8 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-WORKERS = $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() + 1, 4))")  # launches wait a lot
+# One more than there are cores, as launches wait a lot.
+WORKERS = $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() + 1, 4))")
 
 test: check
 	$(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal

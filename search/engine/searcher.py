@@ -196,8 +196,8 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         """A place or a process could not do a trial, which another one will."""
         if handout is not None:
             self.plan.journal.owe(handout.number)
-        mine = record["blame"] in ("code", "process") and not record.get("opening")
-        if handout is not None and mine:
+        opened = not record.get("opening")  # where nothing opens no second process helps
+        if handout is not None and opened and record["blame"] in ("code", "process"):
             self.troubles.doubted.add(handout.number)
             return
         self.plan.places.strike(record.get("node", ""))

@@ -81,8 +81,7 @@ class Cache:
             made = {name: value.detach().cpu().contiguous() for name, value in make().items()}
             save_file(made, target)
 
-        if path in self._recent:
-            os.utime(path)
+        if path in self._recent:  # and held
             return self._recent[path]
         found = self._ensure(path, write, _read_tensors)
         if kind == "stats":

@@ -230,7 +230,11 @@ def test_a_moved_folder_takes_its_artifacts_along(sample: Sample, tmp_path: Path
 
 @pytest.mark.parametrize(
     "text",
-    ["", '{"uri": "x", "experiment": "1", "parent": "a", "runs": {"1": {}}}'],
+    [
+        "",
+        '{"uri": "x", "experiment": "1", "parent": "a", "runs": {"1": {}}}',
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("[]", '{"runs": []}')),
+    ],
 )
 def test_a_torn_file_of_links_is_made_anew(sample: Sample, text: str) -> None:
     sync(sample.store)

@@ -86,7 +86,15 @@ def test_a_decoder_that_generates_is_saved_as_what_it_is(tmp_path: Path) -> None
     assert prove(saved.load, tmp_path / "gpt2", build("gpt2"), batches("gpt2")[0]).equal
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("resnet", torch.float16), ("vit", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("resnet", torch.float16),
+        ("vit", torch.bfloat16),
+        pytest.param("resnet", torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param("vit", torch.float16, marks=pytest.mark.slow),
+    ],
+)
 def test_images_are_cast_for_models_in_half_precision(
     name: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
