@@ -2,9 +2,9 @@
 
 python -m benchmarks.alone [--times N]
 
-A worker computes and measures in turn, as trials do. Measured with one worker, with two that take
-turns on the device, and with two that do not; the runs alternate, so that what else the machine
-does meets all of them. Asserts that the metrics which are no times are equal to the last bit.
+Two workers compute and measure, as trials do: one while the other waits, both taking turns on the
+device, and both without; in rounds, so that what else the machine does meets all three alike.
+Asserts that the metrics which are no times are equal to the last bit.
 """
 
 import argparse
@@ -13,8 +13,6 @@ import multiprocessing
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,6 @@ from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec
 from trainables.trial import open_bench
 
 NAMES = ("perplexity", "parameters", "latency_ms")
-ROUNDS = 5
 
 
 def prepare(folder: Path) -> None:
@@ -58,60 +55,65 @@ def opened(folder: Path) -> Bench:
     return open_bench(BenchSpec(model=model, data=data, objectives=NAMES, cache=cache, naive=True))
 
 
-def work(folder: Path, turns: bool, times: int, barrier: Any, told: Any) -> None:
-    """A worker's process: so many trials."""
-    if not turns:
-        alone.Turns.claim = lambda self: False  # type: ignore[method-assign]
-        alone.Turns.enter = lambda self: None  # type: ignore[method-assign]
-    bench = opened(folder)
-    barrier.wait()
-    found = []
-    for _ in range(times):
-        with computing("bench"):
-            found.append(bench.fork().measure(NAMES).values)
-    told.put(found)
-    barrier.wait()  # beside the other to its end
+def work(folder: Path, me: int, rounds: int, barrier: Any, told: Any) -> None:
+    """A worker's process: a trial in every case, while the other one does the same or waits."""
+    bench, turns = opened(folder), (alone.Turns.claim, alone.Turns.enter)
+    bench.fork().measure(NAMES)  # a process's first is slower, beside others or not
+    for number in range(rounds):
+        for case, (count, takes) in CASES.items():
+            barrier.wait()
+            if count == 2 or number % 2 == me:
+                claim, enter = turns if takes else (lambda _: False, lambda _: None)
+                alone.Turns.claim, alone.Turns.enter = claim, enter  # type: ignore[method-assign]
+                with computing("bench"):
+                    told.put((case, me, bench.fork().measure(NAMES).values))
+            barrier.wait()
 
 
-@contextmanager
-def workers(folder: Path, count: int, turns: bool, times: int) -> Iterator[list[Any]]:
-    """What so many workers measure, side by side."""
+CASES = {"1 worker": (1, True), "2 in turns": (2, True), "2 without": (2, False)}
+
+
+def measured(folder: Path, rounds: int) -> dict[str, dict[int, list[dict[str, float]]]]:
+    """case -> worker -> what it measured."""
     context = multiprocessing.get_context("spawn")
-    barrier, told = context.Barrier(count), context.Queue()
-    given = (folder, turns, times, barrier, told)
-    processes = [context.Process(target=work, args=given) for _ in range(count)]
+    barrier, told = context.Barrier(2), context.Queue()
+    processes = [
+        context.Process(target=work, args=(folder, me, rounds, barrier, told)) for me in (0, 1)
+    ]
     for process in processes:
         process.start()
+    found: dict[str, dict[int, list[dict[str, float]]]] = {case: {0: [], 1: []} for case in CASES}
     try:
-        yield [one for _ in processes for one in told.get(timeout=600)]
+        for _ in range(rounds * sum(count for count, _ in CASES.values())):
+            case, me, values = told.get(timeout=600)
+            found[case][me].append(values)
     finally:
         for process in processes:
             process.join(timeout=60)
             process.kill()
-
-
-CASES = {"1 worker": (1, True), "2 in turns": (2, True), "2 without": (2, False)}
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A time taken alone against one beside others.")
     parser.add_argument("--times", type=int, default=10, help="measurements of each kind")
     times = parser.parse_args().times
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in CASES}
     with tempfile.TemporaryDirectory(prefix="rayduce-alone-") as name:
         prepare(Path(name))
-        for _ in range(ROUNDS):
-            for case, (count, turns) in CASES.items():
-                each = -(-times // (ROUNDS * count))
-                with workers(Path(name), count, turns, each) as measured:
-                    found[case] += measured
-    medians = {case: statistics.median(one["latency_ms"] for one in found[case]) for case in CASES}
+        found = measured(Path(name), max(2, times))
+    medians = {  # of each worker by itself, as two processes never lie alike in memory
+        case: statistics.mean(
+            statistics.median(one["latency_ms"] for one in each) for each in mine.values()
+        )
+        for case, mine in found.items()
+    }
     base, ours, without = medians.values()
     lines = [f"{'':12} {'latency_ms':>12} {'against 1 worker':>18}"]
     lines += [
         f"{case:12} {value:12.2f} {value / base - 1:+18.1%}" for case, value in medians.items()
     ]
-    others = {(one["perplexity"], one["parameters"]) for case in found.values() for one in case}
+    every = [one for mine in found.values() for each in mine.values() for one in each]
+    others = {(one["perplexity"], one["parameters"]) for one in every}
     told = {"baseline": base, "ours": ours, "ratio": ours / base, "equal": len(others) == 1}
     lines.append(json.dumps({"alone": told | {"without": without}}))
     sys.stdout.write("\n".join(lines) + "\n")

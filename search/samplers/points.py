@@ -123,7 +123,7 @@ class Walker:
         self.ask = ask
         self.domains: dict[tuple[Any, ...], BaseDistribution] = {}
         self.units: dict[tuple[Any, ...], dict[str, dict[int, str]]] = {}
-        self._walked: dict[tuple[Any, ...], Point | None] = {}
+        self._walked: dict[tuple[Any, ...], Any] = {}
 
     def walk(self, params: Mapping[str, Any], fill: Fill) -> Point | None:
         """The point of these parameters; None where the space refuses it.
@@ -132,15 +132,16 @@ class Walker:
             fill: answers what is asked for beyond the parameters, or out of their range.
         """
         given = tuple(params.items())
-        if given not in self._walked:
-            trial = _Answers(params, fill, self.domains)
-            point = self._run(trial)
-            if trial.filled:
-                return point
+        known: Point | None = self._walked.get(given, _MISSING)
+        if known is not _MISSING:
+            return known
+        trial = _Answers(params, fill, self.domains)
+        point = self._run(trial)
+        if not trial.filled:
             if len(self._walked) > REMEMBERED:
                 self._walked.clear()
             self._walked[given] = point
-        return self._walked[given]
+        return point
 
     def _run(self, trial: "_Answers") -> Point | None:
         try:

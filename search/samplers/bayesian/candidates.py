@@ -5,6 +5,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
+from search.samplers.bayesian.features import Described, describe
 from search.samplers.points import Params, Point, Walker
 from search.samplers.steps import beside, draw, most, resized
 
@@ -18,6 +19,7 @@ class Pool:
     def __init__(self, walker: Walker, known: Collection[str], rng: Random) -> None:
         self.walker, self.known, self.rng = walker, known, rng
         self.points: list[Point] = []
+        self.described: list[Described] = []
         self._keys: set[str] = set()
         self._walked: set[tuple[Any, ...]] = set()
 
@@ -35,6 +37,7 @@ class Pool:
             if key not in self.known:
                 self._keys.add(key)
                 self.points.append(point)
+                self.described.append(describe(point))
                 if len(self.points) == wanted:
                     return
 

@@ -110,9 +110,8 @@ class Judge:
         self.trust = self._trust()
         self.corner, self.best = self._corner(scores), self._front()
 
-    def worth(self, points: Sequence[Point]) -> Floats:
+    def worth(self, described: Sequence[Described]) -> Floats:
         """[points]: what each is expected to add, within the constraints."""
-        described = [describe(point) for point in points]
         drawn, missed = self._draws(described)
         if not self.evidence.feasible:  # get there first
             worth = -sum(

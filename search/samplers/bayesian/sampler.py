@@ -7,6 +7,7 @@ if they scored what is expected of them. Nothing is kept that an interruption wo
 """
 
 from collections.abc import Sequence
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -14,10 +15,10 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
+from threadpoolctl import ThreadpoolController
 
 from search.samplers.bayesian.candidates import Pool
 from search.samplers.bayesian.design import FIRST, design, lacking
-from search.samplers.bayesian.features import describe
 from search.samplers.bayesian.judge import Evidence, Judge, Seen
 from search.samplers.one_by_one import OneByOne
 from search.samplers.points import Ask, Params, Point, Walker, key_of
@@ -27,6 +28,13 @@ STEPS, MIXED, ANYWHERE = 72, 20, 8  # points to choose from
 ROUNDS, BEST, AROUND = 2, 3, 24  # then around the best of those
 
 UNTOUCHED = str(key_of([]))  # a model that is known before anything is tried
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Those that compute with matrices. On one thread they round alike on every machine, and these
+    matrices are so small that several threads mostly wait for each other."""
+    return ThreadpoolController()
 
 
 class BayesianSampler(OneByOne):
@@ -48,7 +56,9 @@ class BayesianSampler(OneByOne):
             return  # a point that was given
         others = study.get_trials(deepcopy=False)
         rng = Random(f"{self.seed}/{trial.number}")
-        self._chosen = {trial.number: self._propose(study, [t for t in others if t.params], rng)}
+        tried = [one for one in others if one.params]
+        with _libraries().limit(limits=1):
+            self._chosen = {trial.number: self._propose(study, tried, rng)}
 
     def sample_independent(
         self,
@@ -78,20 +88,20 @@ class BayesianSampler(OneByOne):
         pool.add(pool.steps(parents), STEPS)
         pool.add(pool.mixtures(parents), MIXED)
         pool.add(pool.anywhere(), ANYWHERE)
-        return self._best(pool, Judge(evidence, [describe(one) for one in pool.points]))
+        return self._best(pool, Judge(evidence, pool.described))
 
     def _best(self, pool: Pool, judge: Judge) -> Params:
         """The point that adds most, of a pool that grows around its best; none where all are
         known."""
         if not pool.points:
             return {}
-        worth = judge.worth(pool.points)
+        worth = judge.worth(pool.described)
         for _ in range(ROUNDS):
             top = [pool.points[int(at)] for at in np.argsort(-worth, kind="stable")[:BEST]]
             before = len(pool.points)
             pool.add(pool.steps(top), AROUND)
             if len(pool.points) > before:
-                worth = np.concatenate([worth, judge.worth(pool.points[before:])])
+                worth = np.concatenate([worth, judge.worth(pool.described[before:])])
         return pool.points[int(np.argmax(worth))].params
 
     def _see(self, trial: FrozenTrial, rng: Random) -> Seen | None:
