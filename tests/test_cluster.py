@@ -12,6 +12,7 @@ from search.cli import app
 from search.study.load import load_study
 
 ROOT = Path(__file__).resolve().parent.parent
+OLDER = " RAY_enable_autoscaler_v2=0"  # the other one leaves a machine of an own cluster out
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -54,8 +55,16 @@ def test_ray_accepts_the_one_for_rented_machines(monkeypatch: pytest.MonkeyPatch
     config = yaml.safe_load((ROOT / "docs" / "cluster-cloud.yaml").read_text())
     validate_config(prepare_config(config))
     own = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    for part in ("head_start_ray_commands", "worker_start_ray_commands", "file_mounts"):
+    for part in ("worker_start_ray_commands", "file_mounts"):
         assert config[part] == own[part]
+    theirs = [line.replace(OLDER, "") for line in own["head_start_ray_commands"]]
+    assert config["head_start_ray_commands"] == theirs
+
+
+def test_the_head_can_reach_the_workers_and_starts_all_of_them() -> None:
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    assert config["auth"]["ssh_private_key"]  # Ray copies it to the head
+    assert [OLDER in line for line in config["head_start_ray_commands"]] == [False, True]
 
 
 def test_the_pages_commands_are_commands_with_such_options() -> None:

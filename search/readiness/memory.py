@@ -21,7 +21,8 @@ def judge(study: Study, store: Store, reports: Sequence[NodeReport]) -> Iterator
     try:
         need = ray.get(task.remote(study.bench_spec(store.cache)), timeout=ANSWER)
     except Exception as error:  # a model that cannot be reached, or is of a kind that is not known
-        lines = str(error).strip().splitlines() or ["no answer"]
+        reason = getattr(error, "cause", None) or error  # Ray puts a traceback around it
+        lines = str(reason).strip().splitlines() or ["no answer"]
         yield Finding("memory of a trial", "unknown", f"cannot be counted: {lines[-1]}")
         return
     sizes = [size for one in reports if one.answer for _, size in one.answer.cards]
