@@ -1,5 +1,6 @@
 """Calibrating from the block at which a model first differs from one that was calibrated before."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -13,7 +14,7 @@ from trainables.stage import Subject
 Run: TypeAlias = Callable[[Batch], Any]  # lets a batch run through the blocks that are looked at
 
 
-class ByBlock:
+class ByBlock(ABC):
     """A calibration whose numbers each belong to one block, and hang on that block and those before
     it alone. So it can begin at any block, and what it found of blocks is found for all models that
     compute the same up to there."""
@@ -24,16 +25,16 @@ class ByBlock:
         return batches
 
     @classmethod
+    @abstractmethod
     def measure(
         cls, model: PreTrainedModel, inputs: Iterable[Batch], run: Run, first: int
     ) -> Stats:
         """Run all inputs, and say what is found of the blocks from `first` on."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def owned(cls, model: PreTrainedModel) -> list[list[str]]:
         """The names of each block's numbers."""
-        raise NotImplementedError
 
     @classmethod
     def calibrate(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Stats:

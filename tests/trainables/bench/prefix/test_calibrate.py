@@ -115,5 +115,8 @@ def test_who_calibrates_in_a_way_of_their_own_is_asked(tmp_path: Path) -> None:
 
 
 def test_a_method_that_goes_by_blocks_says_how() -> None:
-    with pytest.raises(NotImplementedError):
-        ByBlock.calibrate(families.build("llama"), families.batches("llama"))
+    class Silent(ByBlock):
+        """Says nothing of it."""
+
+    with pytest.raises(TypeError, match="measure, owned"):
+        Silent()
