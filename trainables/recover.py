@@ -298,7 +298,7 @@ def _like_training(bench: Bench) -> list[Batch]:
     for item in bench.data.items("search"):
         right.append(found[first + item.answer])
         first += len(item.choices)
-    size = bench.spec.data.batch_size
+    size = bench.data.batch_size
     fill = {"labels": IGNORED, "input_ids": filler(bench.processor)}
     return [joined(right[start : start + size], fill) for start in range(0, len(right), size)]
 

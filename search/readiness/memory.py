@@ -8,7 +8,6 @@ from search.readiness.nodes import NodeReport
 from search.study.schema import Study
 
 ANSWER = 300.0  # seconds: the node imports transformers, and may fetch a configuration
-SPARE = 1.5e9  # bytes of a card that CUDA itself and its kernels take
 
 
 def judge(study: Study, store: Store, reports: Sequence[NodeReport]) -> Iterator[Finding]:
@@ -35,6 +34,8 @@ def against(parts: str, most: float, cards: Sequence[float], gpus: float) -> Fin
     Args:
         gpus: cards of a trial, or a share of one.
     """
+    from trainables.bench.footprint import SPARE
+
     said = f"about {most / 1e9:.1f} GB ({parts})"
     if not gpus or not cards:
         return Finding("memory of a trial", "ok", said)

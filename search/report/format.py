@@ -110,7 +110,8 @@ def measured_on(study: Study, metric: str, role: Role) -> str:
     if fact is None:
         return f"the study's own, {study.metrics.get(metric, 'unknown')}; given {items}"
     where = {"weights": "of the weights, whatever the data", "items": f"on {items}"}
-    batch = f"on one batch of {items}, up to {study.data.batch_size} of them"
+    size = study.data.batch_size or "as many as fit"
+    batch = f"on one batch of {items}, up to {size} of them"
     timed = "; depends on the machine, taken while no other trial computes there"
     timed = timed if fact.timed else ""
     return f"{fact.meaning}; {where.get(fact.on, batch)}{timed}"

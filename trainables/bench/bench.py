@@ -84,7 +84,9 @@ class Bench:
         in its own way. Raises UserError, as for the bench's own model."""
         key = model.model_dump_json()
         if key not in self.others:
-            spec = self.spec.model_copy(update={"model": model})
+            rows = {"batch_size": self.base.reading.data.batch_size}  # the same side by side
+            data = self.spec.data.model_copy(update=rows)
+            spec = self.spec.model_copy(update={"model": model, "data": data})
             self.others[key] = open_subject(spec, self.device, self.cache)
         found = self.others[key]
         return dataclasses.replace(found.fork(), start=found.model)

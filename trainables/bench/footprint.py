@@ -24,6 +24,7 @@ from trainables.core.spec import BenchSpec, DataSpec, ModelSpec, Task, TrainSpec
 from trainables.core.types import Batch
 
 FLOAT = 4  # bytes of a float32
+SPARE = 1.5e9  # bytes of a card that CUDA itself and its kernels take
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,32 @@ def footprint(spec: BenchSpec) -> Footprint:
     return count(model, batch_like(model, spec.data))
 
 
+def items_that_fit(
+    spec: BenchSpec, config: PretrainedConfig, room: float, rows: int, most: int
+) -> int:
+    """How many items may go through a model together: the largest power of two, at least one.
+
+    Args:
+        room: bytes that a trial may take in all.
+        rows: of an item, such as the choices of a question.
+        most: items that there are.
+    """
+    model = empty(config, spec.model, spec.data.task)
+    sizes = [spec.data.model_copy(update={"batch_size": rows * number}) for number in (1, 2)]
+    one, two = (count(model, batch_like(model, data)) for data in sizes)
+    each = max(two.passing - one.passing, 1)
+    fitting = int((room - one.most) / each) + 1
+    found: int = 2 ** (max(1, min(fitting, most)).bit_length() - 1)
+    return found
+
+
+def room_on(device: torch.device) -> float:
+    """Bytes of a card that this process may take."""
+    _, size = torch.cuda.mem_get_info(device)
+    share: float = torch.cuda.get_per_process_memory_fraction(device)
+    return size * share - SPARE
+
+
 def _folder(spec: ModelSpec) -> Path:
     """Where the configuration lies; of a hub id that alone is fetched."""
     if ":" in spec.id or Path(spec.id).expanduser().is_absolute():
@@ -82,7 +109,7 @@ def empty(config: PretrainedConfig, spec: ModelSpec, task: Task) -> PreTrainedMo
 
 def batch_like(model: PreTrainedModel, data: DataSpec) -> Batch:
     """A batch of the sizes that a study asks for, without contents."""
-    size, config = data.batch_size, model.config
+    size, config = data.batch_size or 1, model.config
     with torch.device("meta"):
         if data.task == "image-classification":
             side = getattr(config, "image_size", 224)

@@ -1,20 +1,24 @@
 """Opening a model for a bench: loaded, on the device, with the study's rows as it reads them."""
 
+import math
 import platform
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 
 from trainables.bench.data.fits import check_fits
 from trainables.bench.data.roles import Data, load_data
+from trainables.bench.data.split import MEASURED
+from trainables.bench.footprint import items_that_fit, room_on
 from trainables.bench.models.check import check_model
 from trainables.bench.models.head import head_classes, pad_as
 from trainables.bench.models.load import load_config, load_model, load_processor, locate
 from trainables.core.cache import Cache, digest
 from trainables.core.lineage import Lineage, code, fingerprint
-from trainables.core.spec import BenchSpec
+from trainables.core.spec import AUTO, BenchSpec
 from trainables.stage import Reading, Subject
 
 
@@ -36,10 +40,20 @@ def open_subject(spec: BenchSpec, device: torch.device, cache: Cache) -> Subject
     )
     model = load_model(folder, spec.model, task, data.labels).to(device)
     pad_as(model, processor, task)
+    if spec.data.batch_size == AUTO and device.type == "cuda":
+        data.resize(_fitting(spec, data, model.config, device))
     identity = digest(fingerprint(folder, cache), spec.model.dtype, data.labels)
     subject = Subject(model, Lineage(identity), Reading(processor, data, head))
     _check(subject, data, cache)
     return subject
+
+
+def _fitting(spec: BenchSpec, data: Data, config: Any, device: torch.device) -> int:
+    """How many items go through the model together, where the study leaves it open."""
+    some, batch = data.by_batch("calibration")[0], data.batches("calibration")[0]
+    rows = math.ceil(len(next(iter(batch.values()))) / len(some))
+    most = max(len(data.items(role)) for role in MEASURED)
+    return items_that_fit(spec, config, room_on(device), rows, most)
 
 
 def _check(subject: Subject, data: Data, cache: Cache) -> None:

@@ -10,7 +10,15 @@ from pathlib import PurePath
 from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 
 Role = Literal["calibration", "train", "search", "held_out"]
 Task = Literal[
@@ -23,6 +31,20 @@ Task = Literal[
 Prompts = Literal["rayduce", "pudding", "pudding-questions", "lm-eval"]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+AUTO = 0  # of rows: as many as fit
+
+
+def _batch_size(given: object) -> int:
+    if given == "auto":
+        return AUTO
+    if type(given) is int and given > 0:
+        return given
+    raise ValueError('a whole number, 1 or more, or "auto": as many as fit on the card')
+
+
+BatchSize = Annotated[
+    int, BeforeValidator(_batch_size), PlainSerializer(lambda size: size or "auto")
+]
 
 
 # How a data set's file may be named, and what it then is; `.gz` may follow all but Parquet.
@@ -157,7 +179,7 @@ class DataSpec(Spec):
     harness: str | None = None  # tasks of lm-evaluation-harness, or their files: for acc, acc_norm
     items: ItemCounts = ItemCounts()
     max_length: Count = 256
-    batch_size: Count = 8
+    batch_size: BatchSize = 8  # "auto": as many as fit on the card; on a CPU as many as by default
 
     @field_validator("encoding")
     @classmethod

@@ -54,6 +54,11 @@ TABLE: list[tuple[str, Edits, list[str]]] = [
         ['prompts = "lm-eval" is for task = "multiple-choice"'],
     ),
     (
+        "a batch of nothing",
+        [("[objectives]", "batch_size = 0\n[objectives]")],
+        ['data.batch_size: got 0; allowed: a whole number, 1 or more, or "auto"'],
+    ),
+    (
         "an encoding nobody knows",
         [("[objectives]", 'encoding = "latin-99"\n[objectives]')],
         ["data.encoding", "an encoding that Python knows"],

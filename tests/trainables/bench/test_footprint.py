@@ -16,6 +16,7 @@ from trainables.bench.footprint import (
     count_training,
     empty,
     footprint,
+    items_that_fit,
 )
 from trainables.bench.metrics.cost import own_bytes, peak_memory
 from trainables.bench.models.structure import blocks
@@ -122,3 +123,26 @@ def test_of_a_study(tmp_path: Path) -> None:
     found = footprint(spec)
     assert found.weights >= 2 * sum(p.numel() for p in model.parameters())
     assert "a trial's own" in found.parts() and isinstance(found, Footprint)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_the_largest_power_of_two_that_fits(rows: int) -> None:
+    config = FAMILIES["llama"]().config
+    spec = BenchSpec(
+        model=ModelSpec(id="x"),
+        data=DataSpec(**TEXTS | {"batch_size": "auto", "max_length": 16}),
+        objectives=("perplexity",),
+        cache="/nowhere",
+    )
+
+    def taken(items: int) -> int:
+        """What a trial takes with so many."""
+        data = spec.data.model_copy(update={"batch_size": rows * items})
+        model = empty(config, spec.model, data.task)
+        return count(model, batch_like(model, data)).most
+
+    for room in (taken(8), taken(8) + 1, taken(16) - 1):
+        assert items_that_fit(spec, config, room, rows, most=100) == 8
+    assert items_that_fit(spec, config, taken(8) - 1, rows, most=100) == 4
+    assert items_that_fit(spec, config, 0, rows, most=100) == 1  # and fails on its own, if it must
+    assert items_that_fit(spec, config, 1e12, rows, most=100) == 64

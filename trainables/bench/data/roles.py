@@ -19,10 +19,11 @@ from trainables.bench.data.tasks.windows import LanguageModelling
 from trainables.bench.data.tokenize import unknown_id
 from trainables.bench.data.unlabelled import raw_texts
 from trainables.core.errors import DataError, near
-from trainables.core.spec import DataSpec, Role, Task, TextsSpec
+from trainables.core.spec import AUTO, DataSpec, Role, Task, TextsSpec
 from trainables.core.types import IGNORED, Batch, Writing
 
 log = logging.getLogger(__name__)
+USUAL = 8  # rows together, where nobody counted how many fit
 _DRAWING_ORDER: tuple[Role, ...] = ("held_out", "search", "calibration", "train")
 _ADAPTERS: dict[Task, type[TaskAdapter[Any]]] = {
     "language-modelling": LanguageModelling,
@@ -38,6 +39,7 @@ class Data:
 
     def __init__(self, spec: DataSpec, adapter: TaskAdapter[Any], drawing: Drawing) -> None:
         self.spec, self.adapter = spec, adapter
+        self.batch_size = USUAL if spec.batch_size == AUTO else spec.batch_size
         self.task: Task = spec.task
         self.labels = adapter.labels  # class names; () where there are none
         self._drawing = drawing
@@ -51,6 +53,7 @@ class Data:
     def description(self) -> dict[str, Any]:
         """How rows became items: what was read, in which form, what was passed over."""
         found = self.adapter.describe() | {"rows alike in": self._drawing.context}
+        found |= {"batch size": self.batch_size}
         return found | {"passed over": dict(self._drawing.skipped.reasons)}
 
     @property
@@ -100,8 +103,14 @@ class Data:
 
     def by_batch(self, role: Role) -> list[Sequence[Any]]:
         """The items of each batch."""
-        items, size = self.items(role), self.spec.batch_size
+        items, size = self.items(role), self.batch_size
         return [items[start : start + size] for start in range(0, len(items), size)]
+
+    def resize(self, size: int) -> None:
+        """Put so many items into a batch."""
+        self.batch_size = size
+        self._batches.clear()
+        self._fingerprints.clear()
 
     def more_texts(self, spec: TextsSpec, seed: int) -> list[str]:
         """Texts from elsewhere that stand in no role; read once."""
@@ -114,7 +123,7 @@ class Data:
 
     def encoded(self, texts: Sequence[str]) -> list[Batch]:
         """Batches of texts without a class, on the CPU; their labels are to be ignored."""
-        size, items = self.spec.batch_size, [Labelled(text, None, IGNORED) for text in texts]
+        size, items = self.batch_size, [Labelled(text, None, IGNORED) for text in texts]
         starts = range(0, len(items), size)
         made = [self.adapter.batch(items[i : i + size], "train") for i in starts]
         for check in self._checks:

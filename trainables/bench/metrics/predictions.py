@@ -155,7 +155,8 @@ class Evaluation:
             do = "pip install 'rayduce[harness]', or lm-eval"
             raise MetricError(f"lm-evaluation-harness is not there: {error}", do=do) from error
         with self._passing():
-            given, seed = self.spec.data, self.spec.data.seed_or(self.spec.seed)
+            given = self.spec.data.model_copy(update={"batch_size": self.data.batch_size})
+            seed = given.seed_or(self.spec.seed)
             return harness_scores(self.model, self.processor, given, self.role, seed)
 
     @property
