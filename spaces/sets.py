@@ -9,6 +9,7 @@ a set as a list, `"omission.skip" = [3, 7]`. This file alone knows how the two b
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,8 +29,15 @@ def suggest(
     if (hear := getattr(trial, "priced", None)) is not None:  # a sampler's own
         hear(name, price)
     count = trial.suggest_int(count_of(name), 0, min(most, len(members)))
-    candidates = [n for n in members if trial.suggest_int(f"{name}.{n:02d}", 0, 1)]
+    units = zip(members, _units(name, tuple(members)), strict=True)
+    candidates = [n for n, unit in units if trial.suggest_int(unit, 0, 1)]
     return tuple(sorted(sorted(candidates, key=lambda n: (price[n], n))[:count]))
+
+
+@lru_cache(maxsize=64)
+def _units(name: str, members: tuple[int, ...]) -> list[str]:
+    """The parameters of a set's members; a sampler asks for them thousands of times."""
+    return [f"{name}.{n:02d}" for n in members]
 
 
 def count_of(group: str) -> str:

@@ -175,13 +175,14 @@ class _Answers(StandIn):
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> Any:
         key = (int, low, high, step, log)
-        if key not in self.domains:
-            self.domains[key] = IntDistribution(low, high, log, step)
+        domain = self.domains.get(key)
+        if domain is None:
+            domain = self.domains[key] = IntDistribution(low, high, log, step)
         value = self.given.get(name)
         if type(value) is int and low <= value <= high and (value - low) % step == 0:
-            self.asked[name] = self.domains[key]
+            self.asked[name] = domain
             return self.params.setdefault(name, value)
-        return self.answer(name, self.domains[key])
+        return self.answer(name, domain)
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
