@@ -5,12 +5,17 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from search.launch import NOTED, Clock
-from tests.support.journals import Sample
+from search.journal.results import Result
+from search.journal.view import result_of
+from search.launch import NOTED, Clock, Launch
+from search.study.schema import Budget
+from tests.support.journals import Sample, sample_study
 from tests.support.launches import BUDGET, Driver, tiny_study
 
 
@@ -32,6 +37,32 @@ def test_the_time_of_a_killed_launch_counts(
         noted = sample.journal.noted("seconds")
         assert 0 <= clock.seconds() - noted < NOTED
         assert noted > 100 * (launch + 1) - 2 * NOTED
+    sample.close()
+
+
+def test_a_study_whose_space_is_exhausted_is_done_whatever_its_budget(tmp_path: Path) -> None:
+    sample = Sample(tmp_path, sample_study(budget=Budget(trials=99))).run()
+    launch = Launch(sample.study, sample.store)
+    assert not launch._done(sample.journal)
+    sample.journal.note("exhausted", True)
+    assert launch._done(sample.journal)
+    sample.close()
+
+
+def test_the_end_of_a_trial_looks_at_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample, seen = Sample(tmp_path).run(), list[int]()
+
+    def noted(row: FrozenTrial, **how: bool) -> Result:
+        seen.append(row.number)
+        return result_of(row, **how)
+
+    monkeypatch.setattr("search.launch.result_of", noted)
+    monkeypatch.setattr("search.journal.view.result_of", noted)
+    mirror: Any = SimpleNamespace(offer=lambda: None)
+    Launch(sample.study, sample.store)._ended(sample.journal, 2, mirror)
+    assert seen == [2]
     sample.close()
 
 

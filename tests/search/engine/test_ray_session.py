@@ -75,6 +75,21 @@ def test_rays_client_protocol_is_refused_in_a_sentence(monkeypatch: pytest.Monke
         assert part in str(said.value)
 
 
+def test_a_head_that_holds_no_trial_is_not_refused_as_nodes_may_join(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.setattr("search.engine.nodes.LOOK", -1.0)
+    listed = [{"NodeID": "head", "Alive": True, "Resources": {"CPU": 8.0}}]
+    for name, found in {"init": None, "shutdown": None, "nodes": listed}.items():
+        monkeypatch.setattr(f"ray.{name}", lambda found=found, **_: found)
+    with ray_cluster(Resources(gpus=1), lambda text: None) as nodes:
+        assert nodes.slots() == 0
+        listed.append({"NodeID": "box", "Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}})
+        assert nodes.slots() == 2
+
+
 def test_results_inside_a_jobs_own_folder_are_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

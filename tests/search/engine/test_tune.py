@@ -1,14 +1,18 @@
 """Workers that are starting are let start, while there is more to do and for a while."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RaySystemError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.utils.object_cache import _ObjectCache
 
 from search.engine import tune as reuse
-from search.engine.tune import patient_reuse
+from search.engine.tune import patient_reuse, run_tune
+from tests.support.journals import sample_study
+from trainables.worker import Place
 
 
 class Named(SimpleNamespace):
@@ -121,3 +125,18 @@ def test_tune_is_left_as_it_was() -> None:
     with patient_reuse(lambda: 2):
         assert vars(TuneController) != before
     assert vars(TuneController) == before
+
+
+def test_a_cluster_that_goes_away_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit() -> None:
+        raise RaySystemError("many lines of Ray's\nthe head does not answer")
+
+    told: list[Exception] = []
+    monkeypatch.setattr(reuse, "_tuner", lambda *_: SimpleNamespace(fit=fit))
+    budget, places = SimpleNamespace(minutes_per_trial=None), SimpleNamespace(slots=lambda: 1)
+    plan: Any = SimpleNamespace(naive=False, budget=budget, places=places, failed=told.append)
+    space: Any = None
+    run_tune(sample_study(), Place(tmp_path), tmp_path, space, plan)
+    assert "the head does not answer" in str(told[0]) and "many lines" not in str(told[0])

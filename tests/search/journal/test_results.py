@@ -13,7 +13,8 @@ from search.journal.lock import study_lock
 from search.journal.results import Result, front, losses, ranked
 from search.journal.store import Store
 from search.journal.view import View, read, results_of
-from search.report.best import best
+from search.ledger.run_fields import study_values
+from search.report.best import best, status_json
 from search.report.tables import status_lines
 from search.study.constraints import parse_where
 from search.study.load import study_toml
@@ -134,6 +135,15 @@ def test_no_trial_beats_the_untouched_model(tmp_path: Path) -> None:
         assert found.note == "no trial improves on the untouched model"
     far = best(view, parse_where("perplexity <= 1"))
     assert numbers(far.trials) == [3] and "these come closest" in str(far.note)
+
+
+def test_neither_status_nor_the_ledger_names_a_trial_that_it_beats(tmp_path: Path) -> None:
+    beaten = _with(tmp_path / "one", (21.0, 135e6), (20.5, 134e6))
+    assert status_json(beaten)["best"] is None
+    assert not beaten.study.objectives.keys() & study_values(beaten, whole=False).keys()
+    mixed = _with(tmp_path / "two", (20.5, 135e6), (21.0, 130e6))
+    assert status_json(mixed)["best"] == 2
+    assert study_values(mixed, whole=False)["perplexity"] == 21.0
 
 
 def test_a_dominated_trial_is_not_named_beside_one_that_improves(tmp_path: Path) -> None:

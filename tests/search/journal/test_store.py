@@ -25,6 +25,7 @@ from search.journal.store import (
 from search.journal.view import read
 from search.study.load import compare
 from tests.support.journals import TOML, Sample, sample_study
+from tests.support.postgres import WHY_NOT, binaries, postgres
 from trainables.core.errors import UserError
 
 POSTGRES = os.environ.get("RAYDUCE_TEST_POSTGRES")
@@ -203,6 +204,17 @@ def test_postgres_one_driver_even_without_a_common_folder(tmp_path: Path) -> Non
         storage.engine.dispose()
     assert "depth" in study_names(tmp_path, POSTGRES)
     assert find_store(tmp_path / "here", "depth", POSTGRES) == here
+
+
+@pytest.mark.skipif(binaries() is None, reason=WHY_NOT)
+def test_postgres_a_driver_of_another_database_is_not_ours(tmp_path: Path) -> None:
+    with postgres() as server:
+        one, other = (server.create(name) for name in ("one", "other"))
+        with study_lock(Store(tmp_path / "here", "depth", one)) as me:
+            assert driver_of(Store(tmp_path / "there", "depth", one)) == str(me)
+            assert driver_of(Store(tmp_path / "there", "depth", other)) is None
+            with study_lock(Store(tmp_path / "there", "depth", other)):
+                pass
 
 
 # -- what was launched before ----------------------------------------------------------------------

@@ -206,6 +206,31 @@ def test_only_what_changed_is_written(sample: Sample, monkeypatch: pytest.Monkey
     assert written == ["log_artifacts"]  # the front, drawn when the driver starts
 
 
+def test_a_trial_takes_as_few_requests_at_the_end_of_a_study_as_at_its_beginning(
+    empty: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty.baseline()
+    book, asked, counts = open_ledger(empty.store), list[str](), list[int]()
+    book.update(read(empty.store), ending=False)
+
+    def counted(name: str, real: Any) -> Any:
+        def call(*given: Any, **how: Any) -> Any:
+            asked.append(name)
+            return real(*given, **how)
+
+        return call
+
+    for name in (one for one in dir(book.client) if not one.startswith("_")):
+        if callable(real := getattr(book.client, name)):
+            monkeypatch.setattr(book.client, name, counted(name, real))
+    for number in range(6):
+        empty.settle(empty.hand_out(), {"perplexity": 30.0 + number, "parameters": 135e6})
+        asked.clear()
+        book.update(read(empty.store), ending=False)
+        counts.append(len(asked))
+    assert len(set(counts)) == 1 and counts[0] < 10, (counts, asked)
+
+
 def test_a_run_begun_by_a_dead_driver_is_finished(
     sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,18 @@ def test_a_server_in_use_is_named(
     assert "names the server in use: http://ledger:5000" in capsys.readouterr().out
 
 
+def test_no_password_of_a_server_in_use_is_shown(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = "http://me@ledger:5000"
+    save_links(store, {"uri": server, "experiment": "1", "parent": "abc", "runs": {}})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cret@ledger:5000")
+    ui.serve(str(store.folder))
+    told = capsys.readouterr().out
+    assert f"in use: {server}" in told and f"{server}/#/experiments/1" in told
+    assert "s3cret" not in told
+
+
 def test_no_ledger_yet(store: Store) -> None:
     with pytest.raises(UserError, match=r"no ledger in .* yet; launch a study first"):
         ui.serve(str(store.folder))

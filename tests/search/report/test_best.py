@@ -5,8 +5,9 @@ import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from rich.console import Console
@@ -15,10 +16,11 @@ from search.journal.results import Result, front
 from search.journal.view import View, read, with_front
 from search.ledger.run_ids import run_ids, save_links
 from search.report.best import best, best_json, status_json, where_of
+from search.report.course import growth
 from search.report.format import better, brief, cell, delta, scaled, settings, story
 from search.report.provenance import best_toml
 from search.report.tables import best_table, status_lines
-from tests.support.journals import Sample
+from tests.support.journals import Sample, sample_study
 from trainables.core.errors import UserError
 
 
@@ -178,3 +180,29 @@ def test_times_of_another_card_compete_for_nothing(sample: Sample) -> None:
     sizes = found.study.model_copy(update={"objectives": {"perplexity": "min"}})
     assert View(sizes, found.results).doubts == []
     assert 2 in {one.number for one in front(found.results, {"perplexity": "min"})}
+
+
+class Counted(dict[str, float]):
+    """Metrics that count how often they are looked at."""
+
+    looks = 0
+
+    def __getitem__(self, name: str) -> float:
+        Counted.looks += 1
+        return super().__getitem__(name)
+
+
+def _looks(call: Callable[[View], object], trials: int) -> int:
+    """How often a call looks at the metrics of a study, each of whose trials beats those before."""
+    results = [
+        Result(n, "complete", {}, Counted(perplexity=500.0 - n, parameters=500.0 - n), {}, {})
+        for n in range(trials)
+    ]
+    Counted.looks = 0
+    call(View(sample_study(), tuple(results)))
+    return Counted.looks
+
+
+@pytest.mark.parametrize("call", [partial(best, top=3), growth, status_json])
+def test_twice_as_many_trials_are_looked_at_twice_as_often(call: Callable[[View], object]) -> None:
+    assert 0 < _looks(call, 200) <= 2.2 * _looks(call, 100)
