@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from search.journal.results import Result, Step
+from search.study.database import stored
 from search.study.schema import RUNS, Study
 from spaces import sets
 from trainables.bench.metrics.catalogue import METRIC_FACTS
@@ -127,7 +128,8 @@ def mark(result: Result) -> str:
 
 
 def storage_flag(folder: Path | str, database: str | None) -> str:
-    """What commands need to find a study: ` --storage …`, or nothing where it lies in `runs`."""
+    """What commands need to find a study, without a password: ` --storage …`, or nothing where it
+    lies in `runs`."""
     if Path(folder).absolute() != Path(RUNS).absolute():
         return f" --storage {shlex.quote(str(folder))}"
-    return f" --storage {shlex.quote(database)}" if database else ""
+    return f" --storage {shlex.quote(stored(database))}" if database else ""

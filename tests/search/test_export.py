@@ -557,7 +557,8 @@ def test_commands_say_where_the_study_lies(
     one, two = (json.loads((tmp_path / n / "compression.json").read_text()) for n in ("one", "two"))
     assert one["rebuild"] == f"rayduce export tiny --trial 2 --to DIR --storage {tmp_path}/runs"
     assert two["rebuild"] == "rayduce export tiny --trial 2 --to DIR"
-    assert storage_flag(tmp_path / "runs", "postgresql://me@host/db") == (
-        " --storage postgresql://me@host/db"
-    )
+    for password in ("", ":s3cret"):
+        assert storage_flag(tmp_path / "runs", f"postgresql://me{password}@host/db") == (
+            " --storage postgresql://me@host/db"
+        )
     assert storage_flag("/my runs", None) == " --storage '/my runs'"
