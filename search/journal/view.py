@@ -213,10 +213,14 @@ def _empty(store: Store) -> UserError:
 
 def _study(store: Store, notes: Mapping[str, Any]) -> Study:
     """The study as launched last."""
-    text = notes.get("toml") or (store.toml.read_text() if store.toml.is_file() else None)
-    if text is None:
+    text = notes.get("toml")
+    if not text and not store.toml.is_file():
         raise _empty(store)
-    study = saved_study(text, store.study)
+    try:
+        study = saved_study(text or store.toml.read_text(encoding="utf-8"), store.study)
+    except ValueError as error:  # an older journal does not have it
+        do = "put the file back as it was launched"
+        raise UserError(f"{store.toml} cannot be read: {error}", do=do) from None
     if (database := study.storage.database) is None:
         return study
     storage = study.storage.model_copy(update={"database": stored(database)})

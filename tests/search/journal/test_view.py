@@ -10,6 +10,7 @@ from search.journal.view import Reader, read, results_of
 from search.report.best import best, best_json, status_json
 from search.study.schema import Budget
 from tests.support.journals import Sample, sample_study
+from trainables.core.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,18 @@ def test_a_study_whose_trials_all_failed_says_so(tmp_path: Path) -> None:
     failed = read(sample.store).failed
     assert failed == "no trial came to a result; the last one: perplexity was nan"
     assert read(Sample(tmp_path / "other").run().store).failed == ""
+
+
+def test_a_torn_study_file_that_the_journal_does_not_have_either_is_one_message(
+    tmp_path: Path,
+) -> None:
+    sample = Sample(tmp_path).run(upto=1)
+    sample.journal.note("toml", "")  # as an older version left it
+    for torn in (b'name = "dep', b"\xff\xfe"):
+        sample.store.toml.write_bytes(torn)
+        with pytest.raises(UserError, match=r"study\.toml cannot be read"):
+            read(sample.store)
+    sample.close()
 
 
 def test_what_is_read_is_what_the_driver_has_whoever_wrote_it(
