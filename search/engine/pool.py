@@ -7,6 +7,7 @@ its maker says; it keeps what is dear to load between items.
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from trainables.core.errors import UserError
 
 ATTEMPTS = 3  # an item whose worker dies this often fails
 DIED = "its worker died again and again (out of memory?)"
+UNSEEN = "done on a node that does not see the results' folder {}: all of them have to"
 Tell: TypeAlias = Callable[[str], None]
 MakeWorker: TypeAlias = Callable[[], object]  # pickled, called in the worker's process
 
@@ -34,6 +36,14 @@ class WorkItem:
     @property
     def done(self) -> bool:
         return self.path.exists()
+
+    def seen(self) -> bool:
+        """Whether its file is here once it was done; a network file system may take a moment."""
+        for pause in (0.5, 1.5, 3.0, 0.0):
+            if self.done:
+                return True
+            time.sleep(pause)
+        return False
 
     def result(self) -> Any:
         """What the method returned."""
@@ -136,7 +146,7 @@ class RayPool:
                 running[self.actors[actor].do.remote(todo[number])] = (actor, number)
             [reference], _ = ray.wait(list(running), num_returns=1)
             actor, number = running.pop(reference)
-            why = self._outcome(reference, actor)
+            why = self._outcome(reference, actor, todo[number])
             if why == DIED and attempts[number] < ATTEMPTS:
                 waiting.insert(0, number)
             else:
@@ -146,15 +156,16 @@ class RayPool:
             idle.append(actor)
         return failed
 
-    def _outcome(self, reference: Any, actor: int) -> str:
+    def _outcome(self, reference: Any, actor: int, item: WorkItem) -> str:
         """Why the item failed, if it did; a dead worker is replaced."""
         import ray
 
         try:
-            return str(ray.get(reference))
+            why = str(ray.get(reference))
         except ray.exceptions.RayActorError:
             self.actors[actor] = self._actor()
             return DIED
+        return why if why or item.seen() else UNSEEN.format(item.path.parent)
 
     def call(self, method: str, arguments: Sequence[Mapping[str, Any]]) -> list[Any]:
         import ray

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from search.engine.pool import Pool, Tell, WorkItem, finish, open_pool
+from search.engine.ray_session import refuse_lost_folder
 from search.journal.lock import study_lock
 from search.journal.store import Store
 from search.report.pictures import picture_svg
@@ -53,6 +54,7 @@ def make_worker(spec: RouteSpec) -> object:
 def opened(spec: RouteSpec, tell: Tell = lambda text: None) -> Iterator["Route"]:
     """The study, its journal and its workers, while nobody else runs it."""
     study = as_study(spec)
+    refuse_lost_folder(Store.of(study).folder)
     wanted = study.resources if spec.resources.workers else None
     with (
         study_lock(Store.of(study)) as driver,
@@ -344,6 +346,18 @@ class Route:
 
     # -- what it comes to ----------------------------------------------------------------------
 
+    @property
+    def _form(self) -> str:
+        """In whose words the tasks are asked: another form gives other numbers."""
+        asked: dict[str, list[str]] = {}
+        for name, task in self.spec.tasks.items():
+            asked.setdefault(task.prompts, []).append(name)
+        if len(asked) == 1:
+            return f"asked as {next(iter(asked))} asks"
+        return "; ".join(
+            f"{', '.join(names)} asked as {form} asks" for form, names in asked.items()
+        )
+
     def _tell(self, found: Mapping[str, Any]) -> None:
         """Let the journal have all ways of choosing: those that can be served as the study's
         trials, the others as marks beside them; and the tables."""
@@ -364,7 +378,7 @@ class Route:
                 record["stages"] = [step(name, settings, pictures=shown)]
                 (served if name in judging.SERVED else marks).append(record)
             title = f"{self.spec.name}, {budget} blocks omitted"
-            tables.append(judging.table(each["rows"], title))
+            tables.append(judging.table(each["rows"], f"{title}; {self._form}"))
             own = [names[at] for at in self.budgets[int(budget)]]
             tables.append(judging.shares_table(each["shares"], own, f"{title}: where prompts go"))
             if "harness" in each:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from search.engine.pool import LocalPool, WorkItem, finish
+from search.engine.pool import LocalPool, RayPool, WorkItem, finish
+from search.study.schema import Resources
 from trainables.core.errors import PlanError, UserError
 
 
@@ -44,6 +45,18 @@ def test_the_failed_are_named_and_the_others_kept(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 of 3 items failed:\n  -1: value: got -1; allowed: 0"):
         finish(LocalPool(partial(Adder, 10)), work)
     assert [item.done for item in work] == [True, False, True]
+
+
+def test_a_result_that_the_driver_does_not_see_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("ray.get", lambda reference: "")
+    pool = RayPool(partial(Adder, 10), Resources(), 0, lambda text: None)
+    [item] = items(tmp_path, 1)
+    assert f"does not see the results' folder {tmp_path}" in pool._outcome(None, 0, item)
+    item.run(Adder(10))
+    assert pool._outcome(None, 0, item) == ""
 
 
 def test_a_worker_that_cannot_be_made_says_why(tmp_path: Path) -> None:

@@ -104,6 +104,18 @@ def test_the_table_keeps_to_its_bounds(whole: Route) -> None:
     assert 0 < spared < rows[KEPT]["active_parameters"] - rows[STATIC]["active_parameters"] + spared
 
 
+def test_the_table_says_in_which_form_the_questions_were_asked(
+    whole: Route, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [told, shares] = whole.log.main.noted("tables")
+    assert told["title"] == "tiny, 2 blocks omitted; asked as rayduce asks"
+    assert shares["title"] == "tiny, 2 blocks omitted: where prompts go"
+    tasks = dict(whole.spec.tasks)
+    tasks["sums"] = tasks["sums"].model_copy(update={"prompts": "pudding"})
+    monkeypatch.setattr(whole, "spec", whole.spec.model_copy(update={"tasks": tasks}))
+    assert whole._form == "colours, unseen asked as rayduce asks; sums asked as pudding asks"
+
+
 def test_nothing_runs_twice(whole: Route, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[WorkItem] = []
     monkeypatch.setattr(WorkItem, "run", lambda piece, work: done.append(piece))
@@ -235,6 +247,17 @@ def test_a_warm_up_that_never_ends_is_told(made: Path, tmp_path: Path) -> None:
     told: list[str] = []
     ran(spec.model_copy(update={"router": router}), told.append)
     assert any("warm-up of 500 steps is longer than the training" in line for line in told)
+
+
+def test_results_inside_a_jobs_own_folder_are_refused(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = study(made, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(UserError, match="absolute folder that all nodes see"), opened(spec):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_at_once_are_refused(whole: Route, made: Path, tmp_path: Path) -> None:
