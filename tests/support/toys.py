@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from trainables.bench.data.roles import Data
@@ -36,6 +36,19 @@ def word_tokenizer(*kinds: str) -> PreTrainedTokenizerFast:
     raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(names)}, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return _wrapped(raw, "<s> $A </s>", "<s> $A </s> $B:1 </s>:1", kinds)
+
+
+def metaspace_tokenizer() -> PreTrainedTokenizerFast:
+    """As SentencePiece: a text begins with a space of its own, wherever it is cut."""
+    words = ["<unk>", "<s>", "</s>", "▁", "▁is", "▁it", "▁yes", "▁no", ":", *"▁isteyno:"]
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    scores = [(word, -1.0 if len(word) > 1 else -5.0) for word in vocabulary]
+    raw = Tokenizer(models.Unigram(scores, unk_id=0))
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    raw.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
 
 
 def _wrapped(

@@ -122,12 +122,20 @@ class Columns:
                 )
 
     def must_be_lists(self, words: Iterable[str]) -> None:
-        """Raises DataError where one of those columns holds single values."""
+        """Raises DataError where one of those columns holds single values, or lists of tables."""
         for word in words:
-            if isinstance(self.feature(self.name(word)), datasets.Value | datasets.ClassLabel):
+            feature = self.feature(self.name(word))
+            if isinstance(feature, datasets.Value | datasets.ClassLabel):
                 raise DataError(
                     f'column "{self.name(word)}" holds one value per row; allowed is a list',
                     do="CSV has none: give the rows as JSON lines or Parquet",
+                )
+            inner = getattr(feature, "feature", None)
+            if inner is not None and not isinstance(inner, datasets.Value | datasets.ClassLabel):
+                raise DataError(
+                    f'column "{self.name(word)}" holds a list of {_kind(inner)}s per row; '
+                    "allowed is a list of texts",
+                    do=f'name another: [data.columns] {word} = "..."',
                 )
 
     def texts_but(self, read: Iterable[str]) -> list[str]:

@@ -1,7 +1,8 @@
 """Reading local files as tables: how they are packed, encoded and delimited is found out.
 
 A guess is said, with the key that overrides it. In CSV files only an empty cell is missing:
-`NA` and `None` are text, as are dates, and columns of whole numbers stay whole.
+`NA` and `None` are text, as are dates and numbers that would be written otherwise, and columns of
+whole numbers stay whole.
 """
 
 import csv
@@ -24,6 +25,7 @@ from typing import IO, cast
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 from charset_normalizer import from_bytes
 from pyarrow import csv as arrow_csv
 
@@ -209,15 +211,48 @@ def _csv(path: Path, spec: DataSpec) -> pa.Table:
     raw = _decoded(path, encoding_of(path, spec)).encode()
     delimiter = spec.delimiter or _delimiter(path, raw)
     try:
-        table = _parsed(raw, delimiter, path, {})
-        dated = [field.name for field in table.schema if pa.types.is_temporal(field.type)]
-        return _parsed(raw, delimiter, path, dict.fromkeys(dated, pa.string())) if dated else table
+        table, bad = _parsed(raw, delimiter, {})
+        if names := _rewritten(raw, delimiter, table, spec):
+            table, _ = _parsed(raw, delimiter, dict.fromkeys(names, pa.string()))
     except pa.ArrowInvalid as error:
         do = '[data] delimiter = ";" says what parts its columns'
         raise DataError(f"{path.name} cannot be read as CSV: {error}", do=do) from error
+    if bad:
+        one = bad[0]
+        log.warning(
+            "%s: %d rows are left out, the first in line %s: %d cells instead of %d",
+            *(path.name, len(bad), one.number, one.actual_columns, one.expected_columns),
+        )
+    return table
 
 
-def _parsed(raw: bytes, delimiter: str, path: Path, types: dict[str, pa.DataType]) -> pa.Table:
+def _rewritten(raw: bytes, delimiter: str, table: pa.Table, spec: DataSpec) -> list[str]:
+    """The columns that as numbers or dates would be written otherwise than they are: `007`, and
+    where there are no classes `3.50`, or `42` among such."""
+    found = [field.name for field in table.schema if pa.types.is_temporal(field.type)]
+    plain = {at: _plain(field.type, spec) for at, field in enumerate(table.schema)}
+    names = {at: table.column_names[at] for at, pattern in plain.items() if pattern}
+    if names:
+        texts, _ = _parsed(raw, delimiter, dict.fromkeys(names.values(), pa.string()))
+        for at, name in names.items():
+            as_read = pc.all(pc.match_substring_regex(texts.column(at), plain[at]))
+            found += [] if as_read.as_py() else [name]
+    return found
+
+
+def _plain(kind: pa.DataType, spec: DataSpec) -> str | None:
+    """How numbers of a kind look that come out as they went in; None where that is no matter."""
+    if pa.types.is_integer(kind):
+        return r"^\s*(-?(0|[1-9]\d*))?\s*$"
+    if pa.types.is_floating(kind) and "classification" not in spec.task:
+        return r"^\s*(-?\d+\.0)?\s*$"
+    return None
+
+
+def _parsed(
+    raw: bytes, delimiter: str, types: dict[str, pa.DataType]
+) -> tuple[pa.Table, list[arrow_csv.InvalidRow]]:
+    """A table, and the rows that have too few or too many cells for it."""
     bad: list[arrow_csv.InvalidRow] = []
     table = arrow_csv.read_csv(
         io.BytesIO(raw),
@@ -229,13 +264,7 @@ def _parsed(raw: bytes, delimiter: str, path: Path, types: dict[str, pa.DataType
             null_values=[""], true_values=[], false_values=[], column_types=types
         ),
     )
-    if bad:
-        one = bad[0]
-        log.warning(
-            "%s: %d rows are left out, the first in line %s: %d cells instead of %d",
-            *(path.name, len(bad), one.number, one.actual_columns, one.expected_columns),
-        )
-    return table
+    return table, bad
 
 
 def _skipping(bad: list[arrow_csv.InvalidRow]) -> Callable[[arrow_csv.InvalidRow], str]:

@@ -30,8 +30,9 @@ def raw_texts(spec: TextsSpec, seed: int, known: Collection[bytes]) -> list[str]
     if name not in splits:
         what = f'unlabelled: "{spec.dataset}" has no split "{name}"{near(name, splits)}'
         raise DataError(what, allowed=", ".join(splits))
-    column = Columns(given, splits[name], _WORDS).name("text")
-    texts = [str(text) for text in splits[name][:][column] if text is not None]
+    read = Columns(given, splits[name], _WORDS)
+    read.must_be_text(("text",))
+    texts = [str(text) for text in splits[name][:][read.name("text")] if text is not None]
     random.Random(f"{seed} unlabelled").shuffle(texts)
     seen, found = set(known), list[str]()
     for text in texts:

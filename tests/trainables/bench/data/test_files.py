@@ -48,6 +48,20 @@ def test_dates_and_truth_stay_as_they_are_written(tmp_path: Path) -> None:
     }
 
 
+def test_numbers_stay_as_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "o.csv"
+    path.write_text("question,answer,code,right\na,42,007,1.0\nb,3.50,012,\nc,,, 0.0\n")
+    assert read(path, task="generation") == {
+        "question": ["a", "b", "c"],
+        "answer": ["42", "3.50", ""],
+        "code": ["007", "012", ""],
+        "right": [1.0, None, 0.0],  # whole numbers, as some write them beside empty cells
+    }
+    path.write_text("text,label,code\na, 1.0,01\nb, 0,02\n")
+    found = read(path)
+    assert found["label"] == [1.0, 0.0] and found["code"] == ["01", "02"]
+
+
 def test_quoted_cells_hold_delimiters_and_line_breaks(tmp_path: Path) -> None:
     path = tmp_path / "o.csv"
     path.write_text('text,label\n"one, two\nthree",x\n"say ""hi""",y\n')

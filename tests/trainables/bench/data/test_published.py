@@ -5,10 +5,10 @@ from typing import Any
 
 import datasets
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tests.support.toys import bytes_tokenizer, jsonl
+from tests.support.toys import bytes_tokenizer, jsonl, metaspace_tokenizer
 from trainables.bench.data.prompts import Question
 from trainables.bench.data.roles import Data, load_data
 from trainables.bench.data.tokenize import choice_rows, question_ids
@@ -248,20 +248,14 @@ def test_a_text_column_of_lists_is_refused(tmp_path: Path) -> None:
         loaded(tmp_path, rows)
 
 
+def test_choices_that_are_tables_are_refused(tmp_path: Path) -> None:
+    choices = [{"text": "yes"}, {"text": "no"}]
+    rows = [{"prompt": f"is it {i}", "choices": choices, "answer": 1} for i in range(9)]
+    with pytest.raises(DataError, match='"choices" holds a list of tables per row; allowed is a'):
+        loaded(tmp_path, rows)
+
+
 # -- tokens --------------------------------------------------------------------------------------
-
-
-def metaspace_tokenizer() -> PreTrainedTokenizerFast:
-    """As SentencePiece: a text begins with a space of its own, wherever it is cut."""
-    words = ["<unk>", "<s>", "</s>", "▁", "▁is", "▁it", "▁yes", "▁no", ":", *"▁isteyno:"]
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
-    scores = [(word, -1.0 if len(word) > 1 else -5.0) for word in vocabulary]
-    raw = Tokenizer(models.Unigram(scores, unk_id=0))
-    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    raw.decoder = decoders.Metaspace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
 
 
 def test_a_choice_has_the_tokens_it_has_in_the_joined_text() -> None:

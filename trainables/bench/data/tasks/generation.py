@@ -150,10 +150,9 @@ class Generation(TaskAdapter[Pair]):
 
     def _target_ids(self, item: Pair) -> Ids:
         """The answer's own tokens, after a space unless the prompt ends where a text begins."""
-        if self.chat is None and not item.parts:
-            return plain_ids(self.processor, f" {item.target}")
         asked = self._asked(item)
-        gap = "" if self.chat is not None or asked[-1:].isspace() else " "
+        begun = bool(item.parts) and asked[-1:].isspace()
+        gap = "" if self.chat is not None or begun else " "
         return following(self.processor, asked, plain_ids(self.processor, asked), gap + item.target)
 
     def _asked(self, item: Pair) -> str:

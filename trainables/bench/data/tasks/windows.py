@@ -4,13 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import datasets
 import torch
 
 from trainables.bench.data.columns import Row, RowError
 from trainables.bench.data.tasks.adapter import TaskAdapter, folded
 from trainables.bench.data.tokenize import Ids, opening, plain_ids
 from trainables.core.errors import DataError
-from trainables.core.spec import Role
+from trainables.core.spec import DataSpec, Role
 from trainables.core.types import Batch
 
 
@@ -37,6 +38,10 @@ class LanguageModelling(TaskAdapter[Window]):
     words: ClassVar[dict[str, tuple[str, ...]]] = {
         "text": ("content", "document", "article", "sentence")
     }
+
+    def __init__(self, spec: DataSpec, processor: Any, tables: Sequence[datasets.Dataset]) -> None:
+        super().__init__(spec, processor, tables)
+        self.columns.must_be_text(self.prose)
 
     def key(self, row: Row) -> bytes:
         return folded(self._text(row))

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
-from tests.support.toys import bytes_tokenizer, chat_tokenizer
+from tests.support.toys import bytes_tokenizer, chat_tokenizer, metaspace_tokenizer
 from trainables.bench.data.roles import Data, load_data
 from trainables.core.errors import DataError
 from trainables.core.spec import DataSpec
@@ -230,6 +230,17 @@ def test_a_long_prompt_loses_of_its_longest_text_only(tmp_path: Path, chat: bool
         assert question in asked and item.source[:8] in asked
         assert asked.endswith("assistant:" if chat else "Answer:")
         assert item.target in answer
+
+
+def test_an_answer_has_the_tokens_it_has_in_the_joined_text(tmp_path: Path) -> None:
+    tokenizer = metaspace_tokenizer()
+    words = [["is" if bit == "1" else "it" for bit in f"{n:05b}"] for n in range(20)]
+    rows = [{"source": " ".join(one), "target": "yes no"} for one in words]
+    (batch,) = load(tmp_path, rows, tokenizer).batches("search")
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        whole = tokenizer(f"{tokenizer.decode(ids[:5])} yes no", add_special_tokens=False).input_ids
+        assert ids.tolist() == [*whole, tokenizer.eos_token_id]
+        assert labels[labels != IGNORED].tolist() == ids[5:].tolist()
 
 
 def test_what_ends_an_answer_is_part_of_the_data(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from tokenizers.normalizers import Replace
 
 from tests.support.toys import bytes_tokenizer, jsonl, word_tokenizer
 from trainables.bench.data.roles import Data, load_data
+from trainables.bench.data.unlabelled import raw_texts
 from trainables.core.errors import DataError
-from trainables.core.spec import DataSpec
+from trainables.core.spec import DataSpec, TextsSpec
 
 FEW = {"calibration": 3, "train": 8, "search": 5, "held_out": 4}
 
@@ -77,10 +78,20 @@ def test_columns_go_by_their_names_in_any_case(tmp_path: Path) -> None:
     assert data.description["columns"] == {"text": "Text", "label": "LABEL"}
 
 
-def test_a_text_column_of_tables_is_refused(tmp_path: Path) -> None:
-    rows = [{"text": {"a": f"x {i}"}, "label": i % 2} for i in range(40)]
-    with pytest.raises(DataError, match='"text" holds a table per row; allowed is text; name'):
-        loaded(written(tmp_path / "o.jsonl", rows))
+@pytest.mark.parametrize("task", ["classification", "language-modelling"])
+@pytest.mark.parametrize(("kind", "text"), [("table", {"a": "x"}), ("List", ["x", "y"])])
+def test_a_text_column_of_tables_is_refused(
+    tmp_path: Path, kind: str, text: object, task: str
+) -> None:
+    rows = [{"text": text, "label": i % 2} for i in range(40)]
+    with pytest.raises(DataError, match=f'"text" holds a {kind} per row; allowed is text; name'):
+        loaded(written(tmp_path / "o.jsonl", rows), task=task)
+
+
+def test_raw_texts_that_are_tables_are_refused(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "raw.jsonl", [{"text": ["x", str(i)]} for i in range(9)])
+    with pytest.raises(DataError, match='"text" holds a List per row; allowed is text'):
+        raw_texts(TextsSpec(dataset=file), 0, ())
 
 
 def classes(tmp_path: Path, labels: list[Any]) -> Data:
