@@ -23,6 +23,7 @@ Table = TypeVar("Table", datasets.Dataset, datasets.IterableDataset)
 
 _ROWS_READ = 50_000  # of a stream, to draw from: data sorted by class is to give more than one
 _IMAGES_READ = 5_000
+_FILES_PARTED = 32  # more files than that are read as wholes: where a part lies, each file must say
 _BROKEN = (
     datasets.exceptions.DatasetsError,
     OSError,
@@ -135,10 +136,13 @@ def _hub(spec: DataSpec) -> Splits:
 
 
 def _read(stream: datasets.IterableDataset, spec: DataSpec) -> datasets.Dataset:
-    """Some rows of a stream, drawn from all its files and the first rows of each, without
-    downloading the rest. Running text keeps its beginning."""
+    """Some rows of a stream, without downloading the rest: drawn from all over files that come in
+    parts (Parquet), else from the first rows of its files. Running text keeps its beginning."""
+    scattered = spec.windows != "joined"
+    if scattered and stream.num_shards <= _FILES_PARTED:
+        stream = stream.reshard()
     rows, stream = spec.rows or 0, _packed(stream)
-    if spec.windows != "joined":
+    if scattered:
         buffer = _IMAGES_READ if spec.task == "image-classification" else _ROWS_READ
         stream = stream.shuffle(seed=0, buffer_size=max(buffer, rows))
     return datasets.Dataset.from_list(list(stream.take(rows)), features=stream.features)

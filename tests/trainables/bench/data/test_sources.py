@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.toys import jsonl
+from trainables.bench.data import sources
 from trainables.bench.data.sources import open_splits
 from trainables.core.errors import DataError
 from trainables.core.spec import DataSpec
@@ -66,6 +69,18 @@ def test_a_hub_set_is_streamed_where_only_some_rows_are_read(
     assert asked == [("someone/large", "en", True)]
     assert len(found) == 60 and len(set(found["text"])) == 60
     assert len(set(found["label"])) == 3
+
+
+def test_a_hub_set_larger_than_what_is_looked_at_is_read_all_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, path = pa.Table.from_pylist(sorted_by_class()), str(tmp_path / "rows.parquet")
+    pq.write_table(table, path, row_group_size=10)
+    streams = datasets.load_dataset("parquet", data_files=path, streaming=True)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: streams)
+    monkeypatch.setattr(sources, "_ROWS_READ", 60)
+    found = open_splits(spec("someone/large", rows=40))["train"]
+    assert len(set(found["text"])) == 40 and len(set(found["label"])) == 3
 
 
 def test_running_text_of_a_hub_set_keeps_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
