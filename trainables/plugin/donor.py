@@ -130,16 +130,12 @@ class Donor:
         return path if path.is_file() else None
 
     def _read_config(self) -> PretrainedConfig:
-        from transformers import AutoConfig
+        from trainables.bench.models.load import load_config  # here: it needs transformers
 
         path = self._file("config.json")
         if path is None:
             raise ModelError(f"model {self.name!r}: it has no config.json")
-        try:
-            whole: Any = AutoConfig.from_pretrained(path.parent)
-        except Exception as error:  # transformers raises all kinds
-            said = str(error).strip().splitlines()[0]
-            raise ModelError(f"model {self.name!r} cannot be read: {said}") from error
+        whole: Any = load_config(path.parent, ModelSpec(id=self.name))
         if getattr(whole, "quantization_config", None):
             do = "give the model it was made of"
             raise ModelError(f"model {self.name!r}: its weights are quantized", do=do)

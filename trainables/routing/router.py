@@ -11,6 +11,7 @@ import json
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from transformers import (
 
 from trainables.bench.data.fits import positions
 from trainables.bench.data.tokenize import filler
-from trainables.bench.models.load import locate
+from trainables.bench.models.load import load_processor, locate
 from trainables.bench.training.loop import Recipe
 from trainables.bench.training.loop import train as train_model
 from trainables.bench.training.shared import trained_once
@@ -93,8 +94,11 @@ class Router:
 
     @classmethod
     def fresh(cls, spec: RouterSpec, sets: int) -> "Router":
-        """An untrained router on a pretrained encoder. PlanError if prompts are longer than it."""
-        folder = locate(ModelSpec(id=spec.encoder))
+        """An untrained router on a pretrained encoder. PlanError if prompts are longer than it,
+        ModelError if it brings code of its own, or no tokenizer."""
+        where = ModelSpec(id=spec.encoder)
+        folder = locate(where)
+        tokenizer: Any = load_processor(folder, where, "classification")
         torch.manual_seed(spec.seed)
         model = AutoModelForSequenceClassification.from_pretrained(
             folder,
@@ -107,7 +111,6 @@ class Router:
         if most is not None and spec.max_length > most:
             allowed = f"up to the {most} positions of {spec.encoder}"
             raise PlanError("router.max_length", got=spec.max_length, allowed=allowed)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id
         return cls(model, tokenizer, spec.max_length)

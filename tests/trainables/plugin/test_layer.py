@@ -285,6 +285,16 @@ def test_what_is_no_language_model_gives_nothing(name: str, said: str, tmp_path:
         Donor(str(tmp_path))
 
 
+def test_a_donor_with_code_of_its_own_is_refused_and_nobody_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked at the terminal"))
+    with pytest.raises(ModelError, match="brings Python code of its own"):
+        Donor(str(tmp_path))
+
+
 def test_a_layer_that_is_not_there_is_named(tmp_path: Path) -> None:
     build("llama").save_pretrained(tmp_path)
     with pytest.raises(PlanError, match=r"layer of .*got 4; allowed: 0 to 3"):

@@ -1,5 +1,6 @@
 """The router's parts: split, targets, regret, and a training that can be interrupted."""
 
+import json
 import math
 import shutil
 from dataclasses import asdict, replace
@@ -18,7 +19,7 @@ from transformers import (
 from tests.support.routing import write_study
 from trainables.bench.training.loop import Training, train
 from trainables.core.cache import Cache
-from trainables.core.errors import PlanError
+from trainables.core.errors import ModelError, PlanError
 from trainables.routing import router
 from trainables.routing.answers import Answers
 from trainables.routing.router import Router
@@ -203,6 +204,26 @@ def test_an_empty_prompt_has_scores(encoder: Path) -> None:
 def test_prompts_longer_than_the_encoder_are_refused(encoder: Path) -> None:
     with pytest.raises(PlanError, match=r"router.max_length: got 256; allowed: up to the 64"):
         Router.fresh(RouterSpec(encoder=str(encoder)), 2)
+
+
+def test_an_encoder_without_a_tokenizer_is_refused(encoder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "encoder"
+    shutil.copytree(encoder, place, ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(ModelError, match=r"encoder.*no tokenizer's files"):
+        Router.fresh(settings(place), 2)
+
+
+def test_an_encoder_with_code_of_its_own_is_refused_and_nobody_asked(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "encoder"
+    shutil.copytree(encoder, place)
+    config = json.loads((place / "config.json").read_text())
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
+    (place / "config.json").write_text(json.dumps(config | own))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked at the terminal"))
+    with pytest.raises(ModelError, match="brings Python code of its own"):
+        Router.fresh(settings(place), 2)
 
 
 def test_another_encoder_in_the_same_place_is_another_training(

@@ -70,8 +70,9 @@ def fresh(spec: ModelSpec) -> Path:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ModelError(f"model {spec.id!r} with [model.config]: {error}") from error
             if spec.tokenizer is not None:
-                source = locate(ModelSpec(id=spec.tokenizer))
-                AutoTokenizer.from_pretrained(source).save_pretrained(made)
+                source = ModelSpec(id=spec.tokenizer)
+                tokenizer: Any = load_processor(locate(source), source, "classification")
+                tokenizer.save_pretrained(made)
             with contextlib.suppress(OSError):  # another worker made the same
                 made.rename(folder)
     return folder
@@ -176,7 +177,8 @@ def _told(spec: ModelSpec) -> Iterator[None]:
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"model {spec.id!r} brings Python code of its own",
-                do="read it, and to have it run set [model] trust_remote_code = true",
+                do="read it; to have that of the study's own model run, and of no other, set "
+                "[model] trust_remote_code = true",
             ) from error
         raise ModelError(f"model {spec.id!r} cannot be loaded: {_line(error)}") from error
 
