@@ -126,6 +126,7 @@ class Donor:
         """Load the model, look at the texts, let go of it."""
         from transformers import AutoModel
 
+        from trainables.bench.data.fits import positions
         from trainables.bench.models.load import load_config, load_processor
 
         tokenizer = load_processor(self.folder, self.spec, "classification")
@@ -133,7 +134,12 @@ class Donor:
         if getattr(config, "is_encoder_decoder", False):
             raise PlanError(f"ILM: {self.spec.id} is an encoder-decoder, not a language model")
         dtype = getattr(torch, self.spec.dtype)
-        model = AutoModel.from_pretrained(self.folder, dtype=dtype).to(device).eval()
+        model = AutoModel.from_pretrained(self.folder, dtype=dtype).eval()
+        most = positions(model)
+        if most is not None and max_length > most:
+            allowed = f"up to the {most} positions of {self.spec.id}"
+            raise PlanError("ILM.max_length", got=max_length, allowed=allowed)
+        model.to(device)
         batches, places = tokenized(tokenizer, texts, max_length)
         return layer_states(model, batches, pooling)[:, places]
 

@@ -53,6 +53,11 @@ def test_effects_are_whole_numbers_of_samples(bench: Bench, ilm: ILM) -> None:
     assert sum(summary.details["frequency"]) == pytest.approx(1)
 
 
+def test_texts_longer_than_the_donor_takes_are_refused(bench: Bench, ilm: ILM) -> None:
+    with pytest.raises(PlanError, match=r"ILM\.max_length: got 4096; allowed: up to the 2048 pos"):
+        do(bench.fork(), replace(ilm, max_length=4096))
+
+
 @pytest.mark.parametrize("score", ["in_sample", "held_out"])
 def test_shared_and_naive_give_the_same(score: Any, place: Path, bench: Bench, ilm: ILM) -> None:
     ilm = replace(ilm, score=score, compare=("correlation", "fisher", "mdl"))
