@@ -3,6 +3,8 @@
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,6 +92,17 @@ def test_shared_progress_is_told_again(tmp_path: Path) -> None:
     told = [list(stage.on(tiny_bench(tmp_path, model))) for _ in range(2)]
     assert told[0] == told[1]
     assert [sorted(step) for step in told[0]] == [["accuracy", "epoch", "train_loss"]] * 2
+
+
+def test_with_another_library_it_is_trained_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ran = tiny("bert", depth=1), []
+    for version in ("0.0.1", "0.0.1", "0.0.2"):
+        monkeypatch.setattr("transformers.__version__", version)
+        (summary,) = do(tiny_bench(tmp_path, model), Recover(**FAST))
+        ran.append(summary.counts["epochs_run"])
+    assert ran == [2, 0, 2]
 
 
 def test_an_evicted_model_is_trained_again(tmp_path: Path) -> None:
@@ -368,6 +381,27 @@ def test_training_on_a_gpu_is_deterministic_and_leaves_the_flags_alone() -> None
     assert _flags() == before and cudnn.benchmark == before[1]
     with deterministic(torch.device("cpu")):
         assert _flags() == before
+
+
+def test_every_step_is_taken_deterministically(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, seen, step = [False], list[bool](), Training._step
+
+    @contextmanager
+    def noted(device: torch.device) -> Iterator[None]:
+        inside.append(device.type == "cpu")
+        yield
+        inside.append(False)
+
+    def taken(self: Training, *given: Any) -> float:
+        seen.append(inside[-1])
+        return step(self, *given)
+
+    monkeypatch.setattr("trainables.bench.training.loop.deterministic", noted)
+    monkeypatch.setattr(Training, "_step", taken)
+    do(tiny_bench(tmp_path, tiny("bert", depth=1)), Recover(**FAST))
+    assert seen and all(seen)
 
 
 def _flags() -> tuple[bool, bool, bool, bool]:
