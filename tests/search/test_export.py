@@ -339,6 +339,7 @@ def test_the_card_says_on_what_each_metric_was_measured(
     export_trial(tiny.store, tmp_path / "out", trial=1)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "per predicted token; on the 3 held-out items." in card
+    assert "Read as text: documents stripped" in card
     assert "- nonzero_parameters: parameters that are not zero; of the weights, whatever" in card
     timed = measured_on(tiny.study, "latency_ms", "held_out")
     assert "on one batch of the 3 held-out items, up to 2 of them; depends on the machine" in timed

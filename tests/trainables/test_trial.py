@@ -1,8 +1,11 @@
 """A trial without Ray: stages to metrics, what is shared, what fails and how it is told."""
 
 import fcntl
+import importlib
 import json
+import os
 import random
+import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -24,7 +27,10 @@ from trainables.bench.bench import Bench
 from trainables.bench.metrics import cost
 from trainables.bench.metrics.evaluate import METRICS as METRICS_OF
 from trainables.bench.metrics.race import Limit, Race, Rival
+from trainables.bench.training.loop import WORKSPACE
 from trainables.core.alone import Turns
+from trainables.core.errors import DataError
+from trainables.core.lineage import reference_version
 from trainables.core.spec import Assignment, BenchSpec, DataSpec, ItemCounts, ModelSpec
 from trainables.core.types import Progress
 from trainables.omission.method import Omission
@@ -410,14 +416,73 @@ def test_with_another_library_or_processor_all_is_measured_anew(
     assert again["same_as"] is None and again["metrics"] == first["metrics"]
 
 
-def test_a_role_is_timed_on_its_own_batch(
+def test_with_another_library_a_model_is_calibrated_anew(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, entries in (("0.0.1", 1), ("0.0.1", 1), ("0.0.2", 2)):
+        monkeypatch.setattr("transformers.__version__", version)
+        bench.fork().stats(Wanda)
+        assert len(list((tmp_path / "cache" / "stats").glob("*.safetensors"))) == entries
+
+
+def test_a_users_metric_that_was_corrected_is_measured_anew(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By another process: each goes on with the code that it has loaded."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given = spec(folder, tmp_path / "cache")
+    given = given.model_copy(update={"metrics": {"own": "users_score:own"}})
+    for value in (1.0, 1.0, 2.25):
+        (tmp_path / "users_score.py").write_text(f"def own(made):\n    return {value}\n")
+        sys.modules.pop("users_score", None)
+        importlib.invalidate_caches()
+        reference_version.cache_clear()
+        assert open_bench(given).measure(["own"]).values["own"] == value
+    sys.modules.pop("users_score")
+
+
+@pytest.mark.parametrize(
+    ("metric", "how"), [("latency_ms", "pace"), ("peak_memory", "peak_memory")]
+)
+def test_a_role_is_timed_on_its_own_batch(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, how: str
+) -> None:
     bench, timed = open_bench(spec(folder, tmp_path / "cache")), list[Any]()
-    pace = cost.pace
-    monkeypatch.setattr(
-        cost, "pace", lambda model, batch: timed.append(batch) or pace(model, batch)
-    )
+    taken = getattr(cost, how)
+    monkeypatch.setattr(cost, how, lambda model, batch: timed.append(batch) or taken(model, batch))
     for role in ("search", "held_out"):
-        bench.measure(["latency_ms"], role)
+        bench.measure([metric], role)
         assert timed.pop()["input_ids"].equal(bench.data.batches(role)[0]["input_ids"])
+
+
+# -- what is settled, and refused, when a bench opens ----------------------------------------------
+
+
+def test_products_on_a_gpu_are_settled_before_the_first(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WORKSPACE, "")
+    monkeypatch.delenv(WORKSPACE)
+
+    def opening(*_: object) -> None:
+        raise InterruptedError(os.environ.get(WORKSPACE))
+
+    monkeypatch.setattr("trainables.trial.open_subject", opening)
+    given = spec(folder, tmp_path / "cache")
+    with pytest.raises(InterruptedError, match="None"):
+        open_bench(given)
+    with pytest.raises(InterruptedError, match=":4096:8"):
+        open_bench(given.model_copy(update={"device": "cuda"}))
+
+
+def test_a_bench_of_more_tokens_than_the_model_has_positions_does_not_open(
+    folder: Path, tmp_path: Path
+) -> None:
+    config = LlamaConfig(**GROUPED | {"vocab_size": 300, "max_position_embeddings": 15})
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "short")
+    bytes_tokenizer().save_pretrained(tmp_path / "short")
+    given = spec(folder, tmp_path / "cache").model_copy(
+        update={"model": ModelSpec(id=str(tmp_path / "short"))}
+    )
+    with pytest.raises(DataError, match="max_length = 16: the model has 15 positions"):
+        open_bench(given)

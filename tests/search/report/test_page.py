@@ -117,6 +117,15 @@ def test_where_passes_began_is_said(passes: dict[str, object], said: str, tmp_pa
     sample.close()
 
 
+def test_the_form_in_which_the_data_was_read_is_said(tmp_path: Path) -> None:
+    sample = Sample(tmp_path).run(upto=1)
+    number = sample.hand_out()
+    found = record(sample.journal.uid(number), number, {"perplexity": 22.0, "parameters": 1e6})
+    sample.journal.settle(number, found | {"data_form": {"windows": "as published"}})
+    assert "text: as published" in page(read(sample.store))
+    sample.close()
+
+
 def test_what_users_write_is_text(view: View) -> None:
     study = view.study.model_copy(update={"name": "<b>x</b>"})
     assert (

@@ -10,10 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForMaskedLM
 from typer.testing import CliRunner
@@ -280,6 +282,42 @@ def test_the_exported_model_loads_and_writes(whole: Route, tmp_path: Path) -> No
     assert found["bytes/active"] < found["bytes/resident"]
     with pytest.raises(UserError, match=r"--budget: got 3; allowed: 2"):
         export_route(whole, tmp_path / "other", budget=3)
+
+
+class Elsewhere:
+    """A routed model that writes what it is asked, wherever it is loaded."""
+
+    loaded: list[dict[str, str]]
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    @classmethod
+    def load(cls, place: Path, **how: str) -> "Elsewhere":
+        cls.loaded.append(how)
+        return cls()
+
+    def save(self, place: Path) -> None:
+        place.mkdir()
+
+    def generate(self, prompts: list[str], max_new_tokens: int) -> list[str]:
+        return prompts
+
+
+def test_what_was_exported_writes_where_the_model_in_memory_does(
+    whole: Route, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, moved = torch.device("cuda:1"), list[torch.device]()
+    work = SimpleNamespace(
+        model=SimpleNamespace(device=there), tokenizer=None, items=lambda task, role: []
+    )
+    router = SimpleNamespace(model=SimpleNamespace(to=moved.append))
+    Elsewhere.loaded = []
+    monkeypatch.setattr("trainables.routing.worker.RouteWork", lambda spec: work)
+    monkeypatch.setattr("trainables.routing.router.Router.load", lambda folder: router)
+    monkeypatch.setattr("trainables.routing.routed_model.RoutedModel", Elsewhere)
+    assert export_route(whole, tmp_path / "out") == []
+    assert Elsewhere.loaded == [{"dtype": "float32", "device": "cuda:1"}] and moved == [there]
 
 
 def test_the_commands_say_what_they_made(whole: Route, made: Path, tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
 
     def forget() -> None:
         importlib.invalidate_caches()
+        reference_version.cache_clear()
         for name in names:
             sys.modules.pop(name, None)
 
@@ -140,10 +141,12 @@ def test_so_is_one_whose_helper_modules_changed(
     own: Callable[..., ModuleType], changed: str
 ) -> None:
     before = own()
-    stage, metric = steps_of(before.Mine()), source_version(before.five)
+    stage, function = steps_of(before.Mine()), source_version(before.five)
+    metric = reference_version("users_method:five")
     after = own(**{changed: 2})
     assert steps_of(after.Mine()) != stage
-    assert source_version(after.five) != metric
+    assert source_version(after.five) != function
+    assert reference_version("users_method:five") != metric
 
 
 def test_two_methods_with_equal_effects_are_two_lineages(own: Callable[..., ModuleType]) -> None:

@@ -116,6 +116,7 @@ def test_a_response_is_timed_alone_and_warmed_up(tmp_path: Path) -> None:
         times = made.response_times
         hook.remove()
         assert len(times) == 20 and all(time > 0 for time in times)
+        assert len(Evaluation(made.bench, "held_out").response_times) == FEW["held_out"]
         assert {rows for rows, _ in shapes} == {1}
         if name == "llama":  # a prompt, then one token at a time: the cache has the rest
             prompts = [length for _, length in shapes if length > 1]
@@ -142,6 +143,8 @@ def test_memory_of_writing_counts_the_model_and_what_it_keeps(tmp_path: Path) ->
         forward = cost.peak_memory(model, data.batches("search")[0])
     own = cost.own_bytes(model)
     assert own < found[2] < found[50] < own + 50 * forward
+    fewer = measure_all(given, ["peak_memory"], "held_out")["peak_memory"]
+    assert own < fewer < found[50], "of one prompt"
     model.model.layers = model.model.layers[:2]
     model.config.num_hidden_layers = 2
     given = bench(model, data, tokenizer)

@@ -1,11 +1,13 @@
 """What a model cannot do is known before anything is measured, and told by the model's type."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.support.families import FAMILIES, KINDS, batch_of, build, kind
+from tests.support.families import FAMILIES, GROUPED, KINDS, batch_of, build, kind
 from tests.support.same import same_tensors
 from tests.support.toys import bytes_tokenizer
 from trainables.bench.models.check import check_model
@@ -100,6 +102,39 @@ def test_a_model_that_gives_no_numbers_is_told() -> None:
     with torch.no_grad():
         model.lm_head.weight[0, 0] = torch.inf
     with pytest.raises(ModelError, match=r"llama.*finite"):
+        check_model(model, batch_of(model), "language-modelling")
+
+
+class Numbered(LlamaForCausalLM):
+    """Its blocks are the louder the later they come, which no setting of theirs says."""
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        hooks = [
+            block.register_forward_hook(lambda _, __, out, loud=1 + number / 2: out * loud)
+            for number, block in enumerate(self.model.layers)
+        ]
+        try:
+            return super().forward(*given, **named)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def test_blocks_that_go_by_their_number_are_found_by_what_they_say() -> None:
+    model = Numbered(LlamaConfig(**GROUPED)).eval()
+    with pytest.raises(ModelError, match=r"llama \(Numbered\).*they depend on their number"):
+        check_model(model, batch_of(model), "language-modelling")
+
+
+class Forgetful(LlamaForCausalLM):
+    """Leaves a weight out of what it saves."""
+
+    _keys_to_ignore_on_save = ("lm_head.weight",)
+
+
+def test_a_model_that_comes_back_as_another_is_refused() -> None:
+    model = Forgetful(LlamaConfig(**GROUPED)).eval()
+    with pytest.raises(ModelError, match=r"llama \(Forgetful\).*reloaded it is another model"):
         check_model(model, batch_of(model), "language-modelling")
 
 

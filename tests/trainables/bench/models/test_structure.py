@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tests.support.families import COMMON, FAMILIES, GROUPED, build
+from tests.support.families import COMMON, FAMILIES, GROUPED, build, kind
 from trainables.bench.models.structure import (
     blocks,
     family,
@@ -63,6 +63,12 @@ def test_a_family_is_found_by_its_structure(name: str) -> None:
     assert fixed_blocks(model) == FIXED.get(name, set())
 
 
+def test_a_bias_that_every_block_has_keeps_none() -> None:
+    """T5's, of which a stack has one, keeps the block that owns it."""
+    assert fixed_blocks(kind("umt5")) == set()
+    assert fixed_blocks(build("t5")) == {0, 3}
+
+
 @pytest.mark.parametrize("function", [family, stacks, blocks, linears])
 def test_an_unknown_structure_names_the_model(
     function: Callable[[PreTrainedModel], object],
@@ -71,6 +77,20 @@ def test_an_unknown_structure_names_the_model(
         function(mamba())
     for part in ("MambaForCausalLM (mamba)", "known are", "llama", "resnet"):
         assert part in str(error.value)
+
+
+def test_a_row_covers_all_lists_of_blocks() -> None:
+    model = build("llama")
+    model.model.more = nn.ModuleList(fork(model).model.layers)
+    with pytest.raises(PlanError, match="no family"):
+        family(model)
+
+
+def test_an_encoder_decoder_is_of_no_family_of_one_stack() -> None:
+    model = build("llama")
+    model.config.is_encoder_decoder = True
+    with pytest.raises(PlanError, match="no family"):
+        family(model)
 
 
 def test_blocks_are_numbered_through_all_stacks() -> None:
