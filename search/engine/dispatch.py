@@ -16,6 +16,7 @@ from trainables.core.spec import Assignment
 from trainables.stage import Facts
 
 LIMITED = "trials repeated a known model, as many as budget.trials: from now on they count"
+GIVEN_UP = 900.0  # seconds to wait for a node that has room at all
 EXHAUSTED = "the space is exhausted: it has no further model"
 
 

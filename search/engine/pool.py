@@ -8,11 +8,13 @@ its maker says; it keeps what is dear to load between items.
 import contextlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from search.engine.dispatch import GIVEN_UP, Places
 from search.engine.ray_session import ray_cluster
 from search.study.schema import Resources
 from trainables.core.cache import write_durably
@@ -20,6 +22,7 @@ from trainables.core.errors import UserError
 
 ATTEMPTS = 3  # an item whose worker dies this often fails
 DIED = "its worker died again and again (out of memory?)"
+LOOK = 3.0  # seconds between two looks at the cluster
 UNSEEN = "done on a node that does not see the results' folder {}: all of them have to"
 Tell: TypeAlias = Callable[[str], None]
 MakeWorker: TypeAlias = Callable[[], object]  # pickled, called in the worker's process
@@ -56,16 +59,16 @@ class WorkItem:
 
 
 class Pool(Protocol):
-    """Does items; calls methods of all workers at once."""
+    """Does items of work."""
 
-    workers: int
+    workers: int  # at most, at a time
 
     def run(self, items: Sequence[WorkItem]) -> dict[Path, str]:
         """Do all items; returns why those failed that did."""
         ...
 
-    def call(self, method: str, arguments: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """One call per worker, side by side. Raises UserError where one fails."""
+    def call(self, method: str) -> Any:
+        """What a method of a worker returns. Raises UserError where it fails."""
         ...
 
 
@@ -84,10 +87,13 @@ class PoolActor:
             return reason(error)
         return ""
 
-    def call(self, method: str, arguments: Mapping[str, Any]) -> tuple[Any, str]:
+    def begin(self) -> None:
+        """Nothing: who answers has a place."""
+
+    def call(self, method: str) -> tuple[Any, str]:
         """(what a method returns, why it failed)."""
         try:
-            return getattr(self._worker(), method)(**arguments), ""
+            return getattr(self._worker(), method)(), ""
         except Exception as error:  # Ray would wrap it in its own traceback
             return None, reason(error)
 
@@ -112,77 +118,114 @@ class LocalPool:
                 self.tell(f"{item.path.parent.name}: {number} of {len(items)}")
         return failed
 
-    def call(self, method: str, arguments: Sequence[Mapping[str, Any]]) -> list[Any]:
-        return _values(method, [self.actor.call(method, given) for given in arguments])
+    def call(self, method: str) -> Any:
+        return _value(method, self.actor.call(method))
 
 
 class RayPool:
-    """One Ray actor per worker."""
+    """Ray actors, as many as the cluster's nodes have room for: one that joins is used, and the
+    work of one that goes is done by the others.
 
-    def __init__(self, make: MakeWorker, resources: Resources, workers: int, tell: Tell) -> None:
-        self.make, self.resources, self.workers, self.tell = make, resources, workers, tell
-        self.actors = [self._actor() for _ in range(workers)]
+    Args:
+        nodes: where workers can run, looked at again and again.
+    """
 
-    def _actor(self) -> Any:
+    def __init__(self, make: MakeWorker, resources: Resources, nodes: Places, tell: Tell) -> None:
+        self.make, self.resources, self.nodes, self.tell = make, resources, nodes, tell
+        self.workers = resources.workers or max(1, nodes.slots())
+        self.free: list[Any] = []
+        self.starting: dict[Any, Any] = {}  # reference -> an actor that may have no place yet
+        self.roomless = 0.0
+
+    def run(self, items: Sequence[WorkItem]) -> dict[Path, str]:
+        todo = [item for item in items if not item.done]
+        finished, waiting, attempts = len(items) - len(todo), [*todo], Counter[Path]()
+        failed: dict[Path, str] = {}
+        running: dict[Any, tuple[Any, WorkItem]] = {}  # reference -> (actor, item)
+        while waiting or running:
+            while waiting and self.free:
+                item, actor = waiting.pop(0), self.free.pop()
+                attempts[item.path] += 1
+                running[actor.do.remote(item)] = (actor, item)
+            for reference in self._ended(running):
+                actor, item = running.pop(reference)
+                why = self._outcome(reference, item)
+                if why != DIED:
+                    self.free.append(actor)
+                elif attempts[item.path] < ATTEMPTS:
+                    waiting.insert(0, item)
+                    continue
+                finished += 1
+                failed |= {item.path: why} if why else {}
+                self.tell(f"{item.path.parent.name}: {finished} of {len(items)}")
+        return failed
+
+    def call(self, method: str) -> Any:
+        import ray
+
+        while not self.free:
+            self._ended({})
+        try:
+            return _value(method, ray.get(self.free[-1].call.remote(method)))
+        except ray.exceptions.RayActorError:
+            raise UserError(f"{method}: a worker died (out of memory?)") from None
+
+    def _ended(self, running: Mapping[Any, Any]) -> list[Any]:
+        """Who of those that run came to an end, after a while; who started meanwhile is free."""
+        import ray
+
+        self._grow(len(running))
+        references = [*running, *self.starting]
+        ended, _ = ray.wait(references, timeout=LOOK) if references else ([], None)
+        for reference in [one for one in ended if one in self.starting]:
+            actor = self.starting.pop(reference)
+            with contextlib.suppress(ray.exceptions.RayActorError):  # its node went: another one
+                ray.get(reference)
+                self.free.append(actor)
+        self._wait_for_room(bool(running or self.free))
+        return [one for one in ended if one in running]
+
+    def _grow(self, busy: int) -> None:
+        """Start as many workers as there is room for."""
         import ray
 
         wanted = self.resources
         remote = ray.remote(num_cpus=wanted.cpus, num_gpus=wanted.gpus)(PoolActor)
-        return remote.remote(self.make)
+        for _ in range(busy + len(self.free) + len(self.starting), self.nodes.slots()):
+            actor = remote.remote(self.make)
+            self.starting[actor.begin.remote()] = actor
 
-    def run(self, items: Sequence[WorkItem]) -> dict[Path, str]:
-        import ray
+    def _wait_for_room(self, found: bool) -> None:
+        """Say that no node has room for a worker, and after a while give up."""
+        now = time.monotonic()
+        if found:
+            self.roomless = 0.0
+            return
+        if not self.roomless:
+            self.roomless = now
+        if now > self.roomless + GIVEN_UP:
+            raise self.nodes.lack()
+        if not self.starting:
+            self.tell(f"warning: {self.nodes.lack()}; waiting for one that can")
+            time.sleep(LOOK)
 
-        todo = [item for item in items if not item.done]
-        finished, attempts = len(items) - len(todo), dict.fromkeys(range(len(todo)), 0)
-        waiting = list(range(len(todo)))
-        failed: dict[Path, str] = {}
-        running: dict[Any, tuple[int, int]] = {}  # reference -> (actor, item)
-        idle = list(range(len(self.actors)))
-        while waiting or running:
-            while waiting and idle:
-                number, actor = waiting.pop(0), idle.pop(0)
-                attempts[number] += 1
-                running[self.actors[actor].do.remote(todo[number])] = (actor, number)
-            [reference], _ = ray.wait(list(running), num_returns=1)
-            actor, number = running.pop(reference)
-            why = self._outcome(reference, actor, todo[number])
-            if why == DIED and attempts[number] < ATTEMPTS:
-                waiting.insert(0, number)
-            else:
-                finished += 1
-                failed |= {todo[number].path: why} if why else {}
-                self.tell(f"{todo[number].path.parent.name}: {finished} of {len(items)}")
-            idle.append(actor)
-        return failed
-
-    def _outcome(self, reference: Any, actor: int, item: WorkItem) -> str:
-        """Why the item failed, if it did; a dead worker is replaced."""
+    @staticmethod
+    def _outcome(reference: Any, item: WorkItem) -> str:
+        """Why the item failed, if it did."""
         import ray
 
         try:
             why = str(ray.get(reference))
         except ray.exceptions.RayActorError:
-            self.actors[actor] = self._actor()
             return DIED
         return why if why or item.seen() else UNSEEN.format(item.path.parent)
 
-    def call(self, method: str, arguments: Sequence[Mapping[str, Any]]) -> list[Any]:
-        import ray
 
-        actors = zip(self.actors, arguments, strict=False)
-        asked = [actor.call.remote(method, dict(given)) for actor, given in actors]
-        try:
-            return _values(method, ray.get(asked))
-        except ray.exceptions.RayActorError:
-            raise UserError(f"{method}: a worker died (out of memory?)") from None
-
-
-def _values(method: str, answers: Sequence[tuple[Any, str]]) -> list[Any]:
-    for _, why in answers:
-        if why:
-            raise UserError(f"{method}: {why}")
-    return [value for value, _ in answers]
+def _value(method: str, answer: tuple[Any, str]) -> Any:
+    value, why = answer
+    if why:
+        raise UserError(f"{method}: {why}")
+    return value
 
 
 def reason(error: Exception) -> str:
@@ -200,7 +243,7 @@ def open_pool(
         yield LocalPool(make, tell)
         return
     with ray_cluster(resources, tell) as nodes:
-        yield RayPool(make, resources, nodes.enough(), tell)
+        yield RayPool(make, resources, nodes, tell)
 
 
 def finish(pool: Pool, items: Sequence[WorkItem]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from search.engine.dispatch import Plan
+from search.engine.dispatch import GIVEN_UP, Plan
 from search.engine.trouble import (
     AT_ONE_LINE,
     DEATHS,
@@ -28,7 +28,6 @@ from trainables.stage import Facts
 
 REFUSALS = 20  # points in a row, by a space that may refuse some: then it refuses all
 WORD = 60.0  # seconds of waiting for room after which, and again and again, it is said
-GIVEN_UP = 900.0  # seconds to wait for a node that can hold a trial at all
 
 
 def guarded(call: Callable[..., Any]) -> Callable[..., Any]:

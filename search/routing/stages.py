@@ -91,9 +91,8 @@ class Route:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the model, the code, the encoders and the tasks' questions are."""
-        [found] = self.pool.call("identity", [{}])
-        known: dict[str, Any] = found
-        return known
+        found: dict[str, Any] = self.pool.call("identity")
+        return found
 
     def key(self, *parts: Any) -> str:
         """What a piece depends on, in 16 hex digits."""
