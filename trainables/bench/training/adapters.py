@@ -53,14 +53,14 @@ def adapted(
         layers[name].forward = partial(_masked, layers[name], ~mask)
     still = [m for name, m in model.named_modules() if ".lora_" not in name and _holds(m)]
     for module in still:
-        module.never_learns = True  # type: ignore[assignment]
+        module.keeps_own = True  # type: ignore[assignment]
     try:
         yield
         for name, layer in layers.items():
             put(targets[name], "weight", _merged(layer, masks.get(name)))
     finally:
         for module in still:
-            del module.never_learns
+            del module.keeps_own
         for name in layers:
             owner, _, own = name.rpartition(".")
             setattr(model.get_submodule(owner), own, targets[name])

@@ -65,22 +65,29 @@ def frozen(model: PreTrainedModel, trained: Collection[int] | None) -> Iterator[
 
 
 def unfreeze(model: PreTrainedModel) -> None:
-    """Let everything learn, but for modules that say of themselves that they never do."""
+    """Let everything learn, but for modules that say of themselves that they never do
+    (`never_learns`), or not with the parameters that are their own (`keeps_own`)."""
     model.requires_grad_(True)
-    for module in _never_learning(model):
+    for module in _that_say(model, "never_learns"):
         module.requires_grad_(False)
+    for module in _that_say(model, "keeps_own"):
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
 
 
-def _never_learning(model: PreTrainedModel) -> Iterator[nn.Module]:
-    yield from (module for module in model.modules() if getattr(module, "never_learns", False))
+def _that_say(model: PreTrainedModel, word: str) -> Iterator[nn.Module]:
+    yield from (module for module in model.modules() if getattr(module, word, False))
 
 
 def train_mode(model: PreTrainedModel, still: Collection[int]) -> None:
     """Training mode, but for the running statistics of frozen blocks, and for modules that never
     learn."""
     model.train()
-    for module in _never_learning(model):
+    for module in _that_say(model, "never_learns"):
         module.eval()
+    for module in _that_say(model, "keeps_own"):
+        if isinstance(module, _BatchNorm):
+            module.eval()
     everything: list[nn.Module] = blocks(model) if still else []
     for number in still:
         for module in everything[number].modules():

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.support.benches import do, tiny_bench
-from tests.support.families import FAMILIES
+from tests.support.families import FAMILIES, build
 from tests.support.planted import tiny
 from tests.support.same import same_tensors
 from trainables.bench.models.structure import blocks, linears
 from trainables.bench.training.adapters import adapted
+from trainables.bench.training.freeze import unfreeze
 from trainables.codebook import TuneCodebook
 from trainables.core.errors import FieldError, PlanError
 from trainables.core.fork import fork, put
@@ -86,6 +87,29 @@ def test_after_a_failure_the_modules_are_the_models_own_again() -> None:
     after = model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert set(after) == set(before)
+
+
+@pytest.mark.parametrize("name", ["convnext", "vit"])
+def test_adapters_learn_inside_modules_with_parameters_of_their_own(name: str) -> None:
+    """Such as the scales of a residual."""
+    model = build(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with adapted(model, TrainSpec(lora_rank=2)):
+        unfreeze(model)
+        learning = [key for key, value in model.named_parameters() if value.requires_grad]
+        assert learning and all(".lora_" in key for key in learning)
+        learn(model)
+    after = model.state_dict()
+    changed = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    assert changed == {
+        f"{key}.weight" for key, layer in linears(model).items() if plain(model, layer)
+    }
+
+
+def plain(model: Any, layer: nn.Module) -> bool:
+    """Whether a layer inside the blocks takes an adapter."""
+    inside = [module for block in blocks(model) for module in block.modules()]
+    return type(layer) is nn.Linear and any(layer is one for one in inside)
 
 
 def test_a_model_without_linear_layers_has_no_adapters() -> None:
