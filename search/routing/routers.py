@@ -100,7 +100,7 @@ def _ended(journal: Journal) -> int:
 def _static(spec: RouteSpec, answers: Answers) -> dict[str, Any]:
     """What no router has to be better than, on the same validation items."""
     _, held = answers.split(spec.router.validation, spec.router.seed)
-    at = best_set(answers, "probability")
+    at = best_set(answers)
     lost = held.probability.max(1) - held.probability[:, at]
     metrics = {
         "accuracy": float(by_task(held.right[:, at], held.tasks)),

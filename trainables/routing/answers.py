@@ -19,7 +19,7 @@ Floats: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = NDArray[np.int64]
 Target = Literal["likelihood", "margin", "probability"]
 NEVER = math.inf  # a margin that no promise exceeds
-CAUTION = 1.0  # standard errors
+CAUTION = 2.0  # standard errors, as the best of many margins flatters itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +141,8 @@ def choose(promised: Floats, static: int = 0, margin: float = -NEVER) -> Rows:
 
 def fallback(promised: Floats, held: Answers, static: int) -> float:
     """The margin of promise over the static set beyond which a router's choice is taken: the one
-    with the most to gain on validation items, less a standard error of that gain; `NEVER` where no
-    margin has anything to gain by that measure.
+    with the most to gain on validation items, less two standard errors of that gain; `NEVER` where
+    no margin has anything to gain by that measure.
 
     What is gained is the right answer's probability: whether an answer flips is too rare an event
     for the validation items of a small study to tell a gain from luck.

@@ -232,7 +232,7 @@ def train(
     yield from trained_once(
         cache, "routers", key, router.model, lambda path: train_model(router.model, made, path)
     )
-    report = judge(router, spec, held, best_set(answers, "probability"), len(taught))
+    report = judge(router, spec, held, best_set(answers), len(taught))
     router.static, router.margin = report.static, report.margin
     router.save(folder)
     return report

@@ -95,6 +95,14 @@ def test_a_router_that_gains_nothing_beyond_doubt_is_never_followed() -> None:
     assert fallback(-promised, held, static=0) == NEVER, "it never leaves the static set"
 
 
+def test_a_gain_must_be_two_standard_errors() -> None:
+    """Of 16 items that change as much, four more won than lost are one, and eight are two."""
+    for wins, followed in ((11, False), (12, False), (13, True)):
+        right = [(0, 1)] * wins + [(1, 0)] * (16 - wins)
+        held, promised = answers("a" * 16, right), np.c_[np.zeros(16), np.full(16, 0.5)]
+        assert (fallback(promised, held, static=0) < NEVER) is followed
+
+
 def test_covering_takes_what_adds_most_to_what_is_there() -> None:
     """Alone sets 0 and 1 are the best two, but they answer the same items."""
     right = [(1, 1, 0), (1, 1, 0), (1, 1, 0), (1, 0, 0), (0, 0, 1), (0, 0, 1)]
