@@ -138,8 +138,8 @@ class RayPool:
         self.roomless = 0.0
 
     def run(self, items: Sequence[WorkItem]) -> dict[Path, str]:
-        todo = [item for item in items if not item.done]
-        finished, waiting, attempts = len(items) - len(todo), [*todo], Counter[Path]()
+        waiting = [item for item in items if not item.done]
+        finished, attempts = len(items) - len(waiting), Counter[Path]()
         failed: dict[Path, str] = {}
         running: dict[Any, tuple[Any, WorkItem]] = {}  # reference -> (actor, item)
         while waiting or running:
@@ -187,26 +187,29 @@ class RayPool:
 
     def _grow(self, busy: int) -> None:
         """Start as many workers as there is room for."""
+        for _ in range(busy + len(self.free) + len(self.starting), self.nodes.slots()):
+            actor = self._actor()
+            self.starting[actor.begin.remote()] = actor
+
+    def _actor(self) -> Any:
         import ray
 
         wanted = self.resources
-        remote = ray.remote(num_cpus=wanted.cpus, num_gpus=wanted.gpus)(PoolActor)
-        for _ in range(busy + len(self.free) + len(self.starting), self.nodes.slots()):
-            actor = remote.remote(self.make)
-            self.starting[actor.begin.remote()] = actor
+        return ray.remote(num_cpus=wanted.cpus, num_gpus=wanted.gpus)(PoolActor).remote(self.make)
 
     def _wait_for_room(self, found: bool) -> None:
-        """Say that no node has room for a worker, and after a while give up."""
+        """Say once that no node has room for a worker, and after a while give up."""
         now = time.monotonic()
         if found:
             self.roomless = 0.0
             return
         if not self.roomless:
             self.roomless = now
+            if not self.starting:
+                self.tell(f"warning: {self.nodes.lack()}; waiting for one that can")
         if now > self.roomless + GIVEN_UP:
             raise self.nodes.lack()
         if not self.starting:
-            self.tell(f"warning: {self.nodes.lack()}; waiting for one that can")
             time.sleep(LOOK)
 
     @staticmethod

@@ -32,6 +32,7 @@ Prompts = Literal["rayduce", "pudding", "pudding-questions", "lm-eval"]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 AUTO = 0  # of rows: as many as fit
+USUAL = 8  # rows together, where nobody counted how many fit
 
 
 def _batch_size(given: object) -> int:
@@ -179,7 +180,9 @@ class DataSpec(Spec):
     harness: str | None = None  # tasks of lm-evaluation-harness, or their files: for acc, acc_norm
     items: ItemCounts = ItemCounts()
     max_length: Count = 256
-    batch_size: BatchSize = 8  # "auto": as many as fit on the card; on a CPU as many as by default
+    batch_size: BatchSize = (
+        USUAL  # "auto": as many as fit on the card; on a CPU as many as by default
+    )
 
     @field_validator("encoding")
     @classmethod

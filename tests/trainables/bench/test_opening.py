@@ -17,7 +17,7 @@ ITEMS = ItemCounts(calibration=20, train=1, search=40, held_out=1)
 
 
 def opened(folder: Path, size: int | str) -> Bench:
-    """A language model that reads 61 questions of three choices."""
+    """A language model that reads questions of three choices."""
     model = FAMILIES["llama"]()
     model.resize_token_embeddings(len(bytes_tokenizer()))
     model.save_pretrained(folder / "model")

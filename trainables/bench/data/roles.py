@@ -19,11 +19,10 @@ from trainables.bench.data.tasks.windows import LanguageModelling
 from trainables.bench.data.tokenize import unknown_id
 from trainables.bench.data.unlabelled import raw_texts
 from trainables.core.errors import DataError, near
-from trainables.core.spec import AUTO, DataSpec, Role, Task, TextsSpec
+from trainables.core.spec import AUTO, USUAL, DataSpec, Role, Task, TextsSpec
 from trainables.core.types import IGNORED, Batch, Writing
 
 log = logging.getLogger(__name__)
-USUAL = 8  # rows together, where nobody counted how many fit
 _DRAWING_ORDER: tuple[Role, ...] = ("held_out", "search", "calibration", "train")
 _ADAPTERS: dict[Task, type[TaskAdapter[Any]]] = {
     "language-modelling": LanguageModelling,
