@@ -149,17 +149,27 @@ def resume(
 @app.command()
 def status(
     name: Annotated[str | None, typer.Argument(help="One study; all without it.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="How the numbers of one study come about.")
+    ] = False,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """How far the studies are."""
     from search.journal.view import read, read_all
     from search.report.best import status_json
+    from search.report.measured import explained
     from search.report.tables import status_lines
 
+    if explain and (not name or as_json):
+        raise UserError(
+            "--explain", allowed="one study, in words", do="rayduce status NAME --explain"
+        )
     if name:
         view = read(_store(name, storage))
-        say(json.dumps(status_json(view), indent=2) if as_json else "\n".join(status_lines(view)))
+        told = (f"{what}: {how}" for what, how in explained(view))
+        lines = list(told) if explain else status_lines(view)
+        say(json.dumps(status_json(view), indent=2) if as_json else "\n".join(lines))
         return
     views, unread = read_all(*_place(storage))
     if as_json:

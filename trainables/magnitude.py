@@ -9,7 +9,7 @@ Source: "Learning both Weights and Connections for Efficient Neural Networks", H
 (arXiv 1710.01878).
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -139,10 +139,10 @@ def smallest(weight: Float[Tensor, "..."], share: float) -> Bool[Tensor, "..."]:
 
 def smallest_of_all(weights: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """The same over several tensors together, one row after another in their order."""
-    joined = torch.cat([weight.reshape(-1) for weight in weights.values()])
+    joined = together(weight.reshape(-1) for weight in weights.values())
     parts = smallest(joined, share).split([weight.numel() for weight in weights.values()])
     return {
-        name: part.view(weight.shape)
+        name: part.view(weight.shape).to(weight.device)
         for (name, weight), part in zip(weights.items(), parts, strict=True)
     }
 
@@ -159,8 +159,16 @@ def smallest_rows(
     if lengths is None:
         return {name: _all_but_largest(norm, share) for name, norm in norms.items()}
     scaled = [norm / lengths[name] ** 0.5 for name, norm in norms.items()]
-    parts = _all_but_largest(torch.cat(scaled), share).split([len(norm) for norm in scaled])
-    return dict(zip(norms, parts, strict=True))
+    parts = _all_but_largest(together(scaled), share).split([len(norm) for norm in scaled])
+    return {
+        name: part.to(norm.device) for (name, norm), part in zip(norms.items(), parts, strict=True)
+    }
+
+
+def together(parts: Iterable[Tensor]) -> Tensor:
+    """Tensors in one, where the first lies: layers may lie on several cards."""
+    first, *rest = parts
+    return torch.cat([first, *(one.to(first.device) for one in rest)])
 
 
 def _all_but_largest(norms: Float[Tensor, " rows"], share: float) -> Bool[Tensor, " rows"]:

@@ -43,5 +43,5 @@ def against(parts: str, most: float, cards: Sequence[float], gpus: float) -> Fin
     told = f"{said} of {room / 1e9:.1f} GB that a card leaves to it"
     if most <= room:
         return Finding("memory of a trial", "ok", told)
-    do = 'take dtype = "bfloat16", a smaller batch_size or max_length, or a larger share of a GPU'
+    do = 'take dtype = "bfloat16", a smaller batch_size or max_length, or more of a GPU, or several'
     return Finding("memory of a trial", "missing", told, do)

@@ -16,14 +16,13 @@ from search.journal.store import Store
 from search.journal.view import View, read
 from search.report.across import across_text
 from search.report.best import Best, best, of_confirmed
-from search.report.format import measured_on, storage_flag, story
+from search.report.format import storage_flag, story
+from search.report.measured import explained
 from search.report.pictures import picture_svg, pictures
 from search.report.plots import front_figure, growth_figure
-from search.report.provenance import read_as
 from search.report.rows import Cell, Row, best_rows, held_out_rows, row, rows
 from search.report.tables import DONE, own_tables, unconfirmed_note
 from search.study.load import study_toml
-from trainables.bench.metrics.catalogue import is_timed
 from trainables.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def page(view: View) -> str:
         across=_across(view),
         growth=_growth(view) if len(study.objectives) == 2 else "",
         failures=_failures(view),
-        measured="".join(_measured(view)),
+        measured="".join(_entry(name, said) for name, said in explained(view)),
         commands=escape(_commands(view, found)),
         study=escape(study_toml(study)),
         count=len(view.trials),
@@ -220,62 +219,6 @@ def _failures(view: View) -> str:
 
 
 # -- where it comes from -----------------------------------------------------------------------
-
-
-def _measured(view: View) -> Iterator[str]:
-    study, records = view.study, [one.record for one in view.results if one.state == "complete"]
-    for name in study.metrics_measured:
-        yield _entry(name, measured_on(study, name, "search") + _disturbed(name, records))
-    items = study.data.items
-    yield _entry("model", f"{study.model.id}, {study.model.dtype}")
-    yield _entry(
-        "data",
-        f"{study.data.dataset} ({study.data.task}); the search looked at {items.search} items, "
-        f"calibration at {items.calibration}; {items.held_out} are held out for exports",
-    )
-    prints = {(k, v) for one in records for k, v in (one.get("data") or {}).items()}
-    yield _entry("fingerprints", ", ".join(f"{k} {v}" for k, v in sorted(prints)) or "unknown")
-    for form in sorted({said for one in records if (said := read_as(one))}):
-        yield _entry("read as", form)
-    machines = Counter(_machine(one.get("hardware") or {}) for one in records)
-    told = "; ".join(f"{name}: {count} trials" for name, count in machines.most_common())
-    yield _entry("hardware", told or "unknown")
-    if hosts := sorted({one["unshared"] for one in records if one.get("unshared")}):
-        own = "do not see the results' folder: each has a cache of its own"
-        yield _entry("cache", f"{', '.join(hosts)} {own}")
-    if said := _passes([one.get("passes") or {} for one in records]):
-        yield _entry("passes", said)
-    if view.notes.get("naive"):
-        yield _entry("shortcuts", "all off (launch --naive)")
-    yield _entry("time", _time(view))
-
-
-def _disturbed(metric: str, records: Sequence[Mapping[str, Any]]) -> str:
-    """For which trials it does not hold that a time was taken alone; older ones know no better."""
-    count = sum(not (one.get("alone") or {}).get(metric) for one in records)
-    return f" ({count} of {len(records)} were not)" if is_timed(metric) and count else ""
-
-
-def _passes(told: Sequence[Mapping[str, Any]]) -> str:
-    """Where calibrating and measuring began; older records say nothing."""
-    whole, done = (sum(one.get(name, 0) for one in told) for name in ("whole", "done"))
-    why = sorted({one["why"] for one in told if one.get("why")})
-    if whole:
-        said = f"{done:,} of {whole:,} block-forwards ({done / whole:.0%}): a model begins at the "
-        return f"{said}block where it first differs from those that ran before"
-    return f"whole: {'; '.join(why)}" if why else ""
-
-
-def _machine(hardware: Mapping[str, object]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in hardware.items()) or "unknown"
-
-
-def _time(view: View) -> str:
-    ended = [one for one in view.results if one.seconds is not None]
-    total = sum(one.seconds or 0 for one in ended)
-    shared = sum(one.same_as is not None for one in ended)
-    said = f"{total:.0f} s of trials, {total / len(ended):.2f} s each" if ended else "unknown"
-    return f"{said}; {shared} gave a model that was measured already" if shared else said
 
 
 def _entry(name: str, said: str) -> str:

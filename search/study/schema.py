@@ -225,6 +225,7 @@ class Study(Spec):
             cache=str(cache.absolute()),
             cache_gb=self.storage.cache_gb,
             device="cuda" if self.resources.gpus else "cpu",
+            cards=max(1, int(self.resources.gpus)),
             threads=self.resources.cpus,
             naive=naive,
         )

@@ -1,13 +1,16 @@
 """A device made of CPU tensors that behaves as a GPU where code forgets about devices.
 
-`torch.device("pretend")` is torch's PrivateUse1 backend. Its tensors refuse to meet CPU tensors in
-one operation, but for single numbers and indices, as on CUDA, and have no `numpy()`.
+`torch.device("pretend")` is torch's PrivateUse1 backend, and there are two of its kind. Tensors of
+one refuse to meet those of the other, or CPU tensors, in one operation, but for single numbers and
+indices, as on CUDA, and have no `numpy()`. To torch itself both are number 0, as its engine for
+gradients knows of one.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
@@ -24,9 +27,10 @@ class Pretend(Tensor):
     """A tensor on the pretended device; `held` has its values."""
 
     held: Tensor
+    index: int
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> "Pretend":
+    def __new__(cls, held: Tensor, index: int = 0) -> "Pretend":
         made: Pretend = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
             held.shape,
@@ -36,21 +40,32 @@ class Pretend(Tensor):
             layout=held.layout,
             device=torch.device(NAME, 0),
         )
-        made.held = held
+        made.held, made.index = held, index
         return made
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device(NAME, self.index)
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        named = {name: value for name, value in kwargs.items() if name != "copy"}
+        where = torch._C._nn._parse_to(*args, **named)[0]
+        if where is None or where.type != NAME or (where.index or 0) == self.index:
+            return super().to(*args, **kwargs)
+        return _Crossing.apply(self, where.index or 0).to(*args, **kwargs)
 
     def untyped_storage(self) -> torch.UntypedStorage:
         return self.held.untyped_storage()
 
     @property
     def data(self) -> "Pretend":  # type: ignore[override]
-        return Pretend(self.held)
+        return Pretend(self.held, self.index)
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        if not isinstance(value, Pretend) or value.dtype != self.dtype:
+        if value.device != self.device or value.dtype != self.dtype:
             raise TypeError(f"{NAME} {self.dtype} cannot become {value.device} {value.dtype}")
-        self.held = value.held
+        self.held = value.held  # type: ignore[attr-defined]
 
     def tolist(self) -> Any:
         return self.held.tolist()
@@ -68,19 +83,59 @@ class Pretend(Tensor):
         return _run(function, args, kwargs or {})
 
 
+class _Crossing(torch.autograd.Function):
+    """From one device of the kind to the other, and gradients back."""
+
+    @staticmethod
+    def forward(ctx: Any, one: Pretend, index: int) -> Pretend:
+        ctx.back = one.index
+        return Pretend(one.held.clone(), index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return Pretend(grads[0].held.clone(), ctx.back), None
+
+
+class _Whole(torch.autograd.Function):
+    """An operation done as a whole on the values: in parts torch would make what they need on
+    number 0, where it believes that all tensors are."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Any, named: Any, *given: Any) -> Pretend:
+        _refuse_strangers(function, given, {})
+        inner = [one.held.detach().requires_grad_(one.requires_grad) for one in given]
+        with torch.enable_grad():
+            out = function(*inner, **named)
+        ctx.inner, ctx.out, ctx.index = inner, out, given[0].index
+        return Pretend(out.detach(), ctx.index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        wanted = [one for one in ctx.inner if one.requires_grad]
+        found = iter(torch.autograd.grad(ctx.out, wanted, grads[0].held))
+        each = [next(found) if one.requires_grad else None for one in ctx.inner]
+        return None, None, *(one if one is None else Pretend(one, ctx.index) for one in each)
+
+
 def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     _refuse_strangers(function, args, kwargs)
     target = kwargs.get("device")
-    stays = target is None or torch.device(target).type == NAME
+    where = torch.device("cpu" if target is None else target)
+    given = [leaf.device for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Pretend)]
+    if given and (target is None or (where.type == NAME and not where.index)):
+        where = given[0]  # what torch fills in is number 0 at all times
+    stays = where.type == NAME
     if target is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     inner, named = tree_map(_unwrapped, (args, kwargs))
     out = function(*inner, **named)
-    if function is _aten.copy_.default and not isinstance(args[0], Pretend):
+    if function is _aten.copy_.default:
         return args[0]
     if not stays:
         return out
-    return return_and_correct_aliasing(function, args, kwargs, tree_map(_wrapped, out))
+    index = where.index or 0
+    wrapped = tree_map(lambda one: Pretend(one, index) if type(one) is Tensor else one, out)
+    return return_and_correct_aliasing(function, args, kwargs, wrapped)
 
 
 def _refuse_strangers(function: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -88,22 +143,18 @@ def _refuse_strangers(function: Any, args: Any, kwargs: dict[str, Any]) -> None:
         return
     given = args[:1] if function in _TAKES_INDICES else args
     tensors = [leaf for leaf in tree_leaves((given, kwargs)) if isinstance(leaf, Tensor)]
-    if any(isinstance(t, Pretend) for t in tensors):
-        strangers = [t for t in tensors if not isinstance(t, Pretend) and t.dim() > 0]
-        if strangers:
-            shapes = [tuple(t.shape) for t in strangers]
-            raise RuntimeError(
-                f"{function}: expected all tensors to be on the same device, got {NAME} and "
-                f"{strangers[0].device} {shapes}"
-            )
+    pretended = [t for t in tensors if isinstance(t, Pretend)]
+    places = {t.device for t in tensors if t.dim() > 0}
+    if pretended and (len(places) > 1 or torch.device("cpu") in places):
+        shapes = [tuple(t.shape) for t in tensors]
+        raise RuntimeError(
+            f"{function}: expected all tensors to be on the same device, got "
+            f"{' and '.join(map(str, places))} {shapes}"
+        )
 
 
 def _unwrapped(value: Any) -> Any:
     return value.held if isinstance(value, Pretend) else value
-
-
-def _wrapped(value: Any) -> Any:
-    return Pretend(value) if type(value) is Tensor else value
 
 
 def _made(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -122,7 +173,12 @@ class Literals(TorchFunctionMode):
         target = named.get("device")
         literal = function in (torch.tensor, torch.as_tensor) and target is not None
         if literal and torch.device(target).type == NAME and not isinstance(args[0], Pretend):
-            return Pretend(function(*args, **{**named, "device": "cpu"}))
+            made = function(*args, **{**named, "device": "cpu"})
+            return Pretend(made, torch.device(target).index or 0)
+        if function is scaled_dot_product_attention and isinstance(args[0], Pretend):
+            mask = named.pop("attn_mask", None)
+            given = args if mask is None else (*args, mask)
+            return _Whole.apply(function, named, *given)
         if function is Tensor.__getitem__ and isinstance(args[0], Pretend):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             listed = (torch.tensor(one) if isinstance(one, list) else one for one in index)
@@ -143,7 +199,7 @@ class _Module:
         return 0
 
     def device_count(self) -> int:
-        return 1
+        return 2
 
     def _is_in_bad_fork(self) -> bool:
         return False

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -34,10 +34,13 @@ from trainables.bench.data.roles import Data, load_data
 from trainables.bench.metrics.catalogue import HARNESS_METRICS, METRIC_FACTS
 from trainables.bench.metrics.evaluate import measure_all
 from trainables.bench.models.batches import ready
+from trainables.bench.models.cards import devices_of, spread
 from trainables.bench.models.check import check_model
 from trainables.bench.models.nonuniform import load_exact, save_exact
 from trainables.bench.models.save import save
 from trainables.bench.models.verify import logits
+from trainables.core.errors import PlanError
+from trainables.core.fork import fork
 from trainables.core.spec import DataSpec, Role, Task
 from trainables.core.types import Batch
 from trainables.distill import Distill
@@ -319,3 +322,105 @@ def test_what_is_saved_from_there_loads_here(name: str, tmp_path: Path) -> None:
     (tmp_path / "exact").mkdir()
     save_exact(there, tmp_path / "exact")
     assert torch.equal(logits(load_exact(tmp_path / "exact"), batch), wanted)
+
+
+# -- two cards -----------------------------------------------------------------------------------
+
+CARDS = [torch.device(NAME, number) for number in range(2)]
+
+
+def shared_out(folder: Path, name: str) -> Bench:
+    """A bench whose model lies on two cards."""
+    bench = opened(folder, name, there=False)
+    spread(bench.base.model, CARDS)
+    return replace(bench, device=DEVICE, spec=bench.spec.model_copy(update={"cards": 2}))
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+@torch.no_grad()
+def test_a_model_on_two_cards_says_what_it_says_on_one(name: str) -> None:
+    one, two = moved(families.build(name)), spread(families.build(name), CARDS)
+    batch = families.batches(name)[0]
+    assert {*devices_of(fork(two))} == {*CARDS}
+    wanted, found = (m(**ready(m, batch, labels=True)).logits for m in (one, fork(two)))
+    assert found.device == CARDS[0] and torch.equal(found.cpu(), wanted.cpu())
+
+
+@pytest.mark.parametrize(("method", "name"), [*CASES, *SEQUENTIAL])
+def test_a_method_does_on_two_cards_what_it_does_on_one(
+    method: Method, name: str, tmp_path: Path
+) -> None:
+    benches = [opened(tmp_path / "1", name, there=True), shared_out(tmp_path / "2", name)]
+    one, two = (do(bench, method)[0] for bench in benches)
+    assert two.counts == one.counts and two.details == one.details
+    batch = families.batches(name)[0]
+    assert torch.equal(*(said(bench.model, batch) for bench in benches))
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("bert", Recover(**FAST)),
+        ("resnet", Recover(**FAST)),
+        ("t5", Recover(**FAST, patience=1)),
+        ("bert", GradualMagnitude(Magnitude(0.5, "global"), Recover(**FAST), every=2)),
+        ("bert", Distill(hidden=1.0, attention=1.0, recover=Recover(**FAST))),
+    ],
+)
+def test_retraining_learns_on_two_cards_what_it_learns_on_one(
+    name: str, stage: Stage, tmp_path: Path
+) -> None:
+    found = []
+    for number in (1, 2):
+        model = tiny(name, depth=4)
+        model = moved(model) if number == 1 else spread(model, CARDS)
+        bench = replace(tiny_bench(tmp_path / str(number), model), device=DEVICE)
+        assert do(bench, Omission(skip=(1,)), stage)[-1].counts["epochs_run"] > 0
+        found.append({key: value.cpu() for key, value in bench.model.state_dict().items()})
+    for key, one in found[0].items():  # gradients of what several blocks read add up in any order
+        torch.testing.assert_close(found[1][key], one, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_metric_is_measured_on_two_cards(task: Task, tmp_path: Path) -> None:
+    data, tokenizer = data_of(task, tmp_path)
+    names = [n for n, facts in METRIC_FACTS.items() if task in facts.tasks]
+    names = [name for name in names if name not in HARNESS_METRICS]
+    models = [moved(model_of(task)), spread(model_of(task), CARDS)]
+    one, two = (measure_all(bench_of(model, data, tokenizer), names, "search") for model in models)
+    exact = [name for name in names if not METRIC_FACTS[name].timed]
+    assert [two[name] for name in exact] == [one[name] for name in exact]
+    assert all(two[name] > 0 for name in names if METRIC_FACTS[name].timed)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_omission_sets_are_scored_on_two_cards(name: str) -> None:
+    sets = [(), (1,), (1, 2), (2, 3)]
+    batches = [{**b, "labels": b["input_ids"]} for b in families.batches(name)]
+    for loss in (losses.ppl, losses.kl):
+        models = [moved(families.build(name)), spread(families.build(name), CARDS)]
+        one, two = (PrefixEvaluator(model, loss(batches))(sets) for model in models)
+        assert one == two
+    models = [moved(families.build(name)), spread(families.build(name), CARDS)]
+    assert [*windows(models[0], batches, 2)] == [*windows(models[1], batches, 2)]
+
+
+def test_models_on_two_cards_begin_where_they_first_differ(tmp_path: Path) -> None:
+    bench = shared_out(tmp_path, "llama")
+    bench.fork().stats(Wanda)
+    own = bench.fork()
+    do(own, Omission(skip=(1, 3)))
+    found = own.stats(Wanda)
+    wanted = Wanda.calibrate(own.model, own.batches("calibration"))
+    assert all(torch.equal(one.cpu(), wanted[key].cpu()) for key, one in found.items())
+    assert 0 < own.work.done < own.work.whole
+
+
+def test_blocks_that_are_not_known_or_share_weights_take_one_card() -> None:
+    model = families.build("llama")
+    model.model.layers[3].mlp = model.model.layers[0].mlp
+    with pytest.raises(PlanError, match="share weights"):
+        spread(model, CARDS)
+    model.model.layers[3] = nn.Linear(2, 2)
+    with pytest.raises(PlanError, match="no family"):
+        spread(model, CARDS)

@@ -197,7 +197,7 @@ def _read(name: str, entry: Mapping[str, Any]) -> Measure:
 def hardware(bench: Bench) -> dict[str, Any]:
     """Where numbers come from."""
     return {
-        "device": device_name(bench.device),
+        "device": device_name(bench.device, bench.spec.cards),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

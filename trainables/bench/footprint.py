@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from trainables.bench.metrics.cost import added_bytes, own_bytes
 from trainables.bench.metrics.predictions import SLICE
+from trainables.bench.models.cards import held, layout
 from trainables.bench.models.hub import fetch_file
 from trainables.bench.models.load import head_for, load_config, locate
 from trainables.bench.models.structure import blocks
@@ -29,7 +30,7 @@ SPARE = 1.5e9  # bytes of a card that CUDA itself and its kernels take
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes on a device.
+    """Bytes on a device; of several cards, on the fullest.
 
     Attributes:
         weights: the base model.
@@ -58,7 +59,7 @@ def footprint(spec: BenchSpec) -> Footprint:
     Raises ModelError where the configuration cannot be had.
     """
     model = empty(load_config(_folder(spec.model), spec.model), spec.model, spec.data.task)
-    return count(model, batch_like(model, spec.data))
+    return count(model, batch_like(model, spec.data), spec.cards)
 
 
 def items_that_fit(
@@ -73,7 +74,7 @@ def items_that_fit(
     """
     model = empty(config, spec.model, spec.data.task)
     sizes = [spec.data.model_copy(update={"batch_size": rows * number}) for number in (1, 2)]
-    one, two = (count(model, batch_like(model, data)) for data in sizes)
+    one, two = (count(model, batch_like(model, data), spec.cards) for data in sizes)
     each = max(two.passing - one.passing, 1)
     fitting = int((room - one.most) / each) + 1
     found: int = 2 ** (max(1, min(fitting, most)).bit_length() - 1)
@@ -124,13 +125,20 @@ def batch_like(model: PreTrainedModel, data: DataSpec) -> Batch:
 
 
 @torch.no_grad()
-def count(model: PreTrainedModel, batch: Batch) -> Footprint:
-    """What a trial's evaluation holds."""
+def count(model: PreTrainedModel, batch: Batch, cards: int = 1) -> Footprint:
+    """What a trial's evaluation holds, its blocks spread over so many cards."""
     passing = added_bytes(model, batch, lambda: model(**batch))
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", 0)
     classes = "pixel_values" in batch or "input_ids" not in batch
     loss = 0 if classes else 2 * SLICE * vocabulary * FLOAT  # logits and their logarithms
-    return Footprint(own_bytes(model), block_bytes(model), passing + loss)
+    if cards == 1:
+        return Footprint(own_bytes(model), block_bytes(model), passing + loss)
+    found, places = blocks(model), layout(model, cards)
+    runs = [[found[at] for at, place in enumerate(places) if place == n] for n in range(cards)]
+    parts = [held(run) for run in runs]
+    rest = own_bytes(model) - sum(parts)
+    most = max((part + (0 if n else rest), part) for n, part in enumerate(parts))
+    return Footprint(*most, passing + loss)
 
 
 def block_bytes(model: PreTrainedModel) -> int:

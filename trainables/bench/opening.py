@@ -13,6 +13,7 @@ from trainables.bench.data.fits import check_fits
 from trainables.bench.data.roles import Data, load_data
 from trainables.bench.data.split import MEASURED
 from trainables.bench.footprint import items_that_fit, room_on
+from trainables.bench.models.cards import cards, spread
 from trainables.bench.models.check import check_model
 from trainables.bench.models.head import head_classes, pad_as
 from trainables.bench.models.load import load_config, load_model, load_processor, locate
@@ -38,13 +39,13 @@ def open_subject(spec: BenchSpec, device: torch.device, cache: Cache) -> Subject
         encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
         classes=head,
     )
-    model = load_model(folder, spec.model, task, data.labels).to(device)
+    model = spread(load_model(folder, spec.model, task, data.labels), cards(device, spec.cards))
     pad_as(model, processor, task)
     if spec.data.batch_size == AUTO and device.type == "cuda":
         data.resize(_fitting(spec, data, model.config, device))
     identity = digest(fingerprint(folder, cache), spec.model.dtype, data.labels)
     subject = Subject(model, Lineage(identity), Reading(processor, data, head))
-    _check(subject, data, cache)
+    _check(subject, data, cache, device_name(device, spec.cards))
     return subject
 
 
@@ -56,7 +57,7 @@ def _fitting(spec: BenchSpec, data: Data, config: Any, device: torch.device) -> 
     return items_that_fit(spec, config, room_on(device), rows, most)
 
 
-def _check(subject: Subject, data: Data, cache: Cache) -> None:
+def _check(subject: Subject, data: Data, cache: Cache, device: str) -> None:
     """What the model cannot do is said before anything is measured; found out once per model."""
     check_fits(data, subject.model)
 
@@ -64,14 +65,16 @@ def _check(subject: Subject, data: Data, cache: Cache) -> None:
         check_model(subject.model, data.batches("calibration")[0], data.task)
         return True
 
-    made_by = (code(), transformers.__version__, device_name(subject.model.device))
+    made_by = (code(), transformers.__version__, device)
     key = digest(subject.lineage.key, data.fingerprint("calibration"), *made_by)
     cache.json("checked", key, check)
 
 
-def device_name(device: torch.device) -> str:
-    """What a device is called: where numbers come from."""
-    return torch.cuda.get_device_name() if device.type == "cuda" else _processor()
+def device_name(device: torch.device, count: int = 1) -> str:
+    """What a device is called, or several together: where numbers come from."""
+    if device.type != "cuda":
+        return _processor()
+    return " + ".join(torch.cuda.get_device_name(one) for one in cards(device, count))
 
 
 @cache

@@ -246,6 +246,7 @@ class BenchSpec(Spec):
     cache: str  # an absolute folder, shared by all workers where possible
     cache_gb: float = 20.0
     device: Literal["cpu", "cuda"] = "cpu"
+    cards: Count = 1  # GPUs that share the model's blocks
     threads: Count = 1  # torch's intra-op threads, from the trial's CPU share
     naive: bool = False  # every shortcut off: the twin that tests and benchmarks compare with
 

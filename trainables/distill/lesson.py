@@ -165,8 +165,8 @@ class Lesson:
         hidden, attention = self.weights["hidden"] > 0, self.weights["attention"] > 0
         asked = {"output_hidden_states": hidden, "output_attentions": attention}
         out = model(**inputs, **{name: True for name, wanted in asked.items() if wanted})
-        states: Sequence[Tensor] = out.hidden_states[1:] if hidden else ()
-        looks: Sequence[Tensor] = out.attentions if attention else ()
+        shown = (out.hidden_states[1:] if hidden else (), out.attentions if attention else ())
+        states, looks = ([one.to(model.device) for one in part] for part in shown)
         mask = inputs.get("attention_mask")
         if mask is None and self.looks:  # images: all of it
             first = states[0] if hidden else looks[0][:, 0]

@@ -37,7 +37,7 @@ def states(
     found = [hidden[real].float()]
     for index in range(len(walk.blocks)):
         hidden = walk.step(entry, index, hidden)
-        found.append(hidden[real].float())
+        found.append(hidden[real.to(hidden.device)].float().to(real.device))
     return found
 
 
@@ -98,7 +98,7 @@ class BlockInfluence:
             changed = _change(before, after)
             mask = masks[tower[number]]
             if mask is not None and mask.shape == changed.shape:
-                changed = changed[mask]
+                changed = changed[mask.to(changed.device)]
             total[number] += changed.sum().cpu()
             counted[number] += changed.numel()
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,7 @@ from transformers import (
 from trainables.bench.data.fits import positions
 from trainables.bench.data.prompts import Question
 from trainables.bench.data.tokenize import filler
+from trainables.bench.models.cards import cards, spread, waiter
 from trainables.bench.models.structure import blocks
 from trainables.bench.models.surgery import remove_blocks
 from trainables.core.cache import write_durably
@@ -100,23 +101,21 @@ class RoutedModel:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, dtype: str = "auto", device_map: Any = "cpu"
+        cls, folder: str | Path, *, dtype: str = "auto", device_map: str | Sequence[str] = "cpu"
     ) -> "RoutedModel":
         """A routed model from the folder that `save` wrote.
 
         Args:
             dtype: of the model's weights; the router's stay as they are.
-            device_map: a device, or what `transformers` takes, such as "auto"; the router goes
-                where the model begins.
+            device_map: a device; several, which share the model's blocks in their order; or "auto",
+                all GPUs there are, else the CPU. The router goes where the model begins.
         """
         place = Path(folder)
         if not (place / "routed.json").exists():
             raise PlanError(f"{place}: no routed.json; give the folder of a routed model")
         sets = json.loads((place / "routed.json").read_text())["sets"]
-        single = isinstance(device_map, str) and device_map.split(":")[0] in ("cpu", "cuda", "mps")
-        spread = {} if single else {"device_map": device_map}
-        model = AutoModelForCausalLM.from_pretrained(place / "model", dtype=dtype, **spread)
-        model = model.to(device_map) if single else model
+        model = AutoModelForCausalLM.from_pretrained(place / "model", dtype=dtype)
+        model = spread(model, _devices(device_map))
         router = Router.load(place / "router")
         router.model.to(model.device)
         tokenizer = AutoTokenizer.from_pretrained(place / "model")
@@ -307,12 +306,13 @@ def measure(routed: RoutedModel, prompts: Sequence[str], new_tokens: int) -> dic
 
 def _once(routed: RoutedModel, prompt: str, settings: GenerationConfig) -> dict[str, float]:
     batch = routed._padded([routed._tokens(prompt)])
-    found = {"router": _seconds(partial(routed.route, [prompt]))}
+    finish = waiter(routed.model)
+    found = {"router": _seconds(partial(routed.route, [prompt]), finish)}
     pruned = routed.pruned(routed.route([prompt])[0])
     for name, model in (("dense", routed.model), ("pruned", pruned)):
-        found[f"{name}_prefill"] = _seconds(partial(_prefill, model, batch))
+        found[f"{name}_prefill"] = _seconds(partial(_prefill, model, batch), finish)
         write = partial(model.generate, **batch, generation_config=settings)
-        found[f"{name}_generation"] = _seconds(write)
+        found[f"{name}_generation"] = _seconds(write, finish)
     return found
 
 
@@ -321,11 +321,18 @@ def _prefill(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
     model(**batch)
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _devices(device_map: str | Sequence[str]) -> list[torch.device]:
+    if device_map == "auto":
+        count = torch.cuda.device_count()
+        return cards(torch.device("cuda" if count else "cpu"), max(count, 1))
+    wanted = [device_map] if isinstance(device_map, str) else device_map
+    return [torch.device(one) for one in wanted]
+
+
+def _seconds(work: Callable[[], object], finish: Callable[[], None]) -> float:
     started = time.perf_counter()
     work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    finish()
     return time.perf_counter() - started
 
 

@@ -23,6 +23,7 @@ from trainables.bench.data.prompts import Question
 from trainables.bench.data.roles import Data, load_data
 from trainables.bench.data.split import Taken
 from trainables.bench.data.tokenize import choice_rows
+from trainables.bench.models.cards import cards, spread
 from trainables.bench.models.check import check_model
 from trainables.bench.models.load import (
     head_for,
@@ -80,7 +81,7 @@ class RouteWork:
     def model(self) -> PreTrainedModel:
         """The dense model, on the device. ModelError where blocks cannot be taken out of it."""
         model: PreTrainedModel = load_model(self.folder, self.spec.model, "multiple-choice", ())
-        model.to(torch.device(self._device))
+        spread(model, cards(torch.device(self._device), max(1, int(self.spec.resources.gpus))))
         first = self.data(next(iter(self.spec.tasks)))
         check_model(model, first.batches("held_out")[0], "multiple-choice")
         return model

@@ -75,7 +75,7 @@ class Similarity(Method):
             tower = [index for index, span in enumerate(spans) for _ in span]
             grams = outputs(model, batch, lambda i, out: gram(_flat(out, masks[tower[i]])))  # noqa: B023
             for span, total in zip(spans, sums, strict=True):
-                total.add(torch.stack([grams[i] for i in span]))
+                total.add(torch.stack([grams[i].to(grams[0].device) for i in span]))
         return _stats(sums)
 
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
@@ -143,7 +143,8 @@ class SimilarityPerSample(Similarity):
                     )
                 mask = real_positions(batch, index)
                 everything = torch.ones(shapes.pop(), dtype=torch.bool, device=found[0].device)
-                total.add([found[i] for i in span], everything if mask is None else mask)
+                rows = [found[i].to(found[0].device) for i in span]
+                total.add(rows, everything if mask is None else mask)
         return _stats(sums)
 
 
@@ -169,7 +170,7 @@ def outputs(
 def _flat(output: Tensor, mask: Tensor | None) -> Tensor:
     """One row per example, with zeros at pads."""
     if mask is not None:
-        output = torch.where(mask[..., None], output, 0.0)
+        output = torch.where(mask[..., None].to(output.device), output, 0.0)
     return output.flatten(1)
 
 

@@ -89,7 +89,7 @@ def test_a_probe_says_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("most", "gpus", "level"),
     [(40e9, 1.0, "ok"), (40e9, 0.5, "missing"), (20e9, 0.5, "ok"), (60e9, 1.0, "missing"),
-     (60e9, 0.0, "ok")],
+     (60e9, 0.0, "ok"), (60e9, 2.0, "missing")],
 )  # fmt: skip
 def test_a_trials_memory_is_held_against_its_share_of_the_smallest_card(
     most: float, gpus: float, level: str

@@ -186,6 +186,9 @@ def test_what_workers_get(tmp_path: Path) -> None:
     assert spec.cache == str(tmp_path / "cache")
     assert spec.metrics == {"toxicity": "my_package.scores:toxicity"}
     assert parse_study(SHORT, "").bench_spec(Path("cache")).device == "cpu"
+    for gpus, cards in ((0.5, 1), (1, 1), (2, 2)):
+        asked = study.model_copy(update={"resources": Resources(gpus=gpus)})
+        assert asked.bench_spec(Path("cache")).cards == cards
 
 
 def test_local_paths_become_absolute(tmp_path: Path) -> None:

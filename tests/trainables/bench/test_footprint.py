@@ -19,6 +19,7 @@ from trainables.bench.footprint import (
     items_that_fit,
 )
 from trainables.bench.metrics.cost import own_bytes, peak_memory
+from trainables.bench.models.cards import held, layout
 from trainables.bench.models.structure import blocks
 from trainables.core.spec import BenchSpec, DataSpec, ModelSpec, TrainSpec
 
@@ -63,6 +64,19 @@ def test_a_trial_on_seven_to_eight_billion_fits_an_a6000(name: str) -> None:
     )
     assert found.weights / 2 < found.own < found.weights  # all inside the blocks anew
     assert found.most < A6000
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_blocks_on_two_cards_leave_each_about_half(name: str) -> None:
+    model = large(name)
+    batch = batch_like(model, DataSpec(**TEXTS))
+    one, two = count(model, batch), count(model, batch, cards=2)
+    widest = max(held([block]) for block in blocks(model))
+    assert one.weights / 2 <= two.weights <= one.weights / 2 + widest
+    assert one.own / 2 - two.weights <= two.own < two.weights and two.passing == one.passing
+    places = layout(model, 2)
+    assert places == sorted(places) and {*places} == {0, 1}
+    assert count(model, batch, cards=4).weights < two.weights
 
 
 LOW = TrainSpec(
@@ -123,6 +137,7 @@ def test_of_a_study(tmp_path: Path) -> None:
     found = footprint(spec)
     assert found.weights >= 2 * sum(p.numel() for p in model.parameters())
     assert "a trial's own" in found.parts() and isinstance(found, Footprint)
+    assert footprint(spec.model_copy(update={"cards": 2})).weights < found.weights
 
 
 @pytest.mark.parametrize("rows", [1, 4])

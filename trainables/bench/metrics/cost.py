@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from trainables.bench.models.batches import ready
+from trainables.bench.models.cards import devices_of, waiter
 from trainables.bench.models.packed.form import needs_packing, sizes
 from trainables.bench.models.packed.quantized import schemes, transformers_state
 from trainables.bench.models.packed.weights import dense, is_made, parts
@@ -159,7 +160,7 @@ def pace(model: Any, batch: Batch) -> Pace:
 @torch.no_grad()
 def pass_seconds(model: Any, inputs: Batch) -> list[float]:
     """How long each of several forward passes takes, after one to warm up."""
-    finish = waiter(model.device)
+    finish = waiter(model)
     times = []
     for number in range(_WARM_UPS + _MOST):
         started = time.perf_counter()
@@ -169,11 +170,6 @@ def pass_seconds(model: Any, inputs: Batch) -> list[float]:
         if number >= _WARM_UPS + _LEAST - 1 and sum(times) > _SECONDS:
             break
     return times[_WARM_UPS:]
-
-
-def waiter(device: torch.device) -> Callable[[], None]:
-    """Waits until the device has done all it was given."""
-    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
 def own_bytes(model: nn.Module) -> int:
@@ -204,7 +200,7 @@ def peak_memory(model: Any, batch: Batch) -> int:
 
 def added_bytes(model: Any, inputs: Batch, run: Callable[[], object]) -> int:
     """By how many bytes a run of a model grows what is in memory, at its highest: on CUDA what the
-    allocator hands out, else the tensors that are made."""
+    allocator hands out, on each of the model's cards, else the tensors that are made."""
     if model.device.type == "cuda":
         return _allocated(model, run)
     alive = _Alive([*_held(model), *inputs.values()])
@@ -214,12 +210,14 @@ def added_bytes(model: Any, inputs: Batch, run: Callable[[], object]) -> int:
 
 
 def _allocated(model: Any, run: Callable[[], object]) -> int:
-    torch.cuda.synchronize(model.device)
-    before = torch.cuda.memory_allocated(model.device)
-    torch.cuda.reset_peak_memory_stats(model.device)
+    finish, devices = waiter(model), devices_of(model)
+    finish()
+    before = sum(torch.cuda.memory_allocated(one) for one in devices)
+    for one in devices:
+        torch.cuda.reset_peak_memory_stats(one)
     run()
-    torch.cuda.synchronize(model.device)
-    return int(torch.cuda.max_memory_allocated(model.device)) - before
+    finish()
+    return sum(torch.cuda.max_memory_allocated(one) for one in devices) - before
 
 
 class _Alive(TorchDispatchMode):

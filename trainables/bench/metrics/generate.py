@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from trainables.bench.metrics import cost
+from trainables.bench.models.cards import waiter
 from trainables.core.types import IGNORED, Batch, Writing
 
 TIMED = 20  # prompts that a response is timed on, evenly spread over the role's
@@ -47,7 +48,7 @@ class Writer:
         prompts = list(_single(self.model, batches))
         step = max(len(prompts) / TIMED, 1.0)
         chosen = [prompts[int(at * step)] for at in range(min(TIMED, len(prompts)))]
-        finish = cost.waiter(self.model.device)
+        finish = waiter(self.model)
         self._generated(chosen[0], _WARM_UP)
         times = []
         for prompt in chosen:

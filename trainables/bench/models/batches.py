@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.bench.models.cards import waiter
 from trainables.core.alone import pause
 from trainables.core.errors import PlanError
 from trainables.core.types import IGNORED, Batch, PreTrainedModel
@@ -18,7 +19,7 @@ def ready(model: PreTrainedModel, batch: Batch, *, labels: bool = False) -> Batc
     Args:
         labels: keep the targets. An encoder-decoder's stay anyway: its decoder reads them.
     """
-    pause(lambda: _finish(model))
+    pause(lambda: waiter(model)())
     keeps = labels or reads_targets(model)
     moved = {name: value.to(model.device) for name, value in batch.items()}
     return {
@@ -38,11 +39,6 @@ def beginning(batch: Batch, rows: int, length: int) -> Batch:
     if not bool(few.get("attention_mask", torch.ones_like(ids))[:, :length].all()):
         return few
     return {name: v[:, :length] if v.dim() > 1 else v for name, v in few.items()}
-
-
-def _finish(model: PreTrainedModel) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
 
 
 def reads_targets(model: PreTrainedModel) -> bool:

@@ -345,7 +345,8 @@ def mixed(model: PreTrainedModel, spec: TrainSpec) -> torch.autocast:
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Dropout draws from the seed in here, and disturbs nobody's numbers outside."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    cards = range(torch.cuda.device_count()) if device.type == "cuda" else ()
+    with torch.random.fork_rng(cards):
         torch.manual_seed(seed)
         yield
 
