@@ -162,9 +162,7 @@ def status(
     from search.report.tables import status_lines
 
     if explain and (not name or as_json):
-        raise UserError(
-            "--explain", allowed="one study, in words", do="rayduce status NAME --explain"
-        )
+        raise UserError("--explain", allowed="with a study's name, and without --json")
     if name:
         view = read(_store(name, storage))
         told = (f"{what}: {how}" for what, how in explained(view))

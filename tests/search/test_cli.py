@@ -44,6 +44,11 @@ TABLE: list[tuple[str, str, list[str]]] = [
         "resume depth --storage {folder}/elsewhere",
         ['got "depth"', "nothing yet: launch a study first"],
     ),
+    (
+        "explaining all studies",
+        f"status --explain {RUNS}",
+        ["--explain", "with a study's name, and without --json"],
+    ),
     ("a name that is a path", f"resume ../depth {RUNS}", ['got "../depth"', "allowed: depth"]),
     (
         "no study file",
@@ -313,6 +318,16 @@ def test_a_saved_study_that_was_edited_is_one_message(
     told = said(f"resume depth --storage {tmp_path}/runs", capsys)
     assert "study.toml: 1 problem" in told
     assert 'budget.trials: got "six"' in told
+
+
+def test_a_study_explains_how_its_numbers_come_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Sample(tmp_path).run().close()
+    main_ends(["status", "depth", "--explain", "--storage", str(tmp_path)])
+    told = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert {"perplexity", "model", "data", "hardware", "time"} <= set(told)
+    assert "held out for exports" in told["data"]
 
 
 def test_a_study_that_cannot_be_read_hides_no_other_one(
