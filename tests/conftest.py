@@ -9,6 +9,7 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MPLBACKEND"] = "agg"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (else other tests starve the workers)
 
 from jaxtyping import install_import_hook
 
@@ -58,3 +59,18 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
     """What several tests share is the same whichever of them comes first."""
     if fixturedef.scope != "function":
         torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The long tests come first, shared out over the processes that run tests, each of which begins
+    with a run of the list: none of them is left over for the end."""
+    left = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    found = [one for one in items if one.get_closest_marker("long")]
+    rest = [one for one in items if not one.get_closest_marker("long")]
+    items.clear()
+    while left:
+        mine = found[::left]
+        size = (len(found) + len(rest)) // left - len(mine)
+        items += [*mine, *rest[:size]]
+        found, rest = [one for one in found if one not in mine], rest[size:]
+        left -= 1

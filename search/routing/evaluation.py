@@ -14,22 +14,20 @@ from trainables.core.bootstrap import drawn
 from trainables.core.pictures import Bars, Heatmap
 from trainables.core.scores import ItemScores
 from trainables.routing.answers import Answers, Floats, Rows, best_set, by_task, taken
+from trainables.routing.spec import (
+    CHANCE,
+    DENSE,
+    KEPT,
+    LIKELY,
+    MAJORITY,
+    ROUTER,
+    SERVED,
+    STATIC,
+)
 
-DENSE, ROUTER, KEPT = "dense model", "router", "router with fallback"
-STATIC, LIKELY = "best static set, by training accuracy", "best static set, by training likelihood"
-CHANCE, MAJORITY = "best static set, by training probability", "set most often best in training"
 TAUGHT, CEILING = "best set of each task, by training", "best set of each task, in hindsight"
 HINDSIGHT = "best static set, in hindsight"
-RANDOM, ORACLE = "random set", "oracle over sets"
-SERVED = (
-    DENSE,
-    ROUTER,
-    KEPT,
-    STATIC,
-    LIKELY,
-    CHANCE,
-    MAJORITY,
-)  # the others know what no server does
+RANDOM, ORACLE = "random set", "oracle over sets"  # all that know what no server does
 LEVEL = (0.025, 0.975)
 Row = dict[str, float]
 

@@ -38,7 +38,7 @@ from trainables.core.cache import digest, write_durably
 from trainables.core.spec import Role
 from trainables.omission.searches import PUBLISHED, Omit, diverse, read_sets, write_sets
 from trainables.routing.answers import Answers, covering
-from trainables.routing.spec import RouterSpec, RouteSpec
+from trainables.routing.spec import DENSE, KEPT, ROUTER, SERVED, RouterSpec, RouteSpec
 
 SETS = {"loss": "min"}  # what searches of sets go by
 
@@ -292,18 +292,18 @@ class Route:
         rows = judging.judge(ways, under, partial(self._active, list(columns)))
         if kind:
             return {kind: rows}
-        [way] = [one for one in ways if one.name == judging.KEPT]
+        [way] = [one for one in ways if one.name == KEPT]
         return {"rows": rows, "shares": judging.shares(way, under)}
 
     def _active(self, columns: Sequence[int], way: judging.Way) -> float:
         """Parameters that work on an average prompt, the router's included."""
         shape = self._one("shape")
-        if way.name == judging.DENSE:
+        if way.name == DENSE:
             return float(shape["parameters"])
         omitted = [list(self.sets.values())[at] for at in columns]
         left = [shape["parameters"] - sum(shape["sizes"][b] for b in omit) for omit in omitted]
         chosen = range(len(left)) if way.chosen is None else way.chosen
-        routed = way.name in (judging.ROUTER, judging.KEPT, judging.ORACLE)
+        routed = way.name in (ROUTER, KEPT, judging.ORACLE)
         extra = shape["router"][self.spec.router.encoder] if routed else 0
         return float(np.mean([left[at] for at in chosen])) + extra
 
@@ -367,15 +367,15 @@ class Route:
         for budget, each in found["budgets"].items():
             timing = self.timing(int(budget))
             for name, row in each["rows"].items():
-                if name == judging.DENSE and served:
+                if name == DENSE and served:
                     continue
-                routed = name in (judging.ROUTER, judging.KEPT)
-                shown = [picture] if name == judging.KEPT else []
-                settings = {} if name == judging.DENSE else {"blocks": int(budget)}
+                routed = name in (ROUTER, KEPT)
+                shown = [picture] if name == KEPT else []
+                settings = {} if name == DENSE else {"blocks": int(budget)}
                 metrics = row | (timing if routed else {})
                 record = {"state": "complete", "metrics": metrics}
                 record["stages"] = [step(name, settings, pictures=shown)]
-                (served if name in judging.SERVED else marks).append(record)
+                (served if name in SERVED else marks).append(record)
             title = f"{self.spec.name}, {budget} blocks omitted"
             tables.append(judging.table(each["rows"], f"{title}; {self._form}"))
             own = [names[at] for at in self.budgets[int(budget)]]

@@ -15,7 +15,7 @@ from search.study.messages import explain
 from search.study.schema import TAKEN, Budget, Resources, SpaceSpec, StorageSpec, Study
 from trainables.core.errors import UserError
 from trainables.core.spec import DataSpec, ItemCounts
-from trainables.routing.spec import RouteSpec
+from trainables.routing.spec import SERVED, RouteSpec
 
 GOALS = {"accuracy": "max", "active_parameters": "min"}
 GIVEN = {"storage.folder": "folder", "resources.workers": "resources.workers"}  # as launch calls it
@@ -87,7 +87,7 @@ def as_study(spec: RouteSpec) -> Study:
             dataset=", ".join(spec.tasks), task="multiple-choice", items=ItemCounts(**counts)
         ),
         objectives=dict(GOALS),  # type: ignore[arg-type]
-        budget=Budget(trials=6 * len(spec.sets.budget)),
+        budget=Budget(trials=(len(SERVED) - 1) * len(spec.sets.budget)),
         resources=Resources(cpus=wanted.cpus, gpus=wanted.gpus, workers=wanted.workers or None),
         storage=StorageSpec(folder=spec.folder),
         first=(),

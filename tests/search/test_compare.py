@@ -8,6 +8,7 @@ from search.report.papers.comparison import read_rows
 from tests.support.journals import Sample
 
 
+@pytest.mark.long
 def test_saved_models_are_measured_once_in_fresh_processes(
     tiny: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -223,6 +223,7 @@ def shown(sample: Sample) -> Any:
     return runs.count, told, files, runs.parent.data.metrics, runs.parent.info.status
 
 
+@pytest.mark.long
 def test_killed_after_any_write_of_the_ledger_each_trial_has_one_run(
     tmp_path: Path, searched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ from trainables.trial import open_bench, run_stages
 from trainables.wanda import Wanda, WandaSequential, sequential
 
 
+@pytest.mark.long
 def test_exported_folder(tiny: Sample, tmp_path: Path) -> None:
     said: list[str] = []
     to = tmp_path / "out" / "smaller"
@@ -320,6 +321,7 @@ def test_stages_decide_on_search_data_and_held_out_is_only_looked_at(
 ABC = ("red", "blue")
 
 
+@pytest.mark.long
 def test_an_export_needs_no_ray(tiny: Sample, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from search.export import export_trial;"

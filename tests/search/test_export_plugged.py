@@ -35,6 +35,7 @@ trials = 3
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("licence", ["apache-2.0", ""])
 def test_a_plugged_model_is_one_folder(
     licence: str, tmp_path: Path, request: pytest.FixtureRequest

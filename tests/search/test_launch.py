@@ -80,6 +80,7 @@ def parents(folder: Path) -> list[str]:
     return [run.info.run_id for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
 def test_driver_killed_then_resumed_with_a_worker_killed(study: Path, driver: Driver) -> None:
     process = driver.start("launch", str(study))

@@ -70,6 +70,7 @@ def test_a_finished_study_goes_on(here: Path) -> None:
     assert told["state"] == "finished" and told["trials"]["finished"] == 6
 
 
+@pytest.mark.long
 def test_a_killed_study_goes_on_under_the_same_numbers(here: Path) -> None:
     before = trials(here, "switch")
     assert before[4]["state"] == "RUNNING"
@@ -79,6 +80,7 @@ def test_a_killed_study_goes_on_under_the_same_numbers(here: Path) -> None:
     assert [row["state"] for row in after] == ["COMPLETE"] * 6
 
 
+@pytest.mark.long
 def test_an_old_trial_exports_as_it_did(here: Path, tmp_path: Path) -> None:
     rayduce("export", "old", "--trial", "4", "--to", tmp_path / "again", "--storage", here / "runs")
     found = [
@@ -97,6 +99,7 @@ def test_old_studies_are_read(here: Path) -> None:
     assert "Omission skip=2,3" in (here / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_old_studies_are_confirmed(here: Path) -> None:
     told = json.loads(rayduce("confirm", "old", "--storage", here / "runs", "--json"))
     then = json.loads((here / "export" / "compression.json").read_text())["metrics"]

@@ -114,6 +114,7 @@ def runs_of(here: Path) -> list[Any]:
     ]
 
 
+@pytest.mark.long
 def test_a_method_from_outside_is_searched_shown_and_exported(here: Path) -> None:
     run(here, "launch", "killed.toml", "--workers", "1")
     trials = [(one, files) for one, files in runs_of(here) if "Quieten.share" in one.data.params]

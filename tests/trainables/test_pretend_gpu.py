@@ -61,6 +61,7 @@ from trainables.wanda import Wanda, WandaSequential
 
 DEVICE = torch.device(NAME)
 CASES = cases(among=("llama", "gpt2", "bert", "t5", "bart", "resnet", "convnext"))
+FEWER = cases(among=("llama", "bert", "resnet"))
 SEQUENTIAL = [pytest.param(WandaSequential(0.5), name) for name in ("llama", "bert", "vit")]
 ROLES: tuple[Role, ...] = ("calibration", "train", "search", "held_out")
 
@@ -346,7 +347,7 @@ def test_a_model_on_two_cards_says_what_it_says_on_one(name: str) -> None:
     assert found.device == CARDS[0] and torch.equal(found.cpu(), wanted.cpu())
 
 
-@pytest.mark.parametrize(("method", "name"), [*CASES, *SEQUENTIAL])
+@pytest.mark.parametrize(("method", "name"), [*FEWER, *SEQUENTIAL])
 def test_a_method_does_on_two_cards_what_it_does_on_one(
     method: Method, name: str, tmp_path: Path
 ) -> None:

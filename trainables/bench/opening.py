@@ -12,11 +12,18 @@ import transformers
 from trainables.bench.data.fits import check_fits
 from trainables.bench.data.roles import Data, load_data
 from trainables.bench.data.split import MEASURED
+from trainables.bench.data.tokenize import filler
 from trainables.bench.footprint import items_that_fit, room_on
 from trainables.bench.models.cards import cards, spread
 from trainables.bench.models.check import check_model
-from trainables.bench.models.head import head_classes, pad_as
-from trainables.bench.models.load import load_config, load_model, load_processor, locate
+from trainables.bench.models.load import (
+    head_classes,
+    load_config,
+    load_model,
+    load_processor,
+    locate,
+)
+from trainables.bench.models.structure import family
 from trainables.core.cache import Cache, digest
 from trainables.core.lineage import Lineage, code, fingerprint
 from trainables.core.spec import AUTO, BenchSpec
@@ -40,7 +47,8 @@ def open_subject(spec: BenchSpec, device: torch.device, cache: Cache) -> Subject
         classes=head,
     )
     model = spread(load_model(folder, spec.model, task, data.labels), cards(device, spec.cards))
-    pad_as(model, processor, task)
+    if task == "classification" and family(model).causal:  # it looks at the last real token
+        model.config.get_text_config().pad_token_id = filler(processor)
     if spec.data.batch_size == AUTO and device.type == "cuda":
         data.resize(_fitting(spec, data, model.config, device))
     identity = digest(fingerprint(folder, cache), spec.model.dtype, data.labels)

@@ -22,6 +22,13 @@ Budgets = Annotated[tuple[Count, ...], BeforeValidator(_several), Field(min_leng
 Choice = Literal["diverse", "complement", "published"]
 
 
+# Ways of choosing a set that can be served, of which the first omits nothing.
+DENSE, ROUTER, KEPT = "dense model", "router", "router with fallback"
+STATIC, LIKELY = "best static set, by training accuracy", "best static set, by training likelihood"
+CHANCE, MAJORITY = "best static set, by training probability", "set most often best in training"
+SERVED = (DENSE, ROUTER, KEPT, STATIC, LIKELY, CHANCE, MAJORITY)
+
+
 class RouteTask(DataSpec):
     """One data set of questions. Roles: `calibration` finds sets, `train` teaches the router,
     `held_out` judges it."""

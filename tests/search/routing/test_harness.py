@@ -36,6 +36,7 @@ def judged(made: Path, storage: Path, task: str, more: str = "") -> Path:
     return file
 
 
+@pytest.mark.long
 def test_each_way_of_choosing_has_the_harnesss_own_scores(
     whole: Route, made: Path, tmp_path: Path
 ) -> None:

@@ -174,6 +174,7 @@ def test_sets_from_a_file_need_no_search(made: Path, tmp_path: Path) -> None:
         assert route.budgets == {1: [0], 2: [1]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "part",
     ["model", *(pytest.param(one, marks=pytest.mark.slow) for one in ("data", "encoder"))],

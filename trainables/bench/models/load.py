@@ -1,6 +1,7 @@
 """Loading what a study names: a hub id, a local folder or a packaged asset."""
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ HEADS: dict[Task, Any] = {
     "image-classification": AutoModelForImageClassification,
     "generation": AutoModelForSeq2SeqLM,
 }
+_HEADS = r"For(Sequence|Image)Classification\b"
 
 
 def locate(spec: ModelSpec) -> Path:
@@ -153,6 +155,18 @@ def load_model(
             folder, trust_remote_code=spec.trust_remote_code, **options
         )
     return model.eval()
+
+
+def head_classes(config: PretrainedConfig, task: Task) -> tuple[str, ...]:
+    """The classes of the head that the weights bring, in their order; () where they bring none.
+
+    Classes without a name are called LABEL_0, LABEL_1, ... as transformers does.
+    """
+    made = " ".join(getattr(config, "architectures", None) or ())
+    if "classification" not in task or not re.search(_HEADS, made):
+        return ()
+    names: dict[Any, str] = config.id2label
+    return tuple(str(names[number]) for number in sorted(names, key=int))
 
 
 def head_for(task: Task, encoder_decoder: bool) -> Any:

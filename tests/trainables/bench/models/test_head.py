@@ -20,7 +20,7 @@ from tests.support.families import COMMON
 from tests.support.toys import jsonl, word_tokenizer
 from trainables.bench.bench import Bench
 from trainables.bench.metrics.evaluate import measure_all
-from trainables.bench.models.head import head_classes
+from trainables.bench.models.load import head_classes
 from trainables.bench.models.save import save
 from trainables.core.errors import DataError
 from trainables.core.spec import BenchSpec, DataSpec, ItemCounts, ModelSpec
