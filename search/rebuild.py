@@ -232,8 +232,10 @@ def bench_of(study: Study, cache: Path, metrics: Sequence[str] | None = None) ->
     spec = study.bench_spec(cache)
     if metrics is not None:
         spec = spec.model_copy(update={"objectives": tuple(metrics)})
-    if spec.device == "cuda" and not gpu_count():
-        spec = spec.model_copy(update={"device": "cpu"})
+    if spec.device == "cuda":  # as far as there are any here
+        here = gpu_count()
+        given = {"device": "cuda" if here else "cpu", "cards": min(spec.cards, max(here, 1))}
+        spec = spec.model_copy(update=given)
     return open_bench(spec)
 
 

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from search.engine.preflight import gpu_count
 from search.rebuild import free
 from search.routing.stages import Route
 from trainables.core.errors import UserError
+from trainables.routing.spec import RouteSpec
 
 WRITTEN = 8  # tokens per prompt that the saved model must write as the one in memory does
 
@@ -29,7 +31,7 @@ def export_route(route: Route, to: Path, budget: int | None = None) -> list[str]
         raise UserError("--budget", got=budget, allowed=", ".join(map(str, budgets)))
     size = min(budgets) if budget is None else budget
     sets = [list(route.sets.values())[at] for at in budgets[size]]
-    work = RouteWork(route.spec)
+    work = RouteWork(_here(route.spec))
     router = Router.load(Path(route.routers[size].folder))
     router.model.to(work.model.device)
     model = RoutedModel(work.model, work.tokenizer, router, sets)
@@ -40,3 +42,10 @@ def export_route(route: Route, to: Path, budget: int | None = None) -> list[str]
     if before != after:
         raise UserError(f"{to}: the saved model writes something else than the one in memory")
     return [f"{prompt} → {text}" for prompt, text in zip(prompts, after, strict=True)]
+
+
+def _here(spec: RouteSpec) -> RouteSpec:
+    """The study with as many GPUs as there are: the head of a cluster may have none."""
+    wanted = spec.resources
+    given = wanted.model_copy(update={"gpus": min(wanted.gpus, gpu_count())})
+    return spec.model_copy(update={"resources": given})

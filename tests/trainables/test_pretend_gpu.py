@@ -34,7 +34,7 @@ from trainables.bench.data.roles import Data, load_data
 from trainables.bench.metrics.catalogue import HARNESS_METRICS, METRIC_FACTS
 from trainables.bench.metrics.evaluate import measure_all
 from trainables.bench.models.batches import ready
-from trainables.bench.models.cards import devices_of, spread
+from trainables.bench.models.cards import cards, devices_of, spread
 from trainables.bench.models.check import check_model
 from trainables.bench.models.nonuniform import load_exact, save_exact
 from trainables.bench.models.save import save
@@ -425,3 +425,8 @@ def test_blocks_that_are_not_known_or_share_weights_take_one_card() -> None:
     model.model.layers[3] = nn.Linear(2, 2)
     with pytest.raises(PlanError, match="no family"):
         spread(model, CARDS)
+
+
+def test_there_is_one_cpu() -> None:
+    assert cards(torch.device("cpu"), 2) == [torch.device("cpu")]
+    assert cards(DEVICE, 1) == [DEVICE] and cards(DEVICE, 2) == CARDS

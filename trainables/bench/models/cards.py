@@ -16,8 +16,12 @@ from trainables.core.types import PreTrainedModel
 
 
 def cards(device: torch.device, count: int) -> list[torch.device]:
-    """The devices of a trial: one, or so many cards of its kind."""
-    return [device] if count == 1 else [torch.device(device.type, n) for n in range(count)]
+    """The devices of a trial: one, or so many cards of its kind; there is one CPU."""
+    return (
+        [device]
+        if count == 1 or device.type == "cpu"
+        else [torch.device(device.type, n) for n in range(count)]
+    )
 
 
 def spread(model: PreTrainedModel, devices: Sequence[torch.device]) -> PreTrainedModel:
