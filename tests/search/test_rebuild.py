@@ -14,8 +14,14 @@ from tests.support.routing import study as routing_study
 
 @pytest.mark.parametrize(
     ("gpus", "here", "found"),
-    [(0, 2, ("cpu", 1)), (0.5, 0, ("cpu", 1)), (1, 1, ("cuda", 1))]
-    + [(2, 0, ("cpu", 1)), (2, 1, ("cuda", 1)), (2, 4, ("cuda", 2))],
+    [
+        (0, 2, ("cpu", 1)),
+        (0.5, 0, ("cpu", 1)),
+        (1, 1, ("cuda", 1)),
+        (2, 0, ("cpu", 1)),
+        (2, 1, ("cuda", 1)),
+        (2, 4, ("cuda", 2)),
+    ],
 )
 def test_a_bench_opens_on_as_many_cards_as_there_are(
     gpus: float,

@@ -17,11 +17,9 @@ from trainables.core.types import PreTrainedModel
 
 def cards(device: torch.device, count: int) -> list[torch.device]:
     """The devices of a trial: one, or so many cards of its kind; there is one CPU."""
-    return (
-        [device]
-        if count == 1 or device.type == "cpu"
-        else [torch.device(device.type, n) for n in range(count)]
-    )
+    if count == 1 or device.type == "cpu":
+        return [device]
+    return [torch.device(device.type, number) for number in range(count)]
 
 
 def spread(model: PreTrainedModel, devices: Sequence[torch.device]) -> PreTrainedModel:
