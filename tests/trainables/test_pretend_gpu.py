@@ -364,6 +364,7 @@ def test_a_method_does_on_two_cards_what_it_does_on_one(
         ("bert", Recover(**FAST)),
         ("resnet", Recover(**FAST)),
         ("t5", Recover(**FAST, patience=1)),
+        ("bert", Recover(**FAST, lora_rank=2)),
         ("bert", GradualMagnitude(Magnitude(0.5, "global"), Recover(**FAST), every=2)),
         ("bert", Distill(hidden=1.0, attention=1.0, recover=Recover(**FAST))),
     ],
@@ -430,3 +431,13 @@ def test_blocks_that_are_not_known_or_share_weights_take_one_card() -> None:
 def test_there_is_one_cpu() -> None:
     assert cards(torch.device("cpu"), 2) == [torch.device("cpu")]
     assert cards(DEVICE, 1) == [DEVICE] and cards(DEVICE, 2) == CARDS
+
+
+@pytest.mark.parametrize("name", families.DECODERS)
+def test_a_layer_is_plugged_into_a_model_on_two_cards(name: str, tmp_path: Path) -> None:
+    families.build(name).save_pretrained(tmp_path / "donor")
+    bench = replace(tiny_bench(tmp_path, spread(tiny("bert", depth=4), CARDS)), device=DEVICE)
+    training = Recover(epochs=1, lr=1e-3, batch_size=4)
+    (summary,) = do(bench, PlugIn(str(tmp_path / "donor"), layer=1, training=training))
+    assert summary.counts["epochs_run"] == 1
+    assert bench.measure(["accuracy"]).values["accuracy"] >= 0

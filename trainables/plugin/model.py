@@ -90,7 +90,8 @@ class _Classifier(_Plugged):
 
         own: Any = self
         out = own.base_model(input_ids=input_ids, attention_mask=attention_mask, **inputs)
-        found = self.pool(out.last_hidden_state, attention_mask)
+        last = out.last_hidden_state.to(own.device)  # its blocks may lie on several cards
+        found = self.pool(last, attention_mask)
         if self.plug is not None:
             found = self.plug(found[:, None])[:, 0]
         logits: Tensor = self.classifier(found)
