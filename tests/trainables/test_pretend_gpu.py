@@ -441,3 +441,17 @@ def test_a_layer_is_plugged_into_a_model_on_two_cards(name: str, tmp_path: Path)
     (summary,) = do(bench, PlugIn(str(tmp_path / "donor"), layer=1, training=training))
     assert summary.counts["epochs_run"] == 1
     assert bench.measure(["accuracy"]).values["accuracy"] >= 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("name", families.FAMILIES)
+@torch.no_grad()
+def test_a_model_on_two_gpus_says_what_it_says_on_one(name: str) -> None:
+    one, two = (
+        spread(families.build(name), cards(torch.device("cuda"), count)) for count in (1, 2)
+    )
+    batch = families.batches(name)[0]
+    wanted, found = (m(**ready(m, batch, labels=True)).logits for m in (one, fork(two)))
+    assert len(devices_of(two)) == 2
+    torch.testing.assert_close(found.cpu(), wanted.cpu())

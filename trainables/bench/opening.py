@@ -62,7 +62,8 @@ def _fitting(spec: BenchSpec, data: Data, config: Any, device: torch.device) -> 
     some, batch = data.by_batch("calibration")[0], data.batches("calibration")[0]
     rows = math.ceil(len(next(iter(batch.values()))) / len(some))
     most = max(len(data.items(role)) for role in MEASURED)
-    return items_that_fit(spec, config, room_on(device), rows, most)
+    room = min(map(room_on, cards(device, spec.cards)))
+    return items_that_fit(spec, config, room, rows, most)
 
 
 def _check(subject: Subject, data: Data, cache: Cache, device: str) -> None:
