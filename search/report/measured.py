@@ -8,10 +8,14 @@ from search.journal.view import View
 from search.report.format import measured_on
 from search.report.provenance import read_as
 from trainables.bench.metrics.catalogue import is_timed
+from trainables.routing.spec import RouteSpec
 
 
 def explained(view: View) -> Iterator[tuple[str, str]]:
     """(what, how): what was measured on which data and machines, and what was not done twice."""
+    if (route := view.study.route) is not None:
+        yield from _routed(route)
+        return
     study, records = view.study, [one.record for one in view.results if one.state == "complete"]
     for name in study.metrics_measured:
         yield name, measured_on(study, name, "search") + _disturbed(name, records)
@@ -37,6 +41,22 @@ def explained(view: View) -> Iterator[tuple[str, str]]:
     if view.notes.get("naive"):
         yield "shortcuts", "all off (launch --naive)"
     yield "time", _time(view)
+
+
+def _routed(route: RouteSpec) -> Iterator[tuple[str, str]]:
+    """The same of ways to choose a set for each prompt."""
+    right = "the share of its held-out questions whose right answer the model finds likeliest"
+    yield "accuracy", f"the mean over tasks of {right}"
+    yield "active_parameters", "that work on an average prompt, a router's own among them"
+    yield "model", f"{route.model.id}, {route.model.dtype}; router: {route.router.encoder}"
+    for name, task in route.tasks.items():
+        use = (
+            f"{task.items.train} questions to learn from, "
+            if task.routed
+            else "unseen by routers, "
+        )
+        form = f"asked as {task.prompts} asks"
+        yield name, f"{task.dataset}: {use}{task.items.held_out} held out; {form}"
 
 
 def _disturbed(metric: str, records: Sequence[Mapping[str, Any]]) -> str:

@@ -61,7 +61,9 @@ def test_the_verbs_know_it(whole: Route, tmp_path: Path, monkeypatch: pytest.Mon
     assert [len(one["rows"]) for one in tables] == [12, 3]
     said("report", "tiny", "--to", str(tmp_path / "page.html"))
     page = (tmp_path / "page.html").read_text()
-    assert "oracle over sets" in page
+    assert "oracle over sets" in page and "12 questions to learn from, 6 held out" in page
+    told = said("status", "tiny", "--explain")
+    assert "unseen by routers, 5 held out" in told and "unknown" not in told
     assert "router with fallback" in said("resume", "tiny")
     assert "0 of them new" in said("sync", "tiny")
 
