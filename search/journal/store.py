@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from search.journal.patience import Patience, cause
 from search.study.database import database_url, redacted
-from search.study.schema import SLUG, Study
+from search.study.schema import Study
 from trainables.core.errors import UserError, did_you_mean
+from trainables.core.spec import SLUG
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage

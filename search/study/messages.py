@@ -19,10 +19,10 @@ ALLOWED = {
     "model_type": "a table",
     "list_type": "a list",
     "tuple_type": "a list",
-    "greater_than": "more than {gt:g}",
-    "greater_than_equal": "{ge:g} or more",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "{le:g} or less",
+    "greater_than": "more than {gt:.12g}",
+    "greater_than_equal": "{ge:.12g} or more",
+    "less_than": "less than {lt:.12g}",
+    "less_than_equal": "{le:.12g} or less",
     "literal_error": "{expected}",
     "value_error": "{error}",
 }
@@ -65,8 +65,9 @@ def _allowed(details: ErrorDetails, model: type[BaseModel], location: Location) 
     kind = details["type"]
     if kind in WHOLE and (field := _fields(model, location[:-1]).get(str(location[-1]))):
         return field.description or ALLOWED[kind]
-    text = ALLOWED.get(kind, details["msg"])
-    return text.format(**details.get("ctx", {})).replace("'", '"')
+    known = ALLOWED.get(kind)
+    text = known.format(**details.get("ctx", {})) if known else details["msg"]
+    return text.replace("'", '"')
 
 
 def _unknown_key(key: str, word: str, fields: Mapping[str, Any]) -> UserError:

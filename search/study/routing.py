@@ -12,7 +12,7 @@ from search.errors import StudyError
 from search.study.checks import harness_missing, source_problems
 from search.study.load import parse_study, parse_tables, read_text, resolved, resolved_tasks
 from search.study.messages import explain
-from search.study.schema import TAKEN, Budget, Resources, SpaceSpec, StorageSpec, Study
+from search.study.schema import Budget, Resources, SpaceSpec, StorageSpec, Study
 from trainables.core.errors import UserError
 from trainables.core.spec import DataSpec, ItemCounts
 from trainables.routing.spec import SERVED, RouteSpec
@@ -96,10 +96,7 @@ def as_study(spec: RouteSpec) -> Study:
 
 
 def _problems(spec: RouteSpec) -> Iterator[UserError]:
-    if spec.name in TAKEN:
-        allowed = f"any name but {', '.join(TAKEN)}, which lie next to it"
-        yield UserError("name", got=spec.name, allowed=allowed)
-    elif "://" in spec.folder:
+    if "://" in spec.folder:
         do = "routing keeps its results in files; only `launch` takes a database"
         yield UserError("folder", got=spec.folder, allowed="a folder", do=do)
     others = [name for name in spec.search.encoders if name != spec.router.encoder]

@@ -22,22 +22,12 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from search.study.constraints import Constraint, parse_constraint
 from trainables.bench.metrics.catalogue import METRIC_FACTS
 from trainables.core.errors import UserError
-from trainables.core.spec import BenchSpec, Count, DataSpec, ModelSpec, Seed, Spec
+from trainables.core.spec import BenchSpec, Count, DataSpec, Gpus, ModelSpec, Seed, Slug, Spec
 from trainables.routing.spec import RouteSpec
 
 Direction = Literal["min", "max"]
-SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 RUNS = "runs"  # the folder of the results where nobody says another
-TAKEN = ("cache", "mlartifacts", "mlflow.db")  # names next to the studies' folders
-
-
-def _slug(name: str) -> str:
-    if not SLUG.fullmatch(name):
-        raise ValueError("up to 64 letters, digits, dots, - and _, as it becomes a folder")
-    if name in TAKEN:
-        raise ValueError(f"any name but {', '.join(TAKEN)}, which lie next to it")
-    return name
 
 
 def _function(name: str) -> str:
@@ -50,12 +40,6 @@ def _sampler_name(name: str) -> str:
     """Ours that stood under another name in the files of earlier versions."""
     old = ("search.levelswitch:make", "search.samplers.level_switch:make")
     return "level-switch" if name in old else name
-
-
-def _whole_gpus(gpus: float) -> float:
-    if gpus > 1 and gpus != int(gpus):
-        raise ValueError("a share of one GPU, such as 0.5, or a whole number of GPUs")
-    return gpus
 
 
 def _limits(table: object) -> object:
@@ -79,13 +63,11 @@ def _texts(limits: Mapping[str, tuple[Constraint, ...]]) -> dict[str, list[str]]
     return {metric: [limit.text for limit in given] for metric, given in limits.items()}
 
 
-Slug = Annotated[str, AfterValidator(_slug)]
 Function = Annotated[str, AfterValidator(_function)]
 Limits = Annotated[
     dict[str, tuple[Constraint, ...]], BeforeValidator(_limits), PlainSerializer(_texts)
 ]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Gpus = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_gpus)]
 
 
 class Named(Spec):

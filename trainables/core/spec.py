@@ -5,12 +5,14 @@ here imports torch.
 """
 
 import codecs
+import re
 from dataclasses import dataclass
 from pathlib import PurePath
 from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -46,6 +48,30 @@ def _batch_size(given: object) -> int:
 BatchSize = Annotated[
     int, BeforeValidator(_batch_size), PlainSerializer(lambda size: size or "auto")
 ]
+
+
+SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+TAKEN = ("cache", "mlartifacts", "mlflow.db")  # names next to the studies' folders
+
+
+def _slug(name: str) -> str:
+    if not SLUG.fullmatch(name):
+        raise ValueError("up to 64 letters, digits, dots, - and _, as it becomes a folder")
+    if name in TAKEN:
+        raise ValueError(f"any name but {', '.join(TAKEN)}, which lie next to it")
+    return name
+
+
+Slug = Annotated[str, AfterValidator(_slug)]  # of a study
+
+
+def _whole_gpus(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("a share of one GPU, such as 0.5, or a whole number of GPUs")
+    return gpus
+
+
+Gpus = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_gpus)]
 
 
 # How a data set's file may be named, and what it then is; `.gz` may follow all but Parquet.

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from trainables.core.spec import Count, DataSpec, ModelSpec, Spec, Task
+from trainables.core.spec import Count, DataSpec, Gpus, ModelSpec, Seed, Slug, Spec, Task
 from trainables.routing.answers import Target
 
 TaskLoss = Literal["tl", "tld"]
@@ -72,7 +72,7 @@ class RouterSpec(Spec):
     centre: bool = False  # subtract each prompt's mean: how hard it is says nothing about sets
     max_length: Count = 256
     validation: Share = 0.1  # of each task's items; no item is on both sides
-    seed: int = 42
+    seed: Seed = 42
 
     def to_dict(self) -> dict[str, Any]:
         """What identifies it among proposals."""
@@ -103,14 +103,14 @@ class RouteResources(Spec):
 
     workers: Annotated[int, Field(ge=0)] = 1
     cpus: Count = 1
-    gpus: Annotated[float, Field(ge=0)] = 0.0
+    gpus: Gpus = 0.0
 
 
 class RouteSpec(Spec):
     """A routing study."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    seed: int = 42
+    name: Slug
+    seed: Seed = 42
     model: ModelSpec
     tasks: dict[str, RouteTask] = Field(min_length=1)
     sets: SetsSpec = SetsSpec()

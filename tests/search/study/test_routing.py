@@ -17,6 +17,14 @@ def test_mistakes_in_the_file_are_named(made: Path, tmp_path: Path) -> None:
     broken.write_text(file.read_text().replace("budget = 2", "budgets = 2"))
     with pytest.raises(StudyError, match="budgets"):
         load_route(broken)
+    for before, after, told in (
+        ("workers = 0", "gpus = 1.5", r"resources.gpus: got 1.5.*a whole number of GPUs"),
+        ("seed = 1", "seed = -1", "seed: got -1; allowed: 0 or more"),
+        ('name = "tiny"', 'name = "a/b"', "name: got .a/b.*up to 64 letters"),
+    ):
+        broken.write_text(file.read_text().replace(before, after, 1))
+        with pytest.raises(StudyError, match=told):
+            load_route(broken)
     with pytest.raises(UserError, match="no such study file"):
         load_route(tmp_path / "none.toml")
 
