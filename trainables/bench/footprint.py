@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from trainables.bench.metrics.cost import added_bytes, own_bytes
 from trainables.bench.metrics.predictions import SLICE
-from trainables.bench.models.cards import held, layout
+from trainables.bench.models.cards import layout
 from trainables.bench.models.hub import fetch_file
 from trainables.bench.models.load import head_for, load_config, locate
 from trainables.bench.models.structure import blocks
@@ -135,7 +136,7 @@ def count(model: PreTrainedModel, batch: Batch, cards: int = 1) -> Footprint:
         return Footprint(own_bytes(model), block_bytes(model), passing + loss)
     found, places = blocks(model), layout(model, cards)
     runs = [[found[at] for at, place in enumerate(places) if place == n] for n in range(cards)]
-    parts = [held(run) for run in runs]
+    parts = [own_bytes(nn.ModuleList(run)) for run in runs]
     rest = own_bytes(model) - sum(parts)
     most = max((part + (0 if n else rest), part) for n, part in enumerate(parts))
     return Footprint(*most, passing + loss)

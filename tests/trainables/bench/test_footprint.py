@@ -19,7 +19,7 @@ from trainables.bench.footprint import (
     items_that_fit,
 )
 from trainables.bench.metrics.cost import own_bytes, peak_memory
-from trainables.bench.models.cards import held, layout
+from trainables.bench.models.cards import layout
 from trainables.bench.models.structure import blocks
 from trainables.core.spec import BenchSpec, DataSpec, ModelSpec, TrainSpec
 
@@ -71,7 +71,7 @@ def test_blocks_on_two_cards_leave_each_about_half(name: str) -> None:
     model = large(name)
     batch = batch_like(model, DataSpec(**TEXTS))
     one, two = count(model, batch), count(model, batch, cards=2)
-    widest = max(held([block]) for block in blocks(model))
+    widest = max(own_bytes(block) for block in blocks(model))
     assert one.weights / 2 <= two.weights <= one.weights / 2 + widest
     assert two.own <= two.weights and two.passing == one.passing
     places = layout(model, 2)

@@ -54,8 +54,8 @@ def layout(model: PreTrainedModel, count: int) -> list[int]:
 
     Raises PlanError where the model's blocks are not known.
     """
-    sizes = [held([block]) for block in blocks(model)]
-    filled = held([model]) - sum(sizes)
+    sizes = [_size(block) for block in blocks(model)]
+    filled = _size(model) - sum(sizes)
     part, found = (filled + sum(sizes)) / count, []
     for size in sizes:
         found.append(min(int((filled + size / 2) / part), count - 1))
@@ -63,10 +63,8 @@ def layout(model: PreTrainedModel, count: int) -> list[int]:
     return found
 
 
-def held(modules: Sequence[nn.Module]) -> int:
-    """Bytes of modules' parameters and buffers, each once."""
-    found = {id(t): t for one in modules for t in (*one.parameters(), *one.buffers())}
-    return sum(tensor.numel() * tensor.element_size() for tensor in found.values())
+def _size(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 def devices_of(model: nn.Module) -> list[torch.device]:
