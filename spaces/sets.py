@@ -29,8 +29,9 @@ def suggest(
     if (hear := getattr(trial, "priced", None)) is not None:  # a sampler's own
         hear(name, price)
     count = trial.suggest_int(count_of(name), 0, min(most, len(members)))
-    units = zip(members, _units(name, tuple(members)), strict=True)
-    candidates = [n for n, unit in units if trial.suggest_int(unit, 0, 1)]
+    units, at_once = _units(name, tuple(members)), getattr(trial, "suggest_units", None)
+    found = at_once(units) if at_once else [trial.suggest_int(unit, 0, 1) for unit in units]
+    candidates = [n for n, one in zip(members, found, strict=True) if one]
     return tuple(sorted(sorted(candidates, key=lambda n: (price[n], n))[:count]))
 
 

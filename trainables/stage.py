@@ -9,6 +9,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
@@ -242,7 +243,7 @@ class Stage(ABC):
     def to_dict(self) -> dict[str, Any]:
         """The stage as plain data: importable name, version, fields."""
         fields = {name: _plain(value) for name, value in self._fields()}
-        return {"stage": importable_name(type(self)), "version": self.version, "fields": fields}
+        return {"stage": _name_of(type(self)), "version": self.version, "fields": fields}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Stage":
@@ -275,6 +276,9 @@ class Stage(ABC):
         """Raise FieldError unless `ok`."""
         if not ok:
             raise FieldError(self, name, allowed)
+
+
+_name_of = cache(importable_name)  # a sampler asks thousands of times
 
 
 def _plain(value: Any) -> Any:

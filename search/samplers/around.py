@@ -1,7 +1,7 @@
 """A point from around the front, for a sampler that repeats itself."""
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from random import Random
 
@@ -67,8 +67,9 @@ def ranks(
     """The front of what is feasible (of the nearest, where nothing is), and the other trials."""
     tried = [one for one in trials if one.params]
     done = [one for one in tried if one.state == TrialState.COMPLETE]
-    best = min((miss(one) for one in done), default=0.0)
-    right = [one for one in done if miss(one) <= best]
+    missed = [miss(one.constraints) for one in done]
+    best = min(missed, default=0.0)
+    right = [one for one, by in zip(done, missed, strict=True) if by <= best]
     values = np.array([signed(one, directions) for one in right]).reshape(len(right), -1)
     front = [one for one, good in zip(right, undominated(values), strict=True) if good]
     on_front = {one.number for one in front}
@@ -93,6 +94,6 @@ def signed(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> tuple[fl
     )
 
 
-def miss(trial: FrozenTrial) -> float:
-    """By how much the constraints are missed, all together."""
-    return sum(max(0.0, value) for value in trial.constraints.values())
+def miss(constraints: Mapping[str, float]) -> float:
+    """By how much a trial's constraints are missed, all together."""
+    return sum(max(0.0, value) for value in constraints.values())

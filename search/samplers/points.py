@@ -174,15 +174,27 @@ class _Answers(StandIn):
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> Any:
-        key = (int, low, high, step, log)
-        domain = self.domains.get(key)
-        if domain is None:
-            domain = self.domains[key] = IntDistribution(low, high, log, step)
-        value = self.given.get(name)
+        domain, value = self._whole(low, high, step, log), self.given.get(name)
         if type(value) is int and low <= value <= high and (value - low) % step == 0:
             self.asked[name] = domain
             return self.params.setdefault(name, value)
         return self.answer(name, domain)
+
+    def suggest_units(self, names: Sequence[str]) -> list[int]:
+        """The 0/1 parameters of a set, all at once, as a space asks for them thousands of times."""
+        given: list[Any] = list(map(self.given.get, names))
+        if {*map(type, given)} != {int} or not {*given} <= {0, 1}:
+            return [self.suggest_int(name, 0, 1) for name in names]
+        self.params.update(zip(names, given, strict=True))
+        self.asked.update(dict.fromkeys(names, self._whole(0, 1, 1, False)))
+        return given
+
+    def _whole(self, low: int, high: int, step: int, log: bool) -> BaseDistribution:
+        key = (int, low, high, step, log)
+        domain = self.domains.get(key)
+        if domain is None:
+            domain = self.domains[key] = IntDistribution(low, high, log, step)
+        return domain
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False

@@ -32,9 +32,9 @@ def steps(point: Point) -> list[Params]:
 
 def resized(point: Point, group: str, chosen: Collection[int]) -> Params:
     """The point with these members in a set, and a count that cuts none."""
-    params = dict(point.params)
-    for number, name in point.units[group].items():
-        params[name] = int(number in chosen)
+    params, units = dict(point.params), point.units[group]
+    params.update(dict.fromkeys(units.values(), 0))
+    params.update({units[number]: 1 for number in chosen})
     if sets.count_of(group) in params:
         params[sets.count_of(group)] = len(chosen)
     return params

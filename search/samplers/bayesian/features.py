@@ -33,9 +33,9 @@ def describe(point: Point) -> dict[str, float]:
     found: dict[str, float] = {}
     for group, units in point.units.items():
         price, inside = point.prices.get(group, {}), point.members[group]
-        weights = _weights(tuple(map(price.get, units)))
+        weights = dict(zip(units, _weights(tuple(map(price.get, units))), strict=True))
         found[f"{group}#"] = len(inside) / max(1, most(point, group))
-        found |= {f"{group}:{n}": w for n, w in zip(units, weights, strict=True) if n in inside}
+        found |= {f"{group}:{n}": weights[n] for n in inside}
     for name in point.settings:
         _number(name, point.asked[name], point.params[name], found)
     return found

@@ -1,7 +1,8 @@
 """What the trials of a study tell of points that were not tried."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 
 import numpy as np
@@ -23,20 +24,22 @@ RIGHT = 1e-6  # of the range: a constraint that is an objective, seen otherwise
 
 @dataclass(frozen=True)
 class Seen:
-    """A trial as the models see it; `missed` is by how much it misses the constraints."""
+    """A trial as the models see it; `missed` is by how much it misses the constraints. All is
+    worked out once, as every proposal looks at every trial."""
 
     trial: FrozenTrial
     point: Point
+    identity: str
     described: Described
+    constraints: Mapping[str, float]
     missed: float
+    done: bool
 
     @classmethod
     def of(cls, trial: FrozenTrial, point: Point) -> "Seen":
-        return cls(trial, point, describe(point), miss(trial))
-
-    @property
-    def done(self) -> bool:
-        return self.trial.state == TrialState.COMPLETE
+        done = trial.state == TrialState.COMPLETE
+        told, limits = describe(point), trial.constraints
+        return cls(trial, point, point.identity, told, limits, miss(limits), done)
 
 
 class Evidence:
@@ -82,11 +85,11 @@ class Evidence:
         """[learned, objectives], as they were measured."""
         return np.array([one.trial.values for one in self.learned], dtype=float)
 
-    @property
+    @cached_property
     def misses(self) -> Floats:
         """[learned, constraints]: by how much each is missed."""
-        keys = list(dict.fromkeys(key for one in self.learned for key in one.trial.constraints))
-        rows = [[one.trial.constraints.get(key, 0.0) for key in keys] for one in self.learned]
+        keys = list(dict.fromkeys(key for one in self.learned for key in one.constraints))
+        rows = [[one.constraints.get(key, 0.0) for key in keys] for one in self.learned]
         return np.array(rows, dtype=float).reshape(len(self.learned), len(keys))
 
 

@@ -76,7 +76,7 @@ class BayesianSampler(OneByOne):
 
     def _propose(self, study: optuna.Study, trials: Sequence[FrozenTrial], rng: Random) -> Params:
         seen = [one for trial in trials if (one := self._see(trial, rng)) is not None]
-        known = {UNTOUCHED, *(one.point.identity for one in seen)}
+        known = {UNTOUCHED, *(one.identity for one in seen)}
         pool = Pool(self.walker, known, rng)
         if lacking([one.point for one in seen]) and (found := design(self.walker, pool.known)):
             return found
