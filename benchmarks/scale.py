@@ -26,7 +26,7 @@ from optuna.trial import FixedTrial
 
 from benchmarks.growth import record, values
 from search.engine.dispatch import Plan
-from search.engine.searcher import JournalSearcher
+from search.engine.searcher import WorkSearcher
 from search.journal.journal import Journal
 from search.journal.store import Store, open_storage
 from search.samplers.build import sampler_source
@@ -123,7 +123,7 @@ class Simulation:
 
         places = Gpus(self.gpus)
         plan = Plan(journal, study.budget, lambda: self.now, places, ready, lambda number: None)
-        self.searcher, self.journal = JournalSearcher(plan), journal
+        self.searcher, self.journal = WorkSearcher(plan), journal
 
     def run(self) -> dict[str, float]:
         """Until the budget is spent; what it took."""

@@ -5,13 +5,12 @@ again under their number, and the rest of the budget runs.
 """
 
 import contextlib
-import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optuna.storages import RDBStorage
 
@@ -20,7 +19,7 @@ from search.engine.preflight import check_resources
 from search.engine.ray_session import ray_cluster, ray_environment, refuse_lost_folder
 from search.engine.rivals import Rivals
 from search.engine.shipping import users_modules
-from search.engine.tune import run_tune
+from search.engine.tune import place_of, run_tune
 from search.errors import blaming
 from search.journal.fence import Driver
 from search.journal.journal import Journal
@@ -50,9 +49,6 @@ from trainables.core.errors import UserError, placed
 from trainables.core.places import git_commit
 from trainables.core.scores import from_text, read_scores, scores_file
 from trainables.stage import Facts
-
-if TYPE_CHECKING:
-    from trainables.worker import Place
 
 NOTED = 15.0  # seconds between two notes of the time that was spent
 
@@ -192,7 +188,7 @@ class Launch:
         if facts is not None and journal.baseline() is not None:
             plan.ready(Facts.read(facts))
         try:
-            run_tune(self.study, self._place(), self.store.cache, space, plan)
+            self._execute(space, plan)
         finally:
             mirror.end()  # while Ray shuts down
             with contextlib.suppress(UserError):  # of a storage that is away
@@ -212,13 +208,15 @@ class Launch:
         except OSError as error:
             self.watcher.phase(f"warning: what items scored is not kept: {placed(error)}")
 
-    def _place(self) -> "Place":
-        """Where results go, with a mark by which a worker knows that folder."""
-        from trainables.worker import Place
+    def _execute(self, space: Space, plan: Plan) -> None:
+        from trainables.worker import Trial
 
-        mark = secrets.token_hex(8)
-        write_text(self.store.root / "marker", mark)
-        return Place(self.store.results, (self.store.root / "marker", mark))
+        given = {
+            "spec": self.study.bench_spec(self.store.cache, naive=plan.naive),
+            "space": space,
+            "place": place_of(self.store, self.store.results),
+        }
+        run_tune(self.study, Trial, given, plan)
 
     def _done(self, journal: Journal) -> bool:
         trials, seconds = journal.trials(), float(journal.noted("seconds") or 0)

@@ -39,9 +39,10 @@ from trainables.stage import Facts, Stage
 
 if TYPE_CHECKING:
     from trainables.bench.bench import Bench
-    from trainables.bench.metrics.race import Race
+    from trainables.routing.spec import RouteSpec
 
 Record = dict[str, Any]
+Running = Generator[Progress, None, Record]
 ROW = 3  # trials in a row that failed for no reason of their own: the worker goes
 
 
@@ -99,8 +100,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def setup(
         self,
         config: dict[str, Any],
-        spec: BenchSpec,
-        space: SpaceLike,
+        spec: "BenchSpec | RouteSpec",
+        space: SpaceLike | None,
         study: str,
         place: Place,
         minutes: float | None = None,
@@ -113,9 +114,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             minutes: a trial that takes longer ends, with this process.
         """
         from trainables.bench.metrics.cost import floor
-        from trainables.trial import open_bench
 
-        self.space, self.study, self.place = space, study, place
+        self.space: Any = space
+        self.study, self.place, self.device = study, place, spec.device
         self.broken: Record | None = None
         self.shared = place.seen()
         self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
@@ -126,7 +127,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             keep_to(share, spec.device)
             self.floor = floor(torch.device(spec.device), spec.cache)
             with computing(self.floor):
-                self.bench: Bench = open_bench(spec if self.shared else _own_cache(spec))
+                self._open(spec)
         except Exception as error:  # whatever loading raises
             self.broken = {"reason": self._reason(error), "blame": blame(error), "opening": True}
         self.opened = time.perf_counter() - began
@@ -135,11 +136,10 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, config: dict[str, Any]) -> bool:
         """Take the next trial; the bench stays."""
         self.given: Assignment | None = config["given"]
-        self.running: Generator[Progress, None, Record] | None = None
+        self.running: Running | None = None
         self.watchdog.start()
         if self.given is not None:
-            doubt, race = config.get("doubt", False), config.get("race")
-            self.running = self._run(self.given, config["facts"], doubt=doubt, race=race)
+            self.running = self._run(self.given, config)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -186,8 +186,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             text = json.dumps(self._head() | self.broken | {"state": "broken", "metrics": {}})
             return {"record": text, "done": True, "leave": True}
         with contextlib.suppress(Exception), computing(self.floor):  # the baseline meets it, too
-            gather(self.bench.fork(), self.space)
-        self.bench.cache.release()
+            self._warm_up()
+        self._release()
         text = json.dumps(self._head() | {"state": "warm"})
         return {"record": text, "done": True, "leave": False}
 
@@ -195,27 +195,53 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         where = f"{socket.gethostname()} pid {os.getpid()}"
         return {"worker": where, "node": self.node, "began": time.time()}
 
-    def _run(
-        self, given: Assignment, facts: Facts | None, *, doubt: bool, race: "Race | None"
-    ) -> Generator[Progress, None, Record]:
-        from trainables.trial import run_stages
-
+    def _run(self, given: Assignment, config: Record) -> Running:
         head = asdict(given) | self._head()
         if self.broken is not None:
             return head | self.broken | {"state": "broken", "metrics": {}}
-        bench = self.bench.fork(f"{self.study}/{given.number}")
         try:
-            record = yield from run_stages(bench, self._stages(given, facts), race)
-            if given.number == 0:
-                record["facts"] = asdict(gather(bench, self.space))
+            record = yield from self._do(given, config)
             return head | {"state": "complete", "reason": None, "opened": self.opened} | record
         except Exception as error:  # a failed candidate is a failed trial, never a failed study
-            return head | self._failed(error, doubt)
+            return head | self._failed(error, config.get("doubt", False))
         finally:
-            bench.cache.release()
-            if bench.device.type == "cuda":
-                with contextlib.suppress(RuntimeError):  # which CUDA's own trouble would raise
-                    torch.cuda.empty_cache()
+            self._release()
+
+    # -- what a trial is: of a study's own, stages done to the bench's model ---------------------
+
+    def _open(self, spec: Any) -> None:
+        from trainables.trial import open_bench
+
+        self.bench: Bench = open_bench(spec if self.shared else _own_cache(spec))
+        self.cache = self.bench.cache
+
+    def _warm_up(self) -> None:
+        gather(self.bench.fork(), self.space)
+
+    def _do(self, given: Assignment, config: Record) -> Running:
+        from trainables.trial import run_stages
+
+        bench = self.bench.fork(f"{self.study}/{given.number}")
+        stages = self._stages(given, config["facts"])
+        record = yield from run_stages(bench, stages, config.get("race"))
+        if given.number == 0:
+            record["facts"] = asdict(gather(bench, self.space))
+        return record
+
+    def _stages(self, given: Assignment, facts: Facts | None) -> list[Stage]:
+        if given.number == 0 or facts is None:
+            return []
+        stages: list[Stage] = self.space.stages(optuna.trial.FixedTrial(given.params), facts)
+        return stages
+
+    def _release(self) -> None:
+        """Let go of what only that trial needed."""
+        self.cache.release()
+        if self.device == "cuda":
+            with contextlib.suppress(RuntimeError):  # which CUDA's own trouble would raise
+                torch.cuda.empty_cache()
+
+    # -- ends ------------------------------------------------------------------------------------
 
     def _failed(self, error: Exception, doubt: bool) -> Record:
         """How a trial ended that raised. Where the process may be to blame, and `doubt` is asked
@@ -237,16 +263,27 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
         return reason(error)
 
-    def _stages(self, given: Assignment, facts: Facts | None) -> list[Stage]:
-        if given.number == 0 or facts is None:
-            return []
-        return self.space.stages(optuna.trial.FixedTrial(given.params), facts)
-
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: stages keep their own checkpoints in the cache, by lineage."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: see `save_checkpoint`."""
+
+
+class RouteTrial(Trial):
+    """A warm worker of a routing study: what it is given is a call of `RouteWork`."""
+
+    def _open(self, spec: Any) -> None:
+        from trainables.routing.worker import RouteWork
+
+        self.work = RouteWork(spec)
+        self.cache = self.work.cache
+
+    def _warm_up(self) -> None:
+        """Nothing: what is done already needs no model."""
+
+    def _do(self, given: Assignment, config: Record) -> Running:
+        return {"metrics": {}} | (yield from self.work.do(**given.params))
 
 
 def keep_to(share: float, device: str) -> None:

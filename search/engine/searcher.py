@@ -1,6 +1,6 @@
-"""Ray Tune's searcher over our journal: hands out trials, and tells their ends at once.
+"""Ray Tune's searcher: hands out what is to be done, and tells at once what came of it.
 
-Nothing is kept here that the journal does not have, so there is nothing to save or restore.
+Nothing is kept here that the work itself does not know, so there is nothing to save or restore.
 """
 
 import functools
@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from search.engine.dispatch import GIVEN_UP, Plan
+from search.engine.dispatch import GIVEN_UP, Record, Work
 from search.engine.trouble import (
     AT_ONE_LINE,
     DEATHS,
@@ -21,12 +21,9 @@ from search.engine.trouble import (
     node_lost,
     told_death,
 )
-from search.journal.journal import Record
 from trainables.core.errors import UserError
 from trainables.core.spec import Assignment
-from trainables.stage import Facts
 
-REFUSALS = 20  # points in a row, by a space that may refuse some: then it refuses all
 WORD = 60.0  # seconds of waiting for room after which, and again and again, it is said
 
 
@@ -35,7 +32,7 @@ def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
     `on_trial_complete` raises, and dies of what `suggest` does."""
 
     @functools.wraps(call)
-    def guard(searcher: "JournalSearcher", *args: Any, **kwargs: Any) -> Any:
+    def guard(searcher: "WorkSearcher", *args: Any, **kwargs: Any) -> Any:
         try:
             return call(searcher, *args, **kwargs)
         except Exception as error:  # whatever a space, a sampler or the storage raises
@@ -45,15 +42,15 @@ def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
     return guard
 
 
-class JournalSearcher(Searcher):  # type: ignore[misc]
-    """The baseline first, then as many trials at a time as there is room for, until the budget is
-    spent.
+class WorkSearcher(Searcher):  # type: ignore[misc]
+    """Number 0 first (of a study's trials the baseline), then as many at a time as there is room
+    for, until nothing is left to do.
 
-    The other workers start beside the baseline: each is given no trial, which means to open its
-    bench and be done.
+    The other workers start beside number 0: each is given nothing, which means to open its bench
+    and be done.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Work) -> None:
         super().__init__(metric=None, mode=None)
         self.plan, self.troubles = plan, Troubles()
         self.warming: set[str] = set()  # Tune's ids of workers that start up only
@@ -73,50 +70,28 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         if slots == 0 and not plan.live:
             self._no_room()
             return None
-        if plan.ask is None and plan.live:
+        if not plan.begun and plan.live:
             return self._warm_up(trial_id, slots)
         if len(plan.live) + len(self.warming) >= slots or self.troubles.resting:
             return None
-        handout = self._next()
+        handout = plan.next()
         if handout is None:  # while trials run, one may come back: its worker can die
             return None if plan.live else str(Searcher.FINISHED)
-        if plan.ask is None:
-            plan.watcher.phase("measuring the untouched model")
         plan.live[trial_id], self.asked[trial_id] = handout, time.monotonic()
         plan.show_running()
         return self._config(handout)
 
     def _config(self, handout: Assignment | None) -> dict[str, Any]:
         doubt = handout is not None and self.troubles.doubts(handout.number)
-        config = {"given": handout, "facts": handout and self.plan.facts, "doubt": doubt}
-        return config | {"race": self.plan.race() if handout and handout.number else None}
+        return {"given": handout, "doubt": doubt} | self.plan.context(handout)
 
     def _warm_up(self, trial_id: str, slots: int) -> dict[str, Any] | None:
         """What a worker gets that has nothing to do before the baseline's end."""
-        if self.warmed >= min(slots, self.plan.budget.trials or slots) - 1 or self.troubles.resting:
+        if self.warmed >= min(slots, self.plan.most or slots) - 1 or self.troubles.resting:
             return None
         self.warmed += 1
         self.warming.add(trial_id)
         return self._config(None)
-
-    def _next(self) -> Assignment | None:
-        """The next trial the space accepts, while the budget lasts."""
-        journal = self.plan.journal
-        while self.plan.error is None and (journal.owed or not self.plan.spent):
-            if (handout := journal.hand_out(self.plan.ask)) is not None:
-                self.plan.refusals = 0
-                return handout
-            if not journal.exhausted:
-                self._refused(len(journal.trials()) - 1)
-        return None
-
-    def _refused(self, number: int) -> None:
-        self.plan.on_end(number)
-        self.plan.refusals += 1
-        journal = self.plan.journal
-        if self.plan.refusals == REFUSALS and not self.plan.is_grid:  # a grid has an end
-            why = journal.trials()[number].user_attrs["record"]["reason"]
-            self.plan.broken(f"{REFUSALS} points in a row came to nothing, the last as {why}")
 
     def _no_room(self) -> None:
         """Say that no node can hold a trial, and after a while give up."""
@@ -144,8 +119,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         if reported is not None:
             self._reported(handout, json.loads(reported))
         elif handout is not None and result and result.get("done"):
-            self.plan.journal.stop(handout.number, _progress(result))
-            self.plan.on_end(handout.number)
+            self.plan.stop(handout, _progress(result))
         self.plan.show_running()  # none of them: the driver stops, and the trial is still owed
 
     def _taken(self, trial_id: str) -> Assignment | None:
@@ -167,22 +141,17 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         if number == 0 and record["state"] != "complete":
             self.plan.broken(record["reason"])
             return
-        if text := record.get("scores"):
-            self.plan.on_scores(handout.uid, text)
-        self.plan.journal.settle(number, record)
+        self.plan.settle(handout, record)
         if record["state"] in ("complete", "pruned"):
             self.troubles.well(number)
         else:
             self.troubles.failed(number, record)
-        self.plan.on_end(number)
         self._hope(record)
-        if number == 0:
-            self.plan.ready(Facts.read(record["facts"]))
 
     def _hope(self, record: Record) -> None:
         """End the study where one mistake fails trial after trial: it would go on until the time is
         up. A trial that fails is no reason, as long as others do not, or fail of something else."""
-        troubles, name = self.troubles, self.plan.journal.name
+        troubles, name = self.troubles, self.plan.name
         if troubles.alike < AT_ONE_LINE or not troubles.hopeless(measured=self.plan.measured):
             return
         what = f"the last {troubles.alike} trials failed of one thing: {record['reason']}"
@@ -194,7 +163,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
     def _given_back(self, handout: Assignment | None, record: Record) -> None:
         """A place or a process could not do a trial, which another one will."""
         if handout is not None:
-            self.plan.journal.owe(handout.number)
+            self.plan.owe(handout)
         opened = not record.get("opening")  # where nothing opens no second process helps
         if handout is not None and opened and record["blame"] in ("code", "process"):
             self.troubles.doubted.add(handout.number)
@@ -216,11 +185,11 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         handout, began = self._taken(trial_id), self.began.pop(trial_id, None)
         if handout is None:
             return
-        limit, said = self.plan.budget.minutes_per_trial, told_death(error)
+        limit, said = self.plan.minutes, told_death(error)
         if began is not None and limit and time.monotonic() >= began + limit * 60:
             self._late(handout, limit)
         elif began is None or node_lost(error):
-            self.plan.journal.owe(handout.number)
+            self.plan.owe(handout)
             self._outside(said)
         else:
             self._fell(handout, said, memory=no_memory(error))
@@ -234,7 +203,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
         number, tries = handout.number, self.troubles.tries
         tries[number] += 1
         if tries[number] < TRIES:
-            self.plan.journal.owe(number)
+            self.plan.owe(handout)
             return
         what = "out of memory" if memory else "its workers died (out of memory?)"
         self._end(handout, f"{what}: {said}", "candidate" if memory else "worker")
@@ -245,11 +214,10 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
     def _end(self, handout: Assignment, why: str, blame: str) -> None:
         """A trial failed without a word of its own."""
         if handout.number == 0:
-            self.plan.broken(f"the baseline {why}")
+            self.plan.broken(f"{self.plan.first} {why}")
             return
         record = {"state": "fail", "reason": why, "blame": blame, "metrics": {}}
-        self.plan.journal.settle(handout.number, record)
-        self.plan.on_end(handout.number)
+        self.plan.settle(handout, record)
 
     # -- in between --------------------------------------------------------------------------
 
@@ -260,7 +228,7 @@ class JournalSearcher(Searcher):  # type: ignore[misc]
     @guarded
     def tick(self) -> None:
         """Several times a second."""
-        self.plan.on_tick()
+        self.plan.tick()
         waiting = [since for one, since in self.asked.items() if one not in self.began]
         longest = time.monotonic() - min(waiting) if waiting else 0.0
         if longest > self.next_word and self.plan.places.waiting():

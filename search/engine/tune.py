@@ -9,21 +9,22 @@ baseline is measured would be started twice. Nor does it know of workers that wa
 
 import contextlib
 import os
+import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.engine.dispatch import Plan
+from search.engine.dispatch import Work
+from search.journal.store import Store, write_text
 from search.study.schema import Study
-from spaces.space import Space
 
 if TYPE_CHECKING:
     from ray.tune import Tuner
 
-    from search.engine.searcher import JournalSearcher
+    from search.engine.searcher import WorkSearcher
     from trainables.worker import Place
 
 PATIENCE = 300.0  # seconds for a worker to start, once it has a place
@@ -84,36 +85,47 @@ class Room:
             self.workers = slots
 
 
-def run_tune(study: Study, place: "Place", cache: Path, space: Space, plan: Plan) -> None:
-    """Let Ray Tune execute what the searcher hands out, on warm workers."""
+def place_of(store: Store, results: Path) -> "Place":
+    """Where results go, with a mark by which a worker knows that folder."""
+    from trainables.worker import Place
+
+    mark = secrets.token_hex(8)
+    write_text(store.root / "marker", mark)
+    return Place(results, (store.root / "marker", mark))
+
+
+def run_tune(study: Study, worker: type, given: Mapping[str, Any], plan: Work) -> None:
+    """Let Ray Tune do some work on warm workers.
+
+    Args:
+        worker: a `trainables.worker.Trial`.
+        given: what its `setup` takes.
+    """
     from ray import tune
     from ray.exceptions import RayError
     from ray.tune.error import TuneError
 
     from search.engine.nodes import Elsewhere, bundle
-    from search.engine.searcher import JournalSearcher
-    from trainables.worker import Trial
+    from search.engine.searcher import WorkSearcher
 
     trainable = tune.with_parameters(
-        Trial,
-        spec=study.bench_spec(cache, naive=plan.naive),
-        space=space,
+        worker,
+        **given,
         study=study.name,
-        place=place,
-        minutes=plan.budget.minutes_per_trial,
+        minutes=plan.minutes,
         share=study.resources.gpus,
     )
     trial = tune.with_resources(trainable, Elsewhere([bundle(study.resources)]))
     scratched = tempfile.TemporaryDirectory(prefix="rayduce-")
     with scratched as scratch, patient_reuse(plan.places.slots):
-        tuner = _tuner(study, trial, JournalSearcher(plan), scratch)
+        tuner = _tuner(study, trial, WorkSearcher(plan), scratch)
         try:
             tuner.fit()
         except (RayError, TuneError) as error:  # the cluster is gone
             plan.failed(type(error)(str(error).strip().splitlines()[-1]))
 
 
-def _tuner(study: Study, trial: Any, searcher: "JournalSearcher", scratch: str) -> "Tuner":
+def _tuner(study: Study, trial: Any, searcher: "WorkSearcher", scratch: str) -> "Tuner":
     """Tune as a plain executor: the searcher proposes, the journal keeps, the ledger is ours."""
     from ray import tune
 
@@ -138,7 +150,7 @@ def _tuner(study: Study, trial: Any, searcher: "JournalSearcher", scratch: str) 
     )
 
 
-def _listener(searcher: "JournalSearcher") -> Any:
+def _listener(searcher: "WorkSearcher") -> Any:
     """Tells the searcher what Tune does not tell searchers."""
     from ray import cloudpickle, tune
 

@@ -5,8 +5,6 @@ Every command runs what it needs of the stages before, and goes on where it was 
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,26 +34,24 @@ Workers = Annotated[
 @app.command()
 def sets(study: File, workers: Workers = None, storage: Storage = None) -> None:
     """Stage 1: find omission sets by greedy searches over tasks and losses."""
-    with _opened(study, workers, storage) as route:
-        for name, omit in route.sets.items():
-            say(f"{name}: {' '.join(map(str, omit))}")
+    route = _run(study, workers, storage, stages=1)
+    for name, omit in route.sets.items():
+        say(f"{name}: {' '.join(map(str, omit))}")
     say(str(route.root / "sets.csv"))
 
 
 @app.command()
 def dataset(study: File, workers: Workers = None, storage: Storage = None) -> None:
     """Stage 2: what every choice of the training items scores under every set."""
-    with _opened(study, workers, storage) as route:
-        say(str(route.dataset))
-    say(str(route.root / "all_log.csv"))
+    route = _run(study, workers, storage, stages=2)
+    say(f"{route.dataset}\n{route.root / 'all_log.csv'}")
 
 
 @app.command()
 def train(study: File, workers: Workers = None, storage: Storage = None) -> None:
     """Stage 3: train a router for every budget."""
-    with _opened(study, workers, storage) as route:
-        for budget, found in route.routers.items():
-            say(f"{budget} blocks omitted: {json.dumps(asdict(found), indent=2)}")
+    for budget, found in _run(study, workers, storage, stages=3).routers.items():
+        say(f"{budget} blocks omitted: {json.dumps(asdict(found), indent=2)}")
 
 
 @app.command("eval")
@@ -82,9 +78,8 @@ def export(
     """Save a routed model, load it again and let it write."""
     from search.routing.export import export_route
 
-    with _opened(study, workers, storage) as route:
-        for line in export_route(route, to, budget):
-            say(repr(line))
+    for line in export_route(_run(study, workers, storage, stages=3), to, budget):
+        say(repr(line))
     say(f'from trainables.load import load; model = load("{to}")')
 
 
@@ -111,14 +106,11 @@ def chat(
         note(f"set {reply.set}, without blocks {omitted}: {reply.speed:.1f} tokens per second")
 
 
-@contextmanager
-def _opened(study: Path, workers: int | None, storage: str | None) -> "Iterator[Route]":
-    """The study, locked, and its workers."""
-    from search.routing.stages import opened
+def _run(study: Path, workers: int | None, storage: str | None, stages: int) -> "Route":
+    """The study after its first stages."""
+    from search.routing.stages import run_route
     from search.study.routing import load_route
 
     quiet_libraries()
-    with opened(
-        load_route(study, {"resources.workers": workers, "folder": storage}), note
-    ) as found:
-        yield found
+    found = load_route(study, {"resources.workers": workers, "folder": storage})
+    return run_route(found, note, stages)

@@ -1,6 +1,6 @@
-"""A search over the router's settings, in the study's own storage: every training is a trial whose
-result is a durable piece of work. Judged by the accuracy of its choices on validation items, of
-equally accurate ones by their regret; trial 0 is the best static set."""
+"""A search over the router's settings, in the study's own storage: every training is a trial, and
+a piece of work. Judged by the accuracy of its choices on validation items, of equally accurate ones
+by their regret; trial 0 is the best static set."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from typing import Any
 
 from optuna.trial import FixedTrial
 
-from search.engine.pool import Pool, Tell, WorkItem
+from search.engine.dispatch import Tell
+from search.engine.pieces import Piece, Program
 from search.journal.journal import Journal
 from search.routing.log import step
 from search.samplers.build import sampler_source
@@ -35,18 +36,12 @@ class Trained:
 
 
 def search_router(
-    spec: RouteSpec,
-    pool: Pool,
-    journal: Journal,
-    results: Path,
-    answers: Answers,
-    make: Make,
-    tell: Tell,
-) -> Trained:
+    spec: RouteSpec, journal: Journal, results: Path, answers: Answers, make: Make, tell: Tell
+) -> Program[Trained]:
     """Train routers with the settings that the study's sampler proposes, the study's own first.
 
     Args:
-        results: where trainings leave their results.
+        results: where trainings leave their records.
         make: what a worker is asked to train with some settings.
 
     Raises:
@@ -67,21 +62,21 @@ def search_router(
     )
     journal.begin(source, [start(spec.router, wanted)])
     while _ended(journal) < wanted.trials and not journal.exhausted:
-        asked = [journal.hand_out(ask) for _ in range(_due(journal, pool.workers, wanted.trials))]
-        items = {
-            one.number: WorkItem(
+        asked = [journal.hand_out(ask) for _ in range(_due(journal, spec.abreast, wanted.trials))]
+        pieces = {
+            one.number: Piece(
                 results / f"{one.uid}.json", "train", make(ask(FixedTrial(one.params))[0])
             )
             for one in asked
             if one is not None
         }
-        why = pool.run(list(items.values()))
-        for number, item in items.items():
-            if item.path in why:
-                journal.fail(number, why[item.path])
-                tell(f"routers: one failed: {why[item.path]}")
+        failed = yield list(pieces.values())
+        for number, piece in pieces.items():
+            if why := failed.get(piece.path):
+                journal.fail(number, why)
+                tell(f"routers: one failed: {why}")
             else:
-                journal.settle(number, item.result())
+                journal.settle(number, piece.record())
     return _best(journal)
 
 

@@ -2,20 +2,20 @@
 
     runs/<study>/sets/        one file per greedy search        -> sets.csv
     runs/<study>/dataset/     one file per shard of items       -> router.parquet, all_log.csv
-    runs/<study>/routers/     one folder per training; its report lies in results/
+    runs/<study>/routers/     one folder per training; its record lies in results/
     runs/<study>/evaluation/  one file per shard of items       -> evaluation.json
 
-Each stage runs what it needs of those before. All pieces are durable and named after what they
-depend on, by its content, so that an interrupted or repeated command does only what is missing,
-and other settings, data or weights start afresh.
+The stages are a program (`search.engine.pieces`): their pieces are done by Ray Tune's warm workers,
+as trials are. All pieces are named after what they depend on, by its content, so that an
+interrupted or repeated command does only what is missing, and other settings, data or weights start
+afresh.
 """
 
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from search.engine.pool import Pool, Tell, WorkItem, finish, open_pool
-from search.engine.ray_session import refuse_lost_folder
+from search.engine.dispatch import Nobody, Tell
+from search.engine.pieces import Piece, Pieces, Program, do_here, finished
+from search.engine.ray_session import ray_cluster, refuse_lost_folder
+from search.engine.tune import place_of, run_tune
 from search.journal.lock import study_lock
 from search.journal.store import Store
 from search.report.pictures import picture_svg
@@ -41,58 +43,99 @@ from trainables.routing.answers import Answers, covering
 from trainables.routing.spec import DENSE, KEPT, ROUTER, SERVED, RouterSpec, RouteSpec
 
 SETS = {"loss": "min"}  # what searches of sets go by
+ALL = 4  # stages
 
 
-def make_worker(spec: RouteSpec) -> object:
-    """A worker of the study, in the process that calls this."""
+def run_route(spec: RouteSpec, tell: Tell = lambda text: None, stages: int = ALL) -> "Route":
+    """Run the first stages of a study, or all; what they came to is what is returned."""
+    study = as_study(spec)
+    store = Store.of(study)
+    refuse_lost_folder(store.folder)
+    with study_lock(store) as driver, opened_log(study, driver) as log:
+        route = Route(spec, log, tell)
+        work = Pieces(log.store.root, route.run(stages), Nobody(tell))
+        if spec.resources.workers:
+            _on_ray(study, work, tell)
+        else:
+            do_here(work, partial(_worker, spec))
+    return route
+
+
+def _worker(spec: RouteSpec) -> Any:
     from trainables.routing.worker import RouteWork
 
     return RouteWork(spec)
 
 
-@contextmanager
-def opened(spec: RouteSpec, tell: Tell = lambda text: None) -> Iterator["Route"]:
-    """The study, its journal and its workers, while nobody else runs it."""
-    study = as_study(spec)
-    refuse_lost_folder(Store.of(study).folder)
-    wanted = study.resources if spec.resources.workers else None
-    with (
-        study_lock(Store.of(study)) as driver,
-        opened_log(study, driver) as log,
-        open_pool(partial(make_worker, spec), wanted, tell) as pool,
-    ):
-        route = Route(spec, pool, log, tell)
-        log.begin(digest(spec.model_dump(exclude={"resources", "folder"}), route.identity))
-        yield route
+def _on_ray(study: Study, work: Pieces, tell: Tell) -> None:
+    with ray_cluster(study.resources, tell) as work.places:
+        from trainables.worker import RouteTrial
+
+        place = place_of(Store.of(study), work.root)
+        run_tune(study, RouteTrial, {"spec": study.route, "space": None, "place": place}, work)
+    if work.error is not None:
+        raise work.error
+    if not work.over:
+        raise KeyboardInterrupt
 
 
 def run_stages(study: Study, tell: Tell) -> list[str]:
     """All stages of a study; returns what they come to, in words."""
     assert study.route is not None
-    with opened(study.route, tell) as route:
-        found = route.evaluation["budgets"]
+    found = run_route(study.route, tell).evaluation["budgets"]
     return [judging.verdict(each["rows"], budget) for budget, each in found.items()]
 
 
 @dataclass
 class Route:
-    """A routing study that runs."""
+    """A routing study that runs.
+
+    Attributes:
+        identity: what the model, the code, the encoders and the tasks' questions are.
+        sets: those that routers choose from, budget by budget.
+        items: the training items under them, and as they are learned from (`taught`).
+        routers: the best one of every budget.
+        evaluation: every way of choosing a set, on items nobody learned from: per budget `rows` and
+            where the router's prompts go.
+        speeds: of the routed model of every budget.
+    """
 
     spec: RouteSpec
-    pool: Pool
     log: Log
-    tell: Tell = lambda text: None
+    tell: Tell
+    identity: dict[str, Any] = field(default_factory=dict)
+    sets: dict[str, Omit] = field(default_factory=dict)
+    items: list[dict[str, Any]] = field(default_factory=list)
+    taught: Answers = field(init=False)
+    routers: dict[int, Trained] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    speeds: dict[int, judging.Row] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
         """Its folder."""
         return self.log.store.root
 
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What the model, the code, the encoders and the tasks' questions are."""
-        found: dict[str, Any] = self.pool.call("identity")
-        return found
+    @property
+    def dataset(self) -> Path:
+        """The routers' data set: what every choice scores under every set."""
+        return self.root / "router.parquet"
+
+    @property
+    def budgets(self) -> dict[int, list[int]]:
+        """By how many blocks they omit, which of the sets do."""
+        sizes = [len(omit) for omit in self.sets.values()]
+        return {n: [at for at, size in enumerate(sizes) if size == n] for n in sorted({*sizes})}
+
+    def run(self, stages: int) -> Program[None]:
+        """The first stages, one after the other."""
+        look = Piece(self.root / "identity.json", "identity")
+        look.path.unlink(missing_ok=True)  # as it is now
+        [self.identity] = yield from finished([look])
+        known = {name: self.identity[name] for name in ("model", "encoders", "tasks", "harness")}
+        self.log.begin(digest(self.spec.model_dump(exclude={"resources", "folder"}), known))
+        for stage in (self._find, self._ask, self._train, self._evaluate)[:stages]:
+            yield from stage()
 
     def key(self, *parts: Any) -> str:
         """What a piece depends on, in 16 hex digits."""
@@ -106,198 +149,165 @@ class Route:
 
     # -- stage 1 -----------------------------------------------------------------------------
 
-    @cached_property
-    def candidates(self) -> dict[str, Omit]:
-        """The omission sets of all budgets to choose from, each once: read, or searched for."""
+    def _find(self) -> Program[None]:
+        """The omission sets, read or searched for; of several budgets each its own."""
+        wanted = self.spec.sets
+        known = yield from self._candidates()
+        if wanted.choose == "complement":
+            self.items = yield from self._scored("dataset", "train", list(known.values()))
+        for size in sorted({len(omit) for omit in known.values()}):
+            of_size = {name: omit for name, omit in known.items() if len(omit) == size}
+            self.sets |= self._chosen(of_size, [list(known).index(name) for name in of_size])
+        if self.items:
+            columns = [list(known).index(name) for name in self.sets]
+            for one in self.items:
+                one |= {
+                    part: [one[part][at] for at in columns] for part in ("likelihood", "judged")
+                }
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_sets(self.root / "sets.csv", self.sets)
+        self.log.keep("sets.csv")
+
+    def _chosen(self, sets: Mapping[str, Omit], columns: Sequence[int]) -> dict[str, Omit]:
+        """Of sets of one size, those that routers choose from."""
+        if not self.items:
+            return diverse(sets, self.spec.sets.wanted)
+        picked = covering(Answers.of(self.items).under(columns), self.spec.sets.wanted)
+        return {list(sets)[at]: list(sets.values())[at] for at in picked}
+
+    def _candidates(self) -> Program[dict[str, Omit]]:
+        """The sets of all budgets to choose from, each once."""
         wanted = self.spec.sets
         if wanted.file:
             given = read_sets(Path(wanted.file))
             return diverse(given, len(given))
         orders = {f"published-{number}": omit for number, omit in enumerate(PUBLISHED)}
         if wanted.choose != "published":
-            orders = self._searched()
-        several = len(wanted.budget) > 1
-        found = {
-            f"{name}-{size}" if several else name: omit[:size]
-            for size in wanted.budget
-            for name, omit in orders.items()
-        }
-        unique: dict[frozenset[int], str] = {}
-        for name, omit in found.items():
-            unique.setdefault(frozenset(omit), name)
-        return {name: found[name] for name in unique.values()}
+            orders = yield from self._searched()
+        several, found = len(wanted.budget) > 1, dict[frozenset[int], tuple[str, Omit]]()
+        for size in wanted.budget:
+            for name, omit in orders.items():
+                named = f"{name}-{size}" if several else name
+                found.setdefault(frozenset(omit[:size]), (named, omit[:size]))
+        return dict(found.values())
 
-    def _searched(self) -> dict[str, Omit]:
-        items = self._searches()
-        finish(self.pool, list(items.values()))
-        journal = self.log.journal("sets", SETS)
-        self.log.tell(journal, [_search_record(item) for item in items.values()])
-        return {name: tuple(item.result()["order"]) for name, item in items.items()}
+    def _searched(self) -> Program[dict[str, Omit]]:
+        pieces = dict(self._searches())
+        records = yield from finished(list(pieces.values()))
+        told = [_search_record(*one) for one in zip(pieces.values(), records, strict=True)]
+        self.log.tell(self.log.journal("sets", SETS), told)
+        return {name: tuple(one["order"]) for name, one in zip(pieces, records, strict=True)}
 
-    def _searches(self) -> dict[str, WorkItem]:
-        spec, items = self.spec, {}
-        for task in spec.routed():
-            for loss in spec.sets.losses:
-                for seed in range(spec.sets.seeds):
+    def _searches(self) -> Iterator[tuple[str, Piece]]:
+        wanted = self.spec.sets
+        for task in self.spec.routed():
+            asked = [self._asked(task, "calibration"), max(wanted.budget), wanted.seeds]
+            for loss in wanted.losses:
+                for seed in range(wanted.seeds):
                     what = {"task": task, "loss": loss, "seed": seed}
-                    name = f"{task}-{loss}" + (f"-{seed}" if spec.sets.seeds > 1 else "")
-                    asked, most = self._asked(task, "calibration"), max(spec.sets.budget)
-                    key = self.key(what, asked, most, spec.sets.seeds)
-                    items[name] = WorkItem(
-                        self.root / "sets" / f"{name}-{key}.json", "greedy", what
-                    )
-        return items
-
-    @cached_property
-    def sets(self) -> dict[str, Omit]:
-        """Those that routers choose from, budget by budget."""
-        wanted, found = self.spec.sets, dict[str, Omit]()
-        for size in sorted({len(omit) for omit in self.candidates.values()}):
-            of_size = {name: omit for name, omit in self.candidates.items() if len(omit) == size}
-            if wanted.choose == "complement":
-                columns = [list(self.candidates).index(name) for name in of_size]
-                picked = covering(Answers.of(self._taught).under(columns), wanted.wanted)
-                found |= {list(of_size)[at]: list(of_size.values())[at] for at in picked}
-            else:
-                found |= diverse(of_size, wanted.wanted)
-        self.root.mkdir(parents=True, exist_ok=True)
-        write_sets(self.root / "sets.csv", found)
-        self.log.keep("sets.csv")
-        return found
-
-    @property
-    def budgets(self) -> dict[int, list[int]]:
-        """By how many blocks they omit, which of the sets do."""
-        sizes = [len(omit) for omit in self.sets.values()]
-        return {
-            one: [at for at, size in enumerate(sizes) if size == one] for one in sorted({*sizes})
-        }
+                    name = f"{task}-{loss}" + (f"-{seed}" if wanted.seeds > 1 else "")
+                    path = self.root / "sets" / f"{name}-{self.key(what, *asked)}.json"
+                    yield name, Piece(path, "greedy", what)
 
     # -- stage 2 -----------------------------------------------------------------------------
 
-    @cached_property
-    def _taught(self) -> list[dict[str, Any]]:
-        """The training items under those sets that have to be known."""
-        scored = self.candidates if self._scores_all else self.sets
-        tasks = self.spec.routed()
-        return self._scored("dataset", "train", tasks, list(scored.values()))
+    def _ask(self) -> Program[None]:
+        """The routers' data set."""
+        if not self.items:
+            self.items = yield from self._scored("dataset", "train", list(self.sets.values()))
+        write_dataset(self.dataset, self.items)
+        self.log.keep(self.dataset.name, "all_log.csv")
+        self.taught = Answers.of(pq.read_table(self.dataset).to_pylist())
 
     def _scored(
-        self, folder: str, role: Role, tasks: Sequence[str], sets: Sequence[Omit]
-    ) -> list[dict[str, Any]]:
+        self, folder: str, role: Role, sets: Sequence[Omit]
+    ) -> Program[list[dict[str, Any]]]:
         """All items of a role under the sets."""
-        size, items = self.spec.dataset.shard, []
-        for task in tasks:
+        size, pieces = self.spec.dataset.shard, []
+        for task in self.spec.tasks if role == "held_out" else self.spec.routed():
             key = self.key(self._asked(task, role), sets, role, size)
             for first in range(0, getattr(self.spec.tasks[task].items, role), size):
                 what = {"task": task, "role": role, "start": first, "stop": first + size}
                 path = self.root / folder / f"{task}-{first:06d}-{key}.json"
-                items.append(WorkItem(path, "likelihoods", {**what, "sets": sets}))
-        finish(self.pool, items)
-        return [record for item in items for record in item.result()]
-
-    @cached_property
-    def dataset(self) -> Path:
-        """The routers' data set: what every choice scores under every set."""
-        records, known = self._taught, list(self.candidates if self._scores_all else self.sets)
-        columns = [known.index(name) for name in self.sets]
-        kept = [
-            {
-                **one,
-                **{part: [one[part][at] for at in columns] for part in ("likelihood", "judged")},
-            }
-            for one in records
-        ]
-        path = self.root / "router.parquet"
-        write_dataset(path, kept)
-        self.log.keep(path.name, "all_log.csv")
-        return path
-
-    @property
-    def _scores_all(self) -> bool:
-        return self.spec.sets.choose == "complement"
-
-    @cached_property
-    def taught(self) -> Answers:
-        """The same, as it is learned from."""
-        return Answers.of(pq.read_table(self.dataset).to_pylist())
+                pieces.append(Piece(path, "likelihoods", {**what, "sets": sets}))
+        found = yield from finished(pieces)
+        return [item for one in found for item in one["items"]]
 
     # -- stage 3 -----------------------------------------------------------------------------
 
-    @cached_property
-    def routers(self) -> dict[int, Trained]:
-        """The best router of every budget."""
+    def _train(self) -> Program[None]:
+        """The routers."""
         content = self.key(pq.read_table(self.dataset).to_pydict())
-        found = {}
         for budget, sets in self.budgets.items():
             journal = self.log.journal(f"routers-{budget}", GOALS)
-            make = partial(self._training, sets, content)
-            answers, results = self.taught.under(sets), self.log.store.results
-            found[budget] = search_router(
-                self.spec, self.pool, journal, results, answers, make, self.tell
+            make, answers = partial(self._training, sets, content), self.taught.under(sets)
+            found = self.routers[budget] = yield from search_router(
+                self.spec, journal, self.log.store.results, answers, make, self.tell
             )
             self.log.offer()
-            if (used := int(found[budget].report["warmup"])) != self.spec.router.warmup:
+            if (used := int(found.report["warmup"])) != (asked := self.spec.router.warmup):
                 self.tell(
-                    f"router: a warm-up of {self.spec.router.warmup} steps is longer than the "
-                    f"training; shortened to a tenth of it, {used}"
+                    f"router: a warm-up of {asked} steps is longer than the training; shortened to "
+                    f"a tenth of it, {used}"
                 )
-        told = {str(budget): asdict(one) for budget, one in found.items()}
-        write_durably(self.root / "router.json", json.dumps(told, indent=2))
-        self.log.keep("router.json")
-        return found
+        told = {str(budget): asdict(one) for budget, one in self.routers.items()}
+        self._keep("router.json", told)
 
     def _training(self, sets: Sequence[int], content: str, settings: RouterSpec) -> dict[str, Any]:
         plain = settings.model_dump()
         encoder = self.identity["encoders"][settings.encoder]
         folder = self.root / "routers" / digest({**plain, "encoder": encoder}, sets, content)
-        return {
-            "settings": plain,
-            "dataset": str(self.dataset),
-            "sets": sets,
-            "folder": str(folder),
-        }
+        found = {"settings": plain, "dataset": str(self.dataset), "sets": sets}
+        return found | {"folder": str(folder)}
+
+    def _keep(self, name: str, content: Any) -> None:
+        """Write a file of the study's folder, for the ledger too."""
+        write_durably(self.root / name, json.dumps(content, indent=2))
+        self.log.keep(name)
 
     # -- stage 4 -----------------------------------------------------------------------------
 
-    @cached_property
-    def evaluation(self) -> dict[str, Any]:
-        """Every way of choosing a set, on items nobody learned from: per budget `rows` and where
-        the router's prompts go."""
-        routers, sets = self.routers, [*self.sets.values(), ()]
-        records = self._scored("evaluation", "held_out", list(self.spec.tasks), sets)
+    def _evaluate(self) -> Program[None]:
+        sets = [*self.sets.values(), ()]
+        records = yield from self._scored("evaluation", "held_out", sets)
+        shape = yield from self._one("shape")
         held = {"": Answers.of(records)}
         if self.identity["harness"]:
-            held["harness"] = self._harness(sets)
-        found: dict[str, Any] = {"sets": self.sets, "budgets": {}}
+            held["harness"] = yield from self._harness(sets)
+        found = dict[str, Any]()
         for budget, columns in self.budgets.items():
-            each: dict[str, Any] = {}
+            each = found[str(budget)] = dict[str, Any]()
             for kind, answers in held.items():
-                each |= self._judged(kind, answers, columns, routers[budget])
-            found["budgets"][str(budget)] = each
-        write_durably(self.root / "evaluation.json", json.dumps(found, indent=2))
-        self.log.keep("evaluation.json")
-        self._tell(found)
-        return found
+                each |= yield from self._judged(kind, answers, columns, budget, shape)
+            omitted = [list(self.sets.values())[at] for at in columns]
+            router, prompts = self.routers[budget].folder, self._prompts(records)
+            timing = yield from self._one("timing", router=router, sets=omitted, prompts=prompts)
+            self.speeds[budget] = judging.speed(timing)  # measured once: never the same twice
+        self.evaluation = {"sets": self.sets, "budgets": found}
+        self._keep("evaluation.json", self.evaluation)
+        self._tell(shape["blocks"])
 
     def _judged(
-        self, kind: str, held: Answers, columns: Sequence[int], router: Trained
-    ) -> dict[str, Any]:
+        self,
+        kind: str,
+        held: Answers,
+        columns: Sequence[int],
+        budget: int,
+        shape: Mapping[str, Any],
+    ) -> Program[dict[str, Any]]:
         """One budget's rows on one kind of items."""
-        under, dense = held.under(columns), held.right[:, -1]
-        prompts = held.prompts.tolist()
-        told = self._one("promises", router=router.folder, prompts=prompts)
+        under, dense, router = held.under(columns), held.right[:, -1], self.routers[budget].folder
+        told = yield from self._one("promises", router=router, prompts=held.prompts.tolist())
         promised, kept = np.array(told["promised"]), np.array(told["chosen"])
         ways = judging.ways(self.taught.under(columns), under, promised, kept, dense)
-        rows = judging.judge(ways, under, partial(self._active, list(columns)))
+        rows = judging.judge(ways, under, partial(self._active, shape, list(columns)))
         if kind:
             return {kind: rows}
         [way] = [one for one in ways if one.name == KEPT]
         return {"rows": rows, "shares": judging.shares(way, under)}
 
-    def _active(self, columns: Sequence[int], way: judging.Way) -> float:
+    def _active(self, shape: Mapping[str, Any], columns: Sequence[int], way: judging.Way) -> float:
         """Parameters that work on an average prompt, the router's included."""
-        shape = self._one("shape")
         if way.name == DENSE:
             return float(shape["parameters"])
         omitted = [list(self.sets.values())[at] for at in columns]
@@ -307,41 +317,31 @@ class Route:
         extra = shape["router"][self.spec.router.encoder] if routed else 0
         return float(np.mean([left[at] for at in chosen])) + extra
 
-    def _harness(self, sets: Sequence[Omit]) -> Answers:
+    def _harness(self, sets: Sequence[Omit]) -> Program[Answers]:
         """The same ways by the tasks of lm-evaluation-harness: a task for each of its scores."""
         wanted, size = self.spec.evaluation, self.spec.dataset.batch_size
-        records = []
+        items = []
         for task, content in self.identity["harness"].items():
-            items = []
+            pieces = []
             for omit in sets:
                 key = self.key(content, omit, wanted.questions, wanted.max_length, size)
                 path = self.root / "evaluation" / f"harness-{task.replace('/', '_')}-{key}.json"
-                items.append(WorkItem(path, "harness", {"task": task, "omit": omit}))
-            finish(self.pool, items)
-            records += judging.harness_records(task, [item.result() for item in items])
-        return Answers.of(records)
+                pieces.append(Piece(path, "harness", {"task": task, "omit": omit}))
+            found = yield from finished(pieces)
+            items += judging.harness_records(task, [one["answers"] for one in found])
+        return Answers.of(items)
 
-    def timing(self, budget: int) -> dict[str, float]:
-        """Seconds and bytes; measured once, as it is never the same twice."""
-        sets = [list(self.sets.values())[at] for at in self.budgets[budget]]
-        prompts = self._prompts([*self.sets.values(), ()])
-        router = self.routers[budget].folder
-        found = self._one("timing", router=router, sets=sets, prompts=prompts)
-        return judging.speed(found)
-
-    def _prompts(self, sets: Sequence[Omit]) -> list[str]:
+    def _prompts(self, items: Sequence[Mapping[str, Any]]) -> list[str]:
         """Held-out prompts of all tasks in turn."""
-        records = self._scored("evaluation", "held_out", list(self.spec.tasks), sets)
-        columns = [[one["prompt"] for one in records if one["task"] == t] for t in self.spec.tasks]
+        columns = [[one["prompt"] for one in items if one["task"] == t] for t in self.spec.tasks]
         turns = [prompt for row in zip_longest(*columns) for prompt in row if prompt is not None]
         return turns[: self.spec.evaluation.prompts]
 
-    def _one(self, method: str, **arguments: Any) -> Any:
+    def _one(self, method: str, **arguments: Any) -> Program[dict[str, Any]]:
         """A single piece, named after all it depends on."""
         path = self.root / "evaluation" / f"{method}-{self.key(arguments)}.json"
-        item = WorkItem(path, method, arguments)
-        finish(self.pool, [item])
-        return item.result()
+        [found] = yield from finished([Piece(path, method, arguments)])
+        return found
 
     # -- what it comes to ----------------------------------------------------------------------
 
@@ -357,28 +357,27 @@ class Route:
             f"{', '.join(names)} asked as {form} asks" for form, names in asked.items()
         )
 
-    def _tell(self, found: Mapping[str, Any]) -> None:
+    def _tell(self, blocks: int) -> None:
         """Let the journal have all ways of choosing: those that can be served as the study's
         trials, the others as marks beside them; and the tables."""
         served: list[dict[str, Any]] = []
         marks: list[dict[str, Any]] = []
         tables, names = [], list(self.sets)
-        picture = judging.picture(list(self.sets.items()), self._one("shape")["blocks"])
-        for budget, each in found["budgets"].items():
-            timing = self.timing(int(budget))
+        picture = judging.picture(list(self.sets.items()), blocks)
+        for budget, columns in self.budgets.items():
+            each = self.evaluation["budgets"][str(budget)]
             for name, row in each["rows"].items():
                 if name == DENSE and served:
                     continue
-                routed = name in (ROUTER, KEPT)
+                speeds = self.speeds[budget] if name in (ROUTER, KEPT) else {}
                 shown = [picture] if name == KEPT else []
-                settings = {} if name == DENSE else {"blocks": int(budget)}
-                metrics = row | (timing if routed else {})
-                record = {"state": "complete", "metrics": metrics}
+                settings = {} if name == DENSE else {"blocks": budget}
+                record = {"state": "complete", "metrics": row | speeds}
                 record["stages"] = [step(name, settings, pictures=shown)]
                 (served if name in SERVED else marks).append(record)
             title = f"{self.spec.name}, {budget} blocks omitted"
             tables.append(judging.table(each["rows"], f"{title}; {self._form}"))
-            own = [names[at] for at in self.budgets[int(budget)]]
+            own = [names[at] for at in columns]
             tables.append(judging.shares_table(each["shares"], own, f"{title}: where prompts go"))
             if "harness" in each:
                 tables.append(judging.table(each["harness"], f"{title}, lm-evaluation-harness"))
@@ -389,27 +388,25 @@ class Route:
         self.log.keep("sets.svg")
 
 
-def _search_record(item: WorkItem) -> dict[str, Any]:
+def _search_record(piece: Piece, found: Mapping[str, Any]) -> dict[str, Any]:
     """A finished search of sets, as a journal takes it."""
-    found = item.result()
-    progress = [{"loss": loss} for loss in found["losses"]]
-    settings = {**item.arguments, "order": found["order"]}
+    settings = {**piece.arguments, "order": found["order"]}
     return {
         "state": "complete",
         "metrics": {"loss": found["losses"][-1]},
-        "progress": progress[:-1],
-        "stages": [step("Greedy", settings, pictures=[judging.course(item.arguments, found)])],
+        "progress": [{"loss": loss} for loss in found["losses"][:-1]],
+        "stages": [step("Greedy", settings, pictures=[judging.course(piece.arguments, found)])],
     }
 
 
-def write_dataset(path: Path, records: Sequence[dict[str, Any]]) -> None:
+def write_dataset(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
     """Stage 2's files: Parquet for routers, and beside it the published tool's all_log.csv."""
     temporary = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist(list(records)), temporary)
+    pq.write_table(pa.Table.from_pylist(list(items)), temporary)
     temporary.replace(path)
     with path.with_name("all_log.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["inputs", "likelihood", "dataset", "idx"])
-        for record in records:
-            number = record["item"].rpartition("/")[2]
-            rows.writerow([record["prompt"], record["likelihood"], record["task"], number])
+        for one in items:
+            number = one["item"].rpartition("/")[2]
+            rows.writerow([one["prompt"], one["likelihood"], one["task"], number])

@@ -9,11 +9,11 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
-from search.engine.pool import Tell
+from search.engine.dispatch import Tell
 from search.journal.store import Store
 from search.ledger.mirror import open_client, tracking_uri
 from search.routing.commands import app
-from search.routing.stages import Route, opened
+from search.routing.stages import Route, run_route
 from search.study.routing import load_route
 from tests.support.toys import bytes_tokenizer
 from trainables.routing.answers import Answers
@@ -81,9 +81,7 @@ def study(folder: Path, storage: Path) -> RouteSpec:
 
 def ran(spec: RouteSpec, tell: Tell = lambda text: None) -> Route:
     """The study after all its stages, which are still in memory."""
-    with opened(spec, tell) as route:
-        assert route.evaluation
-    return route
+    return run_route(spec, tell)
 
 
 def answers(tasks: str, right: Sequence[Sequence[int]]) -> Answers:

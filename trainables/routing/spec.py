@@ -1,5 +1,6 @@
 """The tables of a routing study (PuDDing): plain validated data, read by driver and workers."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -120,6 +121,20 @@ class RouteSpec(Spec):
     evaluation: EvaluationSpec = EvaluationSpec()
     resources: RouteResources = RouteResources()
     folder: str = "runs"
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        return "cuda" if self.resources.gpus else "cpu"
+
+    @property
+    def cache(self) -> str:
+        """The folder that all its workers share."""
+        return str(Path(self.folder).absolute() / "cache")
+
+    @property
+    def abreast(self) -> int:
+        """How many routers are trained at a time."""
+        return self.resources.workers or 1
 
     @property
     def searched(self) -> bool:

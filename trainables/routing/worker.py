@@ -1,12 +1,13 @@
 """What a worker of a routing study does: finds sets, answers questions under sets, trains routers.
 
-A worker loads the model once. Everything it returns is plain data that depends on nothing but the
-study and what was asked for, so that any worker, at any time, returns the same.
+A worker loads the model once, when it is first needed. What a piece of work returns is plain data
+that depends on nothing but the study and what was asked for, so that any worker, at any time,
+returns the same.
 """
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any, TypeAlias
 import pyarrow.parquet as pq
 import torch
 import transformers
-from torch import nn
 from transformers import PreTrainedModel
 
 from trainables.bench.data.fits import check_fits
@@ -23,15 +23,11 @@ from trainables.bench.data.prompts import Question
 from trainables.bench.data.roles import Data, load_data
 from trainables.bench.data.split import Taken
 from trainables.bench.data.tokenize import choice_rows
+from trainables.bench.footprint import empty
+from trainables.bench.metrics.cost import count_parameters
 from trainables.bench.models.cards import cards, spread
 from trainables.bench.models.check import check_model
-from trainables.bench.models.load import (
-    head_for,
-    load_config,
-    load_model,
-    load_processor,
-    locate,
-)
+from trainables.bench.models.load import load_config, load_model, load_processor, locate
 from trainables.bench.models.structure import blocks, fixed_blocks
 from trainables.bench.models.surgery import remove_blocks
 from trainables.bench.training.loop import settle_products
@@ -50,7 +46,7 @@ from trainables.routing.answers import Answers
 from trainables.routing.routed_model import RoutedModel, measure
 from trainables.routing.router import Router, train
 from trainables.routing.spec import RouterSpec, RouteSpec
-from trainables.stage import drain, noting
+from trainables.stage import noting
 
 Record: TypeAlias = dict[str, Any]
 
@@ -59,13 +55,19 @@ class RouteWork:
     """One worker's model, tokenizer and data."""
 
     def __init__(self, spec: RouteSpec) -> None:
-        self.spec = spec
+        self.spec, self.device = spec, torch.device(spec.device)
         torch.set_num_threads(spec.resources.cpus)
-        settle_products(torch.device(self._device))
-        self.cache = Cache(Path(spec.folder).absolute() / "cache")
+        settle_products(self.device)
+        self.cache = Cache(Path(spec.cache))
         self._data: dict[str, Data] = {}
         self._taken: dict[str, Taken] = {}
         self._evaluators: dict[tuple[str, str, int], PrefixEvaluator] = {}
+
+    def do(self, method: str, arguments: Mapping[str, Any]) -> Generator[Progress, None, Record]:
+        """A piece of work: what one of the methods below returns."""
+        found: Any = getattr(self, method)(**arguments)
+        record: Record = (yield from found) if isinstance(found, Generator) else found
+        return record
 
     @cached_property
     def folder(self) -> Path:
@@ -81,7 +83,7 @@ class RouteWork:
     def model(self) -> PreTrainedModel:
         """The dense model, on the device. ModelError where blocks cannot be taken out of it."""
         model: PreTrainedModel = load_model(self.folder, self.spec.model, "multiple-choice", ())
-        spread(model, cards(torch.device(self._device), max(1, int(self.spec.resources.gpus))))
+        spread(model, cards(self.device, max(1, int(self.spec.resources.gpus))))
         first = self.data(next(iter(self.spec.tasks)))
         check_model(model, first.batches("held_out")[0], "multiple-choice")
         return model
@@ -89,18 +91,13 @@ class RouteWork:
     @cached_property
     def skeleton(self) -> PreTrainedModel:
         """The same without weights: enough to know whether data and budget fit."""
-        spec, config = self.spec.model, load_config(self.folder, self.spec.model)
+        config = load_config(self.folder, self.spec.model)
         try:
-            with torch.device("meta"):
-                shape: PreTrainedModel = head_for("multiple-choice", False).from_config(
-                    config, trust_remote_code=spec.trust_remote_code
-                )
+            return empty(config, self.spec.model, "multiple-choice")
         except ValueError as error:
+            what = f"model {self.spec.model.id}: no decoder"
             do = "routing needs a model that goes on with a text"
-            raise ModelError(
-                f"model {spec.id}: no decoder", got=config.model_type, do=do
-            ) from error
-        return shape
+            raise ModelError(what, got=config.model_type, do=do) from error
 
     @cached_property
     def packs(self) -> bool:
@@ -113,7 +110,7 @@ class RouteWork:
         return digest(
             fingerprint(self.folder, self.cache),
             self.spec.model.dtype,
-            self._device,
+            self.spec.device,
             code(),
             transformers.__version__,
         )
@@ -124,8 +121,10 @@ class RouteWork:
 
         Raises UserError where the study cannot be done.
         """
-        self._check_budget()
         roles: tuple[Role, ...] = ("calibration", "train", "held_out")
+        free = len(open_positions(len(blocks(self.skeleton)), (), fixed_blocks(self.skeleton)))
+        if self.spec.searched and (most := max(self.spec.sets.budget)) > free:
+            raise PlanError("sets.budget", got=most, allowed=f"up to the {free} blocks that can go")
         asked = {
             task: {role: self._questions(task, role) for role in roles if self._asks(task, role)}
             for task in self.spec.tasks
@@ -151,15 +150,8 @@ class RouteWork:
         """A fresh one."""
         return Router.fresh(self.spec.router.model_copy(update={"encoder": name}), sets=2)
 
-    def _check_budget(self) -> None:
-        free = len(open_positions(len(blocks(self.skeleton)), (), fixed_blocks(self.skeleton)))
-        if self.spec.searched and max(self.spec.sets.budget) > free:
-            got = max(self.spec.sets.budget)
-            raise PlanError("sets.budget", got=got, allowed=f"up to the {free} blocks that can go")
-
     def _asks(self, task: str, role: Role) -> bool:
-        searched = self.spec.searched
-        learns = self.spec.tasks[task].routed and (role == "train" or searched)
+        learns = self.spec.tasks[task].routed and (role == "train" or self.spec.searched)
         return role == "held_out" or learns
 
     def _questions(self, task: str, role: Role) -> str:
@@ -190,14 +182,9 @@ class RouteWork:
 
     def greedy(self, task: str, loss: str, seed: int) -> Record:
         """A greedy search by a task loss, on one part of the calibration items."""
-        score = self._evaluator(task, loss, seed)
-        found = greedy(
-            len(blocks(self.model)),
-            max(self.spec.sets.budget),
-            score,
-            fixed=fixed_blocks(self.model),
-        )
-        return {"order": list(found.order), "losses": list(found.losses)}
+        score, most = self._evaluator(task, loss, seed), max(self.spec.sets.budget)
+        found = greedy(len(blocks(self.model)), most, score, fixed=fixed_blocks(self.model))
+        return {"order": found.order, "losses": found.losses}
 
     def shape(self) -> Record:
         """What a driver must know to search by itself."""
@@ -205,9 +192,9 @@ class RouteWork:
         return {
             "blocks": len(found),
             "fixed": sorted(fixed_blocks(self.skeleton)),
-            "parameters": _count(self.skeleton),
-            "sizes": [_count(block) for block in found],
-            "router": {one: _count(self._router(one).model) for one in encoders},
+            "parameters": count_parameters(self.skeleton),
+            "sizes": [count_parameters(block) for block in found],
+            "router": {one: count_parameters(self._router(one).model) for one in encoders},
         }
 
     def _evaluator(self, task: str, name: str, seed: int) -> PrefixEvaluator:
@@ -231,20 +218,16 @@ class RouteWork:
 
     def likelihoods(
         self, task: str, role: Role, start: int, stop: int, sets: Sequence[Omit]
-    ) -> list[Record]:
-        """What every choice of some of the items scores under every set; see `Answers`."""
+    ) -> Record:
+        """What every choice of some of the items scores under every set: `items`; see `Answers`."""
         items, table = self.items(task, role)[start:stop], self.spec.tasks[task]
         loss = self._loss(task, "tld", items)
         means = PrefixEvaluator(self.model, loss).means([tuple(omit) for omit in sets])
-        counts = [len(item.choices) for item in items]
+        parts = torch.split(means, [len(item.choices) for item in items], dim=1)
         records = []
-        for number, (item, scores) in enumerate(
-            zip(items, torch.split(means, counts, dim=1), strict=True), start
-        ):
+        for number, (item, scores) in enumerate(zip(items, parts, strict=True), start):
             tokens = [len(row) for _, row in choice_rows(self.tokenizer, item, table.max_length)]
-            sizes = (
-                [max(1, one) for one in item.characters] if table.normalised else [1] * len(tokens)
-            )
+            sizes = [max(1, one) if table.normalised else 1 for one in item.characters]
             judged = scores * torch.tensor(tokens) / torch.tensor(sizes)
             records.append(
                 {
@@ -256,10 +239,10 @@ class RouteWork:
                     "judged": judged.tolist(),
                 }
             )
-        return records
+        return {"items": records}
 
-    def harness(self, task: str, omit: Omit) -> list[Record]:
-        """The answers of the model without some blocks to a task of lm-evaluation-harness."""
+    def harness(self, task: str, omit: Omit) -> Record:
+        """The `answers` of the model without some blocks to a task of lm-evaluation-harness."""
         from trainables.bench.metrics.harness import harness_answers, task_sizes
 
         data, model = self.spec.harness_data(), fork(self.model)
@@ -270,27 +253,24 @@ class RouteWork:
         most = min(self.spec.evaluation.questions or count, count)
         order = random.Random(f"{self.spec.seed} {task}").sample(range(count), count)
         asked = {task: sorted(order[:most])}
-        return harness_answers(model, self.tokenizer, data, asked)[task]
+        return {"answers": harness_answers(model, self.tokenizer, data, asked)[task]}
 
-    def train(self, settings: Record, dataset: str, sets: Sequence[int], folder: str) -> Record:
+    def train(
+        self, settings: Record, dataset: str, sets: Sequence[int], folder: str
+    ) -> Generator[Progress, None, Record]:
         """Train a router to choose among some of the sets of stage 2's data set; returns its end as
         a journal takes it."""
         spec, place = RouterSpec.model_validate(settings), Path(folder)
         answers = Answers.of(pq.read_table(dataset).to_pylist()).under(sets)
         progress: list[Progress] = []
         try:
-            running = train(spec, answers, place, self.cache, self._device)
-            report = drain(noting(progress, running))
+            running = train(spec, answers, place, self.cache, self.spec.device)
+            report = yield from noting(progress, running)
         finally:
             self.cache.release()
         found = {name: value for name, value in asdict(report).items() if math.isfinite(value)}
         step = {"stage": "Router", "settings": settings, "effects": ["Router"], "counts": {}}
-        ended = {"state": "complete", "metrics": found, "progress": progress}
-        return ended | {"stages": [step], "folder": folder}
-
-    @property
-    def _device(self) -> str:
-        return "cuda" if self.spec.resources.gpus else "cpu"
+        return {"metrics": found, "progress": progress, "stages": [step], "folder": folder}
 
     def promises(self, router: str, prompts: Sequence[str]) -> Record:
         """What each set promises for each prompt, and which one is taken."""
@@ -302,10 +282,5 @@ class RouteWork:
         routed = RoutedModel(
             self.model, self.tokenizer, Router.load(Path(router)), [tuple(omit) for omit in sets]
         )
-        routed.router.model.to(self._device)
+        routed.router.model.to(self.device)
         return measure(routed, prompts, self.spec.evaluation.new_tokens)
-
-
-def _count(module: nn.Module) -> int:
-    """Parameters, each once."""
-    return sum(parameter.numel() for parameter in module.parameters())

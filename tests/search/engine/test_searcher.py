@@ -13,8 +13,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError
 
-from search.engine.dispatch import Nobody, Plan
-from search.engine.searcher import GIVEN_UP, REFUSALS, JournalSearcher
+from search.engine.dispatch import REFUSALS, Nobody, Plan
+from search.engine.searcher import GIVEN_UP, WorkSearcher
 from search.engine.trouble import (
     AGREED,
     AT_ONE_LINE,
@@ -41,8 +41,8 @@ def ask(trial: Any) -> None:
 
 
 @pytest.fixture
-def searcher(tmp_path: Path) -> JournalSearcher:
-    return JournalSearcher(plan(tmp_path))
+def searcher(tmp_path: Path) -> WorkSearcher:
+    return WorkSearcher(plan(tmp_path))
 
 
 def plan(folder: Path, **changes: Any) -> Plan:
@@ -112,19 +112,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 DIED = RayActorError(error_msg="The actor is dead. Worker exit detail: Killed by somebody.")
 
 
-def dies(searcher: JournalSearcher, trial_id: str, error: Exception = DIED) -> None:
+def dies(searcher: WorkSearcher, trial_id: str, error: Exception = DIED) -> None:
     searcher.on_trial_complete(trial_id, None, error=True)
     searcher.died(trial_id, error)
 
 
 def gives_back(
-    searcher: JournalSearcher, trial_id: str, config: dict[str, Any], blame: str, **more: Any
+    searcher: WorkSearcher, trial_id: str, config: dict[str, Any], blame: str, **more: Any
 ) -> None:
     changes = {"state": "broken", "blame": blame, "metrics": {}, "worker": "host pid 7"} | more
     searcher.on_trial_complete(trial_id, ended(searcher, config, **changes))
 
 
-def ended(searcher: JournalSearcher, config: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def ended(searcher: WorkSearcher, config: dict[str, Any], **changes: Any) -> dict[str, Any]:
     given = config["given"]
     metrics = {"perplexity": 20.0 + given.number, "parameters": 1e6}
     found = record(given.uid, given.number, metrics)
@@ -132,22 +132,22 @@ def ended(searcher: JournalSearcher, config: dict[str, Any], **changes: Any) -> 
     return {"record": json.dumps(found | changes), "done": True}
 
 
-def handed(searcher: JournalSearcher, trial_id: str) -> dict[str, Any]:
+def handed(searcher: WorkSearcher, trial_id: str) -> dict[str, Any]:
     config = searcher.suggest(trial_id)
     assert isinstance(config, dict), searcher.plan.error
     return config
 
 
-def after_baseline(searcher: JournalSearcher) -> None:
+def after_baseline(searcher: WorkSearcher) -> None:
     searcher.on_trial_complete("base", ended(searcher, handed(searcher, "base")))
 
 
-def states(searcher: JournalSearcher) -> list[TrialState]:
+def states(searcher: WorkSearcher) -> list[TrialState]:
     return [row.state for row in searcher.plan.journal.trials()]
 
 
 def test_beside_the_baseline_the_other_workers_start_and_nothing_else(
-    searcher: JournalSearcher,
+    searcher: WorkSearcher,
 ) -> None:
     config = handed(searcher, "base")
     assert config["given"].number == 0 and config["given"].params == {}
@@ -164,7 +164,7 @@ def test_beside_the_baseline_the_other_workers_start_and_nothing_else(
 
 @pytest.mark.parametrize(("trials", "cold"), [(None, 1), (3, 1), (1, 0)])
 def test_no_more_workers_start_than_trials_will_run(
-    searcher: JournalSearcher, trials: int | None, cold: int
+    searcher: WorkSearcher, trials: int | None, cold: int
 ) -> None:
     searcher.plan.budget = Budget(trials=trials)
     handed(searcher, "base")
@@ -174,7 +174,7 @@ def test_no_more_workers_start_than_trials_will_run(
 
 @pytest.mark.parametrize("blame", ["code", "process", "place"])
 def test_where_nothing_opens_the_study_ends_with_the_reason(
-    searcher: JournalSearcher, clock: SimpleNamespace, blame: str
+    searcher: WorkSearcher, clock: SimpleNamespace, blame: str
 ) -> None:
     for tried in range(20):
         clock.seconds += 100.0
@@ -187,7 +187,7 @@ def test_where_nothing_opens_the_study_ends_with_the_reason(
     assert error is not None and "no trial can run: ValueError: no header" in str(error)
 
 
-def test_nodes_that_join_later_are_used(searcher: JournalSearcher) -> None:
+def test_nodes_that_join_later_are_used(searcher: WorkSearcher) -> None:
     searcher.plan.budget = Budget(hours=1)
     after_baseline(searcher)
     handed(searcher, "one"), handed(searcher, "two")
@@ -197,7 +197,7 @@ def test_nodes_that_join_later_are_used(searcher: JournalSearcher) -> None:
 
 
 def test_without_a_node_that_can_hold_a_trial_it_waits_with_a_word_and_not_for_ever(
-    searcher: JournalSearcher, clock: SimpleNamespace
+    searcher: WorkSearcher, clock: SimpleNamespace
 ) -> None:
     searcher.plan.places.room = 0  # type: ignore[attr-defined]
     for _ in range(130):
@@ -210,7 +210,7 @@ def test_without_a_node_that_can_hold_a_trial_it_waits_with_a_word_and_not_for_e
 
 
 def test_a_node_that_never_comes_ends_the_study(
-    searcher: JournalSearcher, clock: SimpleNamespace
+    searcher: WorkSearcher, clock: SimpleNamespace
 ) -> None:
     searcher.plan.places.room = 0  # type: ignore[attr-defined]
     searcher.suggest("base")
@@ -221,7 +221,7 @@ def test_a_node_that_never_comes_ends_the_study(
 
 
 def test_a_trial_that_waits_for_room_is_said_every_minute(
-    searcher: JournalSearcher, clock: SimpleNamespace
+    searcher: WorkSearcher, clock: SimpleNamespace
 ) -> None:
     after_baseline(searcher)
     handed(searcher, "one")
@@ -239,7 +239,7 @@ def test_a_trial_that_waits_for_room_is_said_every_minute(
 
 
 def test_no_more_than_the_workers_at_a_time_and_the_budget_in_all(
-    searcher: JournalSearcher,
+    searcher: WorkSearcher,
 ) -> None:
     after_baseline(searcher)
     one, two = handed(searcher, "one"), handed(searcher, "two")
@@ -253,7 +253,7 @@ def test_no_more_than_the_workers_at_a_time_and_the_budget_in_all(
     assert searcher.suggest("four") == searcher.FINISHED
 
 
-def test_a_trial_whose_worker_died_is_handed_out_again(searcher: JournalSearcher) -> None:
+def test_a_trial_whose_worker_died_is_handed_out_again(searcher: WorkSearcher) -> None:
     after_baseline(searcher)
     config = handed(searcher, "one")
     searcher.started("one")
@@ -263,7 +263,7 @@ def test_a_trial_whose_worker_died_is_handed_out_again(searcher: JournalSearcher
     assert states(searcher)[1:] == [TrialState.COMPLETE]
 
 
-def test_a_failed_trial_keeps_its_reason_and_the_study_goes_on(searcher: JournalSearcher) -> None:
+def test_a_failed_trial_keeps_its_reason_and_the_study_goes_on(searcher: WorkSearcher) -> None:
     after_baseline(searcher)
     config = handed(searcher, "one")
     failed = ended(searcher, config, state="fail", reason="perplexity is nan")
@@ -275,7 +275,7 @@ def test_a_failed_trial_keeps_its_reason_and_the_study_goes_on(searcher: Journal
 
 
 def test_a_baseline_that_fails_ends_the_study_and_is_still_owed(
-    searcher: JournalSearcher,
+    searcher: WorkSearcher,
 ) -> None:
     config = handed(searcher, "base")
     searcher.on_trial_complete("base", ended(searcher, config, state="fail", reason="no text"))
@@ -287,7 +287,7 @@ def test_a_baseline_that_fails_ends_the_study_and_is_still_owed(
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, None])
 def test_a_baseline_without_its_metric_ends_the_study_and_is_measured_again(
-    searcher: JournalSearcher, tmp_path: Path, bad: float | None
+    searcher: WorkSearcher, tmp_path: Path, bad: float | None
 ) -> None:
     config = handed(searcher, "base")
     metrics = {"perplexity": bad, "parameters": 1e6} if bad else {"parameters": 1e6}
@@ -295,7 +295,7 @@ def test_a_baseline_without_its_metric_ends_the_study_and_is_measured_again(
     assert "the untouched model was not measured: perplexity" in str(searcher.plan.error)
     assert searcher.suggest("one") == searcher.FINISHED
     assert states(searcher) == [TrialState.RUNNING]
-    again = JournalSearcher(plan(tmp_path))
+    again = WorkSearcher(plan(tmp_path))
     assert handed(again, "base") == config
     after = ended(again, config)
     again.on_trial_complete("base", after)
@@ -309,7 +309,7 @@ def test_what_is_raised_once_there_are_facts_ends_the_study_before_any_trial(
     def on_facts(facts: Facts) -> Any:
         raise error
 
-    searcher = JournalSearcher(plan(tmp_path, on_facts=on_facts))
+    searcher = WorkSearcher(plan(tmp_path, on_facts=on_facts))
     after_baseline(searcher)
     assert isinstance(searcher.plan.error, UserError)
     assert str(error) in str(searcher.plan.error)
@@ -319,7 +319,7 @@ def test_what_is_raised_once_there_are_facts_ends_the_study_before_any_trial(
 
 @pytest.mark.parametrize("call", ["ask", "tell"])
 def test_a_journal_that_raises_ends_the_study_with_one_message(
-    searcher: JournalSearcher, call: str, monkeypatch: pytest.MonkeyPatch
+    searcher: WorkSearcher, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after_baseline(searcher)
     one = handed(searcher, "one")
@@ -339,7 +339,7 @@ def test_a_journal_that_raises_ends_the_study_with_one_message(
 
 
 def test_facts_are_read_once_not_for_every_trial(
-    searcher: JournalSearcher, monkeypatch: pytest.MonkeyPatch
+    searcher: WorkSearcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after_baseline(searcher)
     monkeypatch.setattr(Facts, "read", lambda data: pytest.fail("read again"))
@@ -347,7 +347,7 @@ def test_facts_are_read_once_not_for_every_trial(
     assert handed(searcher, "one")["facts"] is handed(searcher, "two")["facts"]
 
 
-def test_a_stop_by_the_scheduler_is_pruned_with_its_progress(searcher: JournalSearcher) -> None:
+def test_a_stop_by_the_scheduler_is_pruned_with_its_progress(searcher: WorkSearcher) -> None:
     after_baseline(searcher)
     handed(searcher, "one")
     searcher.on_trial_complete("one", {"accuracy": 0.5, "done": True})
@@ -356,7 +356,7 @@ def test_a_stop_by_the_scheduler_is_pruned_with_its_progress(searcher: JournalSe
     assert row.user_attrs["record"]["progress"] == {"accuracy": 0.5}
 
 
-def test_a_stopped_driver_leaves_its_trials_owed(searcher: JournalSearcher) -> None:
+def test_a_stopped_driver_leaves_its_trials_owed(searcher: WorkSearcher) -> None:
     after_baseline(searcher)
     handed(searcher, "one")
     handed(searcher, "two")
@@ -365,7 +365,7 @@ def test_a_stopped_driver_leaves_its_trials_owed(searcher: JournalSearcher) -> N
     assert states(searcher)[1:] == [TrialState.RUNNING] * 2
 
 
-def test_when_workers_keep_dying_it_is_not_the_trials(searcher: JournalSearcher) -> None:
+def test_when_workers_keep_dying_it_is_not_the_trials(searcher: WorkSearcher) -> None:
     searcher.plan.budget = Budget(trials=20)
     after_baseline(searcher)
     for number in range(DEATHS):
@@ -381,7 +381,7 @@ def test_when_workers_keep_dying_it_is_not_the_trials(searcher: JournalSearcher)
 # -- what a space and a sampler can do -------------------------------------------------------------
 
 
-def with_space(folder: Path, space: Any, sampler: BaseSampler, **changes: Any) -> JournalSearcher:
+def with_space(folder: Path, space: Any, sampler: BaseSampler, **changes: Any) -> WorkSearcher:
     """A searcher whose baseline is measured."""
     made = plan(folder, **changes)
 
@@ -390,7 +390,7 @@ def with_space(folder: Path, space: Any, sampler: BaseSampler, **changes: Any) -
         return space
 
     made.on_facts = on_facts
-    searcher = JournalSearcher(made)
+    searcher = WorkSearcher(made)
     after_baseline(searcher)
     return searcher
 
@@ -452,15 +452,15 @@ def test_a_sampler_that_raises_is_told_as_the_samplers_trouble(method: str, tmp_
 # -- one mistake, met by every trial ---------------------------------------------------------------
 
 
-def fails(searcher: JournalSearcher, where: str, blame: str = "code") -> None:
+def fails(searcher: WorkSearcher, where: str, blame: str = "code") -> None:
     config = handed(searcher, "one")
     said = {"state": "fail", "metrics": {}, "blame": blame, "where": where}
     reason = f"TypeError: no {config['given'].number} ({where})"
     searcher.on_trial_complete("one", ended(searcher, config, reason=reason, **said))
 
 
-def hours(folder: Path) -> JournalSearcher:
-    searcher = JournalSearcher(plan(folder, budget=Budget(hours=8)))
+def hours(folder: Path) -> WorkSearcher:
+    searcher = WorkSearcher(plan(folder, budget=Budget(hours=8)))
     after_baseline(searcher)
     return searcher
 
@@ -477,7 +477,7 @@ def test_one_mistake_in_code_does_not_write_failed_trials_until_the_time_is_up(
     assert f"the last {AT_ONE_LINE} trials failed of one thing: TypeError: no" in said
     assert "rayduce resume depth --retry-failed" in said
     assert states(searcher)[1:] == [TrialState.FAIL] * AT_ONE_LINE
-    again = JournalSearcher(plan(tmp_path, budget=Budget(hours=8)))
+    again = WorkSearcher(plan(tmp_path, budget=Budget(hours=8)))
     again.plan.ready(FACTS)  # a launch after the mistake was mended
     fails(again, "TypeError mine.py:3")
     assert again.plan.error is None
@@ -509,7 +509,7 @@ def test_trials_that_fail_do_not_end_a_study_that_works(
 
 
 def test_a_node_without_the_model_costs_no_trial_a_try(
-    searcher: JournalSearcher, clock: SimpleNamespace
+    searcher: WorkSearcher, clock: SimpleNamespace
 ) -> None:
     after_baseline(searcher)
     for _ in range(TRIES + 1):
@@ -526,7 +526,7 @@ def test_a_node_without_the_model_costs_no_trial_a_try(
 
 
 def test_where_no_node_is_left_the_study_ends_with_the_true_reason(
-    searcher: JournalSearcher, clock: SimpleNamespace
+    searcher: WorkSearcher, clock: SimpleNamespace
 ) -> None:
     for node in "ab":
         clock.seconds += 60.0
@@ -537,7 +537,7 @@ def test_where_no_node_is_left_the_study_ends_with_the_true_reason(
 
 
 def test_troubles_in_a_row_are_bounded_over_all_workers(
-    searcher: JournalSearcher, clock: SimpleNamespace
+    searcher: WorkSearcher, clock: SimpleNamespace
 ) -> None:
     after_baseline(searcher)
     for number in range(TROUBLES):
@@ -550,7 +550,7 @@ def test_troubles_in_a_row_are_bounded_over_all_workers(
 
 
 def test_what_all_workers_meet_at_once_counts_once(
-    searcher: JournalSearcher, clock: SimpleNamespace
+    searcher: WorkSearcher, clock: SimpleNamespace
 ) -> None:
     searcher.plan.places.room = 2 * TROUBLES  # type: ignore[attr-defined]
     searcher.plan.budget = Budget(trials=100)
@@ -565,7 +565,7 @@ def test_what_all_workers_meet_at_once_counts_once(
 
 @pytest.mark.parametrize("began", [True, False])
 def test_a_lost_node_costs_no_trial_a_try(
-    searcher: JournalSearcher, clock: SimpleNamespace, began: bool
+    searcher: WorkSearcher, clock: SimpleNamespace, began: bool
 ) -> None:
     lost = ActorUnavailableError("The actor is temporarily unavailable", actor_id=None)
     after_baseline(searcher)
@@ -579,7 +579,7 @@ def test_a_lost_node_costs_no_trial_a_try(
     assert states(searcher)[1:] == [TrialState.RUNNING]
 
 
-def test_memory_that_ran_out_is_the_candidates(searcher: JournalSearcher) -> None:
+def test_memory_that_ran_out_is_the_candidates(searcher: WorkSearcher) -> None:
     after_baseline(searcher)
     for _ in range(TRIES):
         handed(searcher, "one")
@@ -591,7 +591,7 @@ def test_memory_that_ran_out_is_the_candidates(searcher: JournalSearcher) -> Non
 
 
 def test_a_second_process_decides_where_the_first_may_be_at_fault(
-    searcher: JournalSearcher,
+    searcher: WorkSearcher,
 ) -> None:
     after_baseline(searcher)
     config = handed(searcher, "one")
@@ -604,7 +604,7 @@ def test_a_second_process_decides_where_the_first_may_be_at_fault(
     assert searcher.plan.places.struck == []  # type: ignore[attr-defined]
 
 
-def test_second_opinions_that_agree_are_no_longer_asked_for(searcher: JournalSearcher) -> None:
+def test_second_opinions_that_agree_are_no_longer_asked_for(searcher: WorkSearcher) -> None:
     searcher.plan.budget = Budget(trials=20)
     after_baseline(searcher)
     for _ in range(AGREED):
@@ -617,12 +617,12 @@ def test_second_opinions_that_agree_are_no_longer_asked_for(searcher: JournalSea
     assert states(searcher)[1:] == [TrialState.FAIL] * AGREED + [TrialState.RUNNING]
 
 
-def test_the_baseline_needs_no_second_opinion(searcher: JournalSearcher) -> None:
+def test_the_baseline_needs_no_second_opinion(searcher: WorkSearcher) -> None:
     assert not handed(searcher, "base")["doubt"]
 
 
 def test_a_trial_that_takes_too_long_has_failed_with_that_reason(
-    searcher: JournalSearcher, clock: SimpleNamespace
+    searcher: WorkSearcher, clock: SimpleNamespace
 ) -> None:
     searcher.plan.budget = Budget(trials=3, minutes_per_trial=2.0)
     after_baseline(searcher)
@@ -642,7 +642,7 @@ def test_a_trial_that_takes_too_long_has_failed_with_that_reason(
 
 
 def test_a_baseline_that_takes_too_long_ends_the_study(
-    searcher: JournalSearcher, clock: SimpleNamespace
+    searcher: WorkSearcher, clock: SimpleNamespace
 ) -> None:
     searcher.plan.budget = Budget(trials=3, minutes_per_trial=1.0)
     handed(searcher, "base")
@@ -653,7 +653,7 @@ def test_a_baseline_that_takes_too_long_ends_the_study(
     assert states(searcher) == [TrialState.RUNNING]
 
 
-def test_a_folder_that_a_node_does_not_see_is_said_once(searcher: JournalSearcher) -> None:
+def test_a_folder_that_a_node_does_not_see_is_said_once(searcher: WorkSearcher) -> None:
     after_baseline(searcher)
     for trial_id in ("one", "two"):
         config = handed(searcher, trial_id)
@@ -664,7 +664,7 @@ def test_a_folder_that_a_node_does_not_see_is_said_once(searcher: JournalSearche
 
 
 def test_what_items_scored_comes_through_ray_where_the_folder_is_not_shared(
-    searcher: JournalSearcher,
+    searcher: WorkSearcher,
 ) -> None:
     kept: dict[str, str] = {}
     searcher.plan.on_scores = kept.__setitem__

@@ -12,7 +12,7 @@ from ray.tune.utils.object_cache import _ObjectCache
 from search.engine import tune as reuse
 from search.engine.tune import patient_reuse, run_tune
 from tests.support.journals import sample_study
-from trainables.worker import Place
+from trainables.worker import Place, Trial
 
 
 class Named(SimpleNamespace):
@@ -135,8 +135,7 @@ def test_a_cluster_that_goes_away_is_one_line(
 
     told: list[Exception] = []
     monkeypatch.setattr(reuse, "_tuner", lambda *_: SimpleNamespace(fit=fit))
-    budget, places = SimpleNamespace(minutes_per_trial=None), SimpleNamespace(slots=lambda: 1)
-    plan: Any = SimpleNamespace(naive=False, budget=budget, places=places, failed=told.append)
-    space: Any = None
-    run_tune(sample_study(), Place(tmp_path), tmp_path, space, plan)
+    places = SimpleNamespace(slots=lambda: 1)
+    plan: Any = SimpleNamespace(minutes=None, places=places, failed=told.append)
+    run_tune(sample_study(), Trial, {"place": Place(tmp_path)}, plan)
     assert "the head does not answer" in str(told[0]) and "many lines" not in str(told[0])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from search.engine.pool import LocalPool
+from search.engine.pieces import Piece, Pieces, Program, do_here
 from search.journal.fence import Driver
 from search.journal.journal import Journal
 from search.journal.store import Store, open_storage
@@ -25,6 +25,13 @@ class Fake:
 
     def __init__(self, worst: float) -> None:
         self.worst, self.ran = worst, list[float]()
+
+    def do(self, method: str, arguments: dict[str, Any]) -> Any:
+        yield from ()
+        return getattr(self, method)(**arguments)
+
+    def look(self) -> dict[str, Any]:
+        return {}
 
     def train(self, settings: dict[str, Any]) -> dict[str, Any]:
         self.ran.append(settings["lr"])
@@ -45,15 +52,21 @@ def opened(folder: Path) -> Journal:
 
 
 def search(whole: Route, journal: Journal, fake: Fake, folder: Path, told: Any = print) -> Trained:
-    spec: RouteSpec = whole.spec.model_copy(
-        update={"search": whole.spec.search.model_copy(update={"trials": 6})}
-    )
-    pool = LocalPool(lambda: fake, workers=2)
+    wanted = whole.spec.search.model_copy(update={"trials": 6})
+    abreast = whole.spec.resources.model_copy(update={"workers": 2})
+    spec: RouteSpec = whole.spec.model_copy(update={"search": wanted, "resources": abreast})
+    found: list[Trained] = []
 
     def make(settings: Any) -> dict[str, Any]:
         return {"settings": settings.model_dump()}
 
-    return search_router(spec, pool, journal, folder / "s" / "results", ITEMS, make, told)
+    def program() -> Program[None]:
+        results = folder / "s" / "results"
+        yield [Piece(results / "look.json", "look")]  # the first one, on which all depends
+        found.append((yield from search_router(spec, journal, results, ITEMS, make, told)))
+
+    do_here(Pieces(folder / "s", program()), lambda: fake)
+    return found[0]
 
 
 def test_the_best_is_the_most_accurate_and_of_those_the_one_with_least_regret(
@@ -96,7 +109,9 @@ def test_a_router_that_fails_does_not_end_the_search(
 ) -> None:
     told: list[str] = []
     worst = whole.spec.router.lr * 0.999
-    with pytest.raises(UserError, match="no router could be trained: the training loss is nan"):
+    with pytest.raises(
+        UserError, match="no router could be trained: PlanError: the training loss is nan"
+    ):
         search(whole, journal, Fake(0.0), tmp_path, told.append)
     other = opened(tmp_path / "other")
     found = search(whole, other, Fake(worst), tmp_path / "other", told.append)

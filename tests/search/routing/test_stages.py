@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForMaskedLM
 from typer.testing import CliRunner
 
-from search.engine import pool as route_pool
-from search.engine.pool import WorkItem
+from search.engine import pieces
 from search.journal.lock import study_lock
 from search.journal.store import Store
 from search.routing.commands import app
@@ -36,7 +35,7 @@ from search.routing.evaluation import (
     STATIC,
 )
 from search.routing.export import export_route
-from search.routing.stages import Route, opened
+from search.routing.stages import Route, run_route
 from search.study.routing import load_route
 from tests.support.routing import invoke, ran, runs_of, study, write_study
 from tests.support.toys import bytes_tokenizer
@@ -119,10 +118,16 @@ def test_the_table_says_in_which_form_the_questions_were_asked(
 
 
 def test_nothing_runs_twice(whole: Route, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[WorkItem] = []
-    monkeypatch.setattr(WorkItem, "run", lambda piece, work: done.append(piece))
+    done: list[str] = []
+    do = RouteWork.do
+
+    def noted(self: RouteWork, method: str, arguments: Any) -> Any:
+        done.append(method)
+        return do(self, method, arguments)
+
+    monkeypatch.setattr(RouteWork, "do", noted)
     ran(whole.spec)
-    assert not done
+    assert done == ["identity"], "which says that all is as it was"
 
 
 @pytest.mark.parametrize(
@@ -133,17 +138,17 @@ def test_interrupted_after_any_piece_it_ends_the_same(
 ) -> None:
     spec = study(made, tmp_path)
     left = iter(range(writes))
-    keep = route_pool.write_durably
+    keep = pieces.write_durably
 
     def write(path: Path, text: str) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
         keep(path, text)
 
-    monkeypatch.setattr(route_pool, "write_durably", write)
+    monkeypatch.setattr(pieces, "write_durably", write)
     with pytest.raises(KeyboardInterrupt):
         ran(spec)
-    monkeypatch.setattr(route_pool, "write_durably", keep)
+    monkeypatch.setattr(pieces, "write_durably", keep)
     assert outputs(ran(spec).root) == outputs(whole.root)
 
 
@@ -169,9 +174,9 @@ def test_sets_from_a_file_need_no_search(made: Path, tmp_path: Path) -> None:
     file = tmp_path / "given.csv"
     file.write_text('Set,idx,\n"[1, 2]",0,one\n"[2, 1]",1,same\n"[3]",2,other\n')
     given = spec.model_copy(update={"sets": spec.sets.model_copy(update={"file": str(file)})})
-    with opened(given) as route:
-        assert route.sets == {"other": (3,), "one": (1, 2)}
-        assert route.budgets == {1: [0], 2: [1]}
+    route = run_route(given, stages=1)
+    assert route.sets == {"other": (3,), "one": (1, 2)}
+    assert route.budgets == {1: [0], 2: [1]}
 
 
 @pytest.mark.long
@@ -258,8 +263,8 @@ def test_results_inside_a_jobs_own_folder_are_refused(
     spec = study(made, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(UserError, match="absolute folder that all nodes see"), opened(spec):
-        pass
+    with pytest.raises(UserError, match="absolute folder that all nodes see"):
+        ran(spec)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -279,7 +284,7 @@ def test_the_exported_model_loads_and_writes(whole: Route, tmp_path: Path) -> No
     chosen = model.route(["Box 1"])[0]
     omitted = " ".join(map(str, model.sets[chosen]))
     assert f"set {chosen}, without blocks {omitted}: " in told.stderr and told.exit_code == 0
-    found = whole.timing(2)
+    found = whole.speeds[2]
     assert found["bytes/active"] < found["bytes/resident"]
     with pytest.raises(UserError, match=r"--budget: got 3; allowed: 2"):
         export_route(whole, tmp_path / "other", budget=3)
@@ -381,7 +386,6 @@ def test_killed_in_every_stage_it_ends_the_same(whole: Route, made: Path, tmp_pa
 @pytest.mark.slow
 def test_on_ray_workers_it_ends_the_same(whole: Route, made: Path, tmp_path: Path) -> None:
     spec = load_route(write_study(made, tmp_path), {"resources.workers": 2})
-    with opened(spec) as route:
-        assert route.pool.workers == 2
-        assert route.evaluation
+    assert spec.abreast == 2
+    route = ran(spec)
     assert outputs(route.root) == outputs(whole.root)
