@@ -11,7 +11,8 @@ Source: "MPruner", 2024 (arXiv 2408.13482), after "DeepArc", Ren et al., ICSE 20
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from functools import partial
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from trainables.bench.models.batches import reaching, real_positions
 from trainables.bench.models.blockwise import watching
 from trainables.bench.models.structure import blocks, fixed_blocks, run_blocks, stacks, towers
 from trainables.bench.models.surgery import remove_blocks
+from trainables.bench.prefix.calibrate import ByBlock, Run
 from trainables.bench.training.freeze import neighbours
 from trainables.core.errors import PlanError
 from trainables.core.pictures import Heatmap
@@ -53,7 +55,7 @@ def plan(found: Sequence[Sequence[int]], k: int, fixed: Collection[int] = ()) ->
 
 
 @dataclass(frozen=True)
-class Similarity(Method):
+class Similarity(ByBlock, Method):
     """Remove blocks of modules of alike blocks; CKA over minibatches, unbiased."""
 
     threshold: float = 99.0  # percent
@@ -66,16 +68,47 @@ class Similarity(Method):
         self.require("rule", self.rule in get_args(Rule), " or ".join(get_args(Rule)))
 
     @classmethod
-    def calibrate(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Stats:
+    def measure(
+        cls, model: PreTrainedModel, inputs: Iterable[Batch], run: Run, first: int
+    ) -> Stats:
+        """All inner products between the outputs of a minibatch's examples, block by block.
+
+        Returns:
+            `gram.BLOCK`: [minibatches, n, n] float64, n being the largest minibatch's examples;
+            `examples.BLOCK`: [minibatches], how many each has.
+        """
+        tower = [index for index, span in enumerate(towers(model)) for _ in span]
+        grams: list[list[Tensor]] = [[] for _ in tower[first:]]
+        for batch in inputs:
+
+            def reduce(block: int, output: Tensor, batch: Batch = batch) -> None:
+                mask = real_positions(batch, tower[first + block])
+                grams[block].append(gram(_flat(output, mask)).cpu())
+
+            _watch(model, first, partial(run, batch), reduce)
+        found = Stats()
+        for block, ones in enumerate(grams, first):
+            sizes = [len(one) for one in ones]
+            room = torch.zeros(len(ones), max(sizes), max(sizes), dtype=torch.float64)
+            for at, one in enumerate(ones):
+                room[at, : len(one), : len(one)] = one
+            found |= {f"gram.{block}": room, f"examples.{block}": torch.tensor(sizes)}
+        return found
+
+    @classmethod
+    def owned(cls, model: PreTrainedModel) -> list[list[str]]:
+        """The inner products of each block's outputs."""
+        return [[f"gram.{n}", f"examples.{n}"] for n in range(len(blocks(model)))]
+
+    @classmethod
+    def concluded(cls, model: PreTrainedModel, found: Stats) -> Stats:
         """The CKA matrix of every tower."""
-        spans = towers(model)
-        sums = [Minibatches(len(span)) for span in spans]
-        for batch in batches:
-            masks = [real_positions(batch, index) for index in range(len(spans))]
-            tower = [index for index, span in enumerate(spans) for _ in span]
-            grams = outputs(model, batch, lambda i, out: gram(_flat(out, masks[tower[i]])))  # noqa: B023
-            for span, total in zip(spans, sums, strict=True):
-                total.add(torch.stack([grams[i].to(grams[0].device) for i in span]))
+        sums = []
+        for span in towers(model):
+            total = Minibatches(len(span))
+            for at, size in enumerate(found[f"examples.{span[0]}"].tolist()):
+                total.add(torch.stack([found[f"gram.{n}"][at, :size, :size] for n in span]))
+            sums.append(total)
         return _stats(sums)
 
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:
@@ -133,7 +166,7 @@ class SimilarityPerSample(Similarity):
         spans = towers(model)
         sums = [PerSample(len(span)) for span in spans]
         for batch in batches:
-            found = outputs(model, batch, lambda _, out: _positions(out))
+            found = [_positions(one) for one in outputs(model, batch)]
             for index, (span, total) in enumerate(zip(spans, sums, strict=True)):
                 shapes = {found[i].shape[:2] for i in span}
                 if len(shapes) > 1:
@@ -148,23 +181,28 @@ class SimilarityPerSample(Similarity):
         return _stats(sums)
 
 
-def outputs(
-    model: PreTrainedModel, batch: Batch, reduce: Callable[[int, Tensor], Tensor]
-) -> list[Tensor]:
-    """What `reduce` makes of each block's number and output, in one forward."""
-    watched, training = blocks(model), model.training
+def outputs(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
+    """Every block's output, in one forward."""
     found: dict[int, Tensor] = {}
+    _watch(model, 0, lambda: run_blocks(model, reaching(model, batch)), found.__setitem__)
+    return [found[number] for number in range(len(found))]
 
-    def see(number: int, _: Tensor, output: Tensor) -> None:
-        found[number] = reduce(number, output)
 
+def _watch(
+    model: PreTrainedModel, first: int, run: Callable[[], Any], see: Callable[[int, Tensor], Any]
+) -> None:
+    """Show the output of each block from `first` on, counted from there, while the model runs."""
+    training = model.training
     model.eval()
     try:
-        with watching(watched, see, f"{type(model).__name__}: blocks"):
-            run_blocks(model, reaching(model, batch))
+        with watching(
+            blocks(model)[first:],
+            lambda number, _, output: see(number, output),
+            f"{type(model).__name__}: blocks",
+        ):
+            run()
     finally:
         model.train(training)
-    return [found[number] for number in range(len(watched))]
 
 
 def _flat(output: Tensor, mask: Tensor | None) -> Tensor:

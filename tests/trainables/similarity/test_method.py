@@ -216,7 +216,7 @@ def test_a_block_that_never_runs_is_an_error() -> None:
     encoder = model.base_model.encoder
     encoder.forward = lambda hidden, *args, **kwargs: _only_first(encoder, hidden)
     with pytest.raises(PlanError, match=r"blocks \[1\] never ran"):
-        outputs(model, batch_for(model), lambda _, out: out)
+        outputs(model, batch_for(model))
     assert not any(block._forward_hooks for block in blocks(model))
 
 

@@ -37,13 +37,18 @@ class ByBlock(ABC):
         """The names of each block's numbers."""
 
     @classmethod
+    def concluded(cls, model: PreTrainedModel, found: Stats) -> Stats:
+        """What follows from all blocks' numbers together; by default they themselves."""
+        return found
+
+    @classmethod
     def calibrate(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Stats:
         """Measure all blocks, on whole passes."""
 
         def run(batch: Batch) -> None:
             run_blocks(model, reaching(model, batch))
 
-        return cls.measure(model, cls.inputs(model, batches), run, 0)
+        return cls.concluded(model, cls.measure(model, cls.inputs(model, batches), run, 0))
 
 
 def calibrated(
@@ -67,7 +72,7 @@ def calibrated(
     names = [name for block in owned for name in block]
     if not isinstance(forward, Resumed) or len(set(names)) < len(names):
         return method.calibrate(subject.model, batches)
-    return _from_block(method, source, forward, inputs, owned)
+    return method.concluded(subject.model, _from_block(method, source, forward, inputs, owned))
 
 
 def _plainly(method: type[ByBlock]) -> bool:

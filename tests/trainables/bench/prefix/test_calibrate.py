@@ -15,11 +15,12 @@ from trainables.bench.prefix.forward import Work
 from trainables.core.types import Batch, PreTrainedModel, Stats
 from trainables.neurons.calibrate import Activations, AnswerActivations
 from trainables.omission.method import Omission
+from trainables.similarity.method import Similarity
 from trainables.stage import Stage
 from trainables.wanda import Wanda
 
 SINGLE = ["llama", "gemma3_text", "gpt2", "bert", "vit"]
-METHODS: list[Any] = [Wanda, Activations, AnswerActivations]
+METHODS: list[Any] = [Wanda, Activations, AnswerActivations, Similarity]
 
 
 def opened(folder: Path, name: str, count: int = 2) -> Bench:
