@@ -279,9 +279,12 @@ class Stage(ABC):
 
 
 _name_of = cache(importable_name)  # a sampler asks thousands of times
+_PLAIN = {int, float, str, bool, tuple, type(None)}
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Stage):
         return value.to_dict()
     return value.model_dump(mode="json") if isinstance(value, Spec) else value

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import optuna
 from optuna.distributions import (
@@ -25,6 +25,7 @@ from spaces import sets
 PHASE = "phase"  # in a trial's row: [phase, place in it], both from 0
 Ask: TypeAlias = Callable[[Any], object]  # runs the space on a trial, or on what stands in for one
 Params: TypeAlias = dict[str, Any]
+T = TypeVar("T")
 Fill: TypeAlias = Callable[[str, BaseDistribution], Any]  # what a parameter is that nobody gave
 
 REMEMBERED = 20_000  # points that a walker keeps, as searches look around the same ones
@@ -124,6 +125,17 @@ class Walker:
         self.domains: dict[tuple[Any, ...], BaseDistribution] = {}
         self.units: dict[tuple[Any, ...], dict[str, dict[int, str]]] = {}
         self._walked: dict[tuple[Any, ...], Any] = {}
+        self._told: dict[int, tuple[Point, Any]] = {}  # by the identity of a point that is kept
+
+    def told(self, point: Point, tell: Callable[[Point], T]) -> T:
+        """What `tell` says of a point; always the same one, asked once as long as it is known."""
+        if len(self._told) > REMEMBERED:
+            self._told.clear()
+        found = self._told.get(id(point))
+        if found is None:
+            found = self._told[id(point)] = (point, tell(point))
+        said: T = found[1]
+        return said
 
     def walk(self, params: Mapping[str, Any], fill: Fill) -> Point | None:
         """The point of these parameters; None where the space refuses it.
@@ -183,11 +195,16 @@ class _Answers(StandIn):
     def suggest_units(self, names: Sequence[str]) -> list[int]:
         """The 0/1 parameters of a set, all at once, as a space asks for them thousands of times."""
         given: list[Any] = list(map(self.given.get, names))
+        domain = self._whole(0, 1, 1, False)
         if {*map(type, given)} != {int} or not {*given} <= {0, 1}:
-            return [self.suggest_int(name, 0, 1) for name in names]
+            return [self._unit(name, domain) for name in names]
         self.params.update(zip(names, given, strict=True))
-        self.asked.update(dict.fromkeys(names, self._whole(0, 1, 1, False)))
+        self.asked.update(dict.fromkeys(names, domain))
         return given
+
+    def _unit(self, name: str, domain: BaseDistribution) -> int:
+        found: int = self.answer(name, domain) if name in self.given else self._filled(name, domain)
+        return found
 
     def _whole(self, low: int, high: int, step: int, log: bool) -> BaseDistribution:
         key = (int, low, high, step, log)
@@ -211,12 +228,17 @@ class _Answers(StandIn):
         return self.answer(name, self.domains[key])
 
     def answer(self, name: str, asked: BaseDistribution) -> Any:
+        given = self.given.get(name, _MISSING)
+        if name in self.params or given is _MISSING or not fits(given, asked):
+            return self._filled(name, asked)
+        self.params[name], self.asked[name] = given, asked
+        return given
+
+    def _filled(self, name: str, asked: BaseDistribution) -> Any:
+        """What it was before, else what nobody gave."""
         if name not in self.params:
-            given = self.given.get(name, _MISSING)
-            right = given is not _MISSING and fits(given, asked)
-            self.filled = self.filled or not right
-            self.params[name] = given if right else self.fill(name, asked)
-            self.asked[name] = asked
+            self.filled = True
+            self.params[name], self.asked[name] = self.fill(name, asked), asked
         return self.params[name]
 
 

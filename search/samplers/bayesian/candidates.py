@@ -37,7 +37,7 @@ class Pool:
             if key not in self.known:
                 self._keys.add(key)
                 self.points.append(point)
-                self.described.append(describe(point))
+                self.described.append(self.walker.told(point, describe))
                 if len(self.points) == wanted:
                     return
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from random import Random
 
 import numpy as np
@@ -34,12 +35,14 @@ class Seen:
     constraints: Mapping[str, float]
     missed: float
     done: bool
+    values: Sequence[float]
 
     @classmethod
     def of(cls, trial: FrozenTrial, point: Point) -> "Seen":
         done = trial.state == TrialState.COMPLETE
         told, limits = describe(point), trial.constraints
-        return cls(trial, point, point.identity, told, limits, miss(limits), done)
+        values = trial.values if done else ()
+        return cls(trial, point, point.identity, told, limits, miss(limits), done, values)
 
 
 class Evidence:
@@ -63,12 +66,12 @@ class Evidence:
         done = [one for one in seen if one.done]
         least = min(one.missed for one in done)
         right = [one for one in done if one.missed <= least]
-        values = np.array([one.trial.values for one in right]) * self.signs
+        values = np.array([one.values for one in right]) * self.signs
         best = undominated(values)
         self.front = [one for one, good in zip(right, best, strict=True) if good]
-        chosen = {one.trial.number for one in self.front}
-        others = [one for one in done if one.trial.number not in chosen]
-        rest = sorted(others, key=lambda one: (one.missed, -one.trial.number))
+        chosen = set(map(id, self.front))
+        others = [one for one in reversed(done) if id(one) not in chosen]
+        rest = sorted(others, key=attrgetter("missed"))  # equal ones as they are: the last first
         room = max(0, LEARNED - len(self.front)) // 2
         some = rng.sample(rest[room:], min(len(rest[room:]), room))
         self.learned = [*self.front[:LEARNED], *rest[:room], *some]
@@ -83,7 +86,7 @@ class Evidence:
     @property
     def scores(self) -> Floats:
         """[learned, objectives], as they were measured."""
-        return np.array([one.trial.values for one in self.learned], dtype=float)
+        return np.array([one.values for one in self.learned], dtype=float)
 
     @cached_property
     def misses(self) -> Floats:
@@ -173,7 +176,7 @@ class Judge:
     def _front(self) -> Floats:
         """[members, objectives]: the front, with what trials that run are expected to score."""
         evidence = self.evidence
-        values = [np.array(one.trial.values) * evidence.signs for one in evidence.front]
+        values = [np.array(one.values) * evidence.signs for one in evidence.front]
         if evidence.running:
             drawn, missed = self._draws([one.described for one in evidence.running])
             likely = (
