@@ -28,6 +28,8 @@ Params: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 Fill: TypeAlias = Callable[[str, BaseDistribution], Any]  # what a parameter is that nobody gave
 
+Shape: TypeAlias = tuple[dict[str, dict[int, str]], list[str]]  # sets, and all other parameters
+
 REMEMBERED = 20_000  # points that a walker keeps, as searches look around the same ones
 
 
@@ -39,6 +41,7 @@ class Point:
         params: by name, in the order they were asked for.
         asked: what each may be.
         units: the sets of 0/1 parameters: set -> number -> parameter.
+        settings: the parameters that belong to no set.
         prices: what members of a set are thought to cost: set -> number -> price.
         stages: what it means, as plain data; None where the space returned no stages.
     """
@@ -46,6 +49,7 @@ class Point:
     params: Params
     asked: Mapping[str, BaseDistribution]
     units: Mapping[str, Mapping[int, str]]
+    settings: Sequence[str]
     prices: Mapping[str, Mapping[int, float]]
     stages: Sequence[Mapping[str, Any]] | None
 
@@ -53,13 +57,6 @@ class Point:
     def key(self) -> str | None:
         """The identity of its stages."""
         return None if self.stages is None else _digest(self.stages)
-
-    @cached_property
-    def settings(self) -> list[str]:
-        """The parameters that belong to no set."""
-        tied = {name for names in self.units.values() for name in names.values()}
-        tied |= set(map(sets.count_of, self.units))
-        return [name for name in self.params if name not in tied]
 
     @cached_property
     def members(self) -> dict[str, list[int]]:
@@ -123,7 +120,7 @@ class Walker:
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
         self.domains: dict[tuple[Any, ...], BaseDistribution] = {}
-        self.units: dict[tuple[Any, ...], dict[str, dict[int, str]]] = {}
+        self.shapes: dict[tuple[Any, ...], Shape] = {}
         self._walked: dict[tuple[Any, ...], Any] = {}
         self._told: dict[int, tuple[Point, Any]] = {}  # by the identity of a point that is kept
 
@@ -160,14 +157,17 @@ class Walker:
             found = self.ask(trial)
         except (ValueError, optuna.TrialPruned):
             return None
-        units = self._units(trial.asked)
-        return Point(trial.params, trial.asked, units, trial.prices, plain(found))
+        units, settings = self._shape(trial.asked)
+        return Point(trial.params, trial.asked, units, settings, trial.prices, plain(found))
 
-    def _units(self, asked: Mapping[str, BaseDistribution]) -> dict[str, dict[int, str]]:
-        shape = (*asked, *map(id, asked.values()))  # domains live as long as the walker
-        if shape not in self.units:
-            self.units[shape] = sets.groups(name for name, one in asked.items() if _is_unit(one))
-        return self.units[shape]
+    def _shape(self, asked: Mapping[str, BaseDistribution]) -> "Shape":
+        known = (*asked, *map(id, asked.values()))  # domains live as long as the walker
+        if known not in self.shapes:
+            units = sets.groups(name for name, one in asked.items() if _is_unit(one))
+            tied = {name for names in units.values() for name in names.values()}
+            tied |= set(map(sets.count_of, units))
+            self.shapes[known] = (units, [name for name in asked if name not in tied])
+        return self.shapes[known]
 
 
 class _Answers(StandIn):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtri, dtrtrs
 
 from search.samplers.bayesian.features import Floats, Table
 
@@ -134,8 +134,8 @@ class Surrogate:
         seen = np.log(scores) if log else scores
         self.centre, self.spread = float(seen.mean()), float(seen.std()) or 1.0
         gram = Parts(known, known, self.shares).kernel(kernel)
-        root, _ = _root(gram, kernel.noise)
-        self.whitened: Floats = np.asarray(np.linalg.inv(root), dtype=np.float64)
+        [root] = _roots(gram[None], [kernel.noise])
+        self.whitened: Floats = dtrtri(root, lower=1)[0]
         self.weights = self.whitened @ ((seen - self.centre) / self.spread)
         self.scale = max(float(self.weights @ self.weights) / len(seen), TINY)
 
@@ -186,16 +186,17 @@ def _likelihoods(parts: Parts, seen: Sequence[Floats]) -> Floats:
     spread[spread <= 0] = 1.0
     centred = (columns - columns.mean(axis=0)) / spread
     found = np.empty((len(KERNELS), len(seen)))
-    for at, kernel in enumerate(KERNELS):
-        root, volume = _root(parts.kernel(kernel), kernel.noise)
-        weights = solve_triangular(root, centred, lower=True, check_finite=False)
+    roots = _roots(np.stack([parts.kernel(one) for one in KERNELS]), [k.noise for k in KERNELS])
+    for at, root in enumerate(roots):
+        weights, _ = dtrtrs(root, centred, lower=1)
         scale = np.maximum((weights**2).mean(axis=0), TINY)
+        volume = float(np.log(np.diag(root)).sum())  # half the logarithm of the determinant
         found[at] = -len(centred) * (np.log(spread) + 0.5 * np.log(scale)) - volume
     return found
 
 
-def _root(kernel: Floats, noise: float) -> tuple[Floats, float]:
-    """A kernel's root, and half the logarithm of its determinant."""
-    found = np.linalg.cholesky(kernel + (noise + 1e-8) * np.eye(len(kernel)))
-    root: Floats = np.asarray(found, dtype=np.float64)
-    return root, float(np.log(np.diag(root)).sum())
+def _roots(kernels: Floats, noises: Sequence[float]) -> Floats:
+    """[kernels, points, points]: the lower roots of kernels with their noise."""
+    places = np.arange(kernels.shape[1])
+    kernels[:, places, places] += np.array(noises)[:, None] + 1e-8
+    return np.asarray(np.linalg.cholesky(kernels), dtype=np.float64)
