@@ -351,11 +351,10 @@ class Route:
         asked: dict[str, list[str]] = {}
         for name, task in self.spec.tasks.items():
             asked.setdefault(task.prompts, []).append(name)
-        if len(asked) == 1:
-            return f"asked as {next(iter(asked))} asks"
-        return "; ".join(
-            f"{', '.join(names)} asked as {form} asks" for form, names in asked.items()
-        )
+        told = {
+            form: f"{', '.join(names)} " if len(asked) > 1 else "" for form, names in asked.items()
+        }
+        return "; ".join(f"{names}asked as {form} asks" for form, names in told.items())
 
     def _tell(self, blocks: int) -> None:
         """Let the journal have all ways of choosing: those that can be served as the study's

@@ -30,7 +30,8 @@ from transformers import (
 
 from trainables.bench.data.fits import positions
 from trainables.bench.data.prompts import Question
-from trainables.bench.data.tokenize import filler
+from trainables.bench.data.tokenize import filler, first_token, stack
+from trainables.bench.metrics.cost import own_bytes
 from trainables.bench.models.cards import cards, spread, waiter
 from trainables.bench.models.structure import blocks
 from trainables.bench.models.surgery import remove_blocks
@@ -265,7 +266,7 @@ class RoutedModel:
 
     def _tokens(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
-            return self.tokenizer(prompt)["input_ids"] or self._start()
+            return self.tokenizer(prompt)["input_ids"] or [first_token(self.tokenizer)]
         if not self.chats:
             raise PlanError("the tokenizer has no chat template", do="give prompts as texts")
         asked = self.tokenizer.apply_chat_template(
@@ -276,30 +277,27 @@ class RoutedModel:
 
     def _padded(self, rows: Sequence[list[int]]) -> dict[str, Tensor]:
         """Padded on the left, as generation goes on at the right."""
-        longest, fill = max(map(len, rows)), filler(self.tokenizer)
-        ids = [[fill] * (longest - len(row)) + row for row in rows]
-        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-        tensors = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+        ids = stack(rows, filler(self.tokenizer), left=True)
+        mask = stack([[1] * len(row) for row in rows], 0, left=True)
+        tensors = {"input_ids": ids, "attention_mask": mask}
         return {name: value.to(self.model.device) for name, value in tensors.items()}
-
-    def _start(self) -> list[int]:
-        """What stands for an empty prompt: a first token needs one before it."""
-        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        return [begin if begin is not None else end or 0]
 
 
 def measure(routed: RoutedModel, prompts: Sequence[str], new_tokens: int) -> dict[str, float]:
     """Median seconds per prompt of the dense and the routed model, the router's time included,
     and the bytes of weights: resident, and used by an average set."""
-    settings = GenerationConfig(do_sample=False, min_new_tokens=new_tokens)
-    settings.max_new_tokens = new_tokens
-    settings.pad_token_id = filler(routed.tokenizer)
+    settings = GenerationConfig(
+        do_sample=False,
+        min_new_tokens=new_tokens,
+        max_new_tokens=new_tokens,
+        pad_token_id=filler(routed.tokenizer),
+    )
     rows = [_once(routed, prompt, settings) for prompt in [prompts[0], *prompts]]  # one to warm up
     seconds = {name: median(row[name] for row in rows[1:]) for name in rows[0]}
-    pruned = [_bytes(routed.pruned(index)) for index in range(len(routed.sets))]
+    pruned = [own_bytes(routed.pruned(index)) for index in range(len(routed.sets))]
     return seconds | {
-        "dense_bytes": _bytes(routed.model),
-        "router_bytes": _bytes(routed.router.model),
+        "dense_bytes": own_bytes(routed.model),
+        "router_bytes": own_bytes(routed.router.model),
         "pruned_bytes": sum(pruned) / len(pruned),
     }
 
@@ -334,7 +332,3 @@ def _seconds(work: Callable[[], object], finish: Callable[[], None]) -> float:
     work()
     finish()
     return time.perf_counter() - started
-
-
-def _bytes(model: PreTrainedModel) -> float:
-    return float(sum(p.numel() * p.element_size() for p in model.parameters()))

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from trainables.bench.data.fits import positions
-from trainables.bench.data.tokenize import filler
+from trainables.bench.data.tokenize import pad
 from trainables.bench.models.load import load_processor, locate
 from trainables.bench.training.loop import Recipe
 from trainables.bench.training.loop import train as train_model
@@ -136,15 +136,9 @@ class Router:
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Tensors of a batch, on the router's device."""
-        batch = self.tokenizer(
-            list(prompts),
-            return_tensors="pt",
-            padding=True,
-            truncation=True,
-            max_length=self.max_length,
-        )
-        filled = _never_empty(dict(batch), filler(self.tokenizer))
-        return {name: value.to(self.model.device) for name, value in filled.items()}
+        texts: Any = self.tokenizer(list(prompts), truncation=True, max_length=self.max_length)
+        batch = pad(self.tokenizer, texts)
+        return {name: value.to(self.model.device) for name, value in batch.items()}
 
     @torch.no_grad()
     def scores(self, prompts: Sequence[str], batch_size: int = 64) -> Float[Tensor, "prompts sets"]:
@@ -156,21 +150,6 @@ class Router:
         if not bool(found.isfinite().all()):
             raise PlanError("the router's scores are no numbers", do="lower router.lr")
         return found
-
-
-def _never_empty(batch: dict[str, Tensor], token: int) -> dict[str, Tensor]:
-    """A text without tokens becomes a single one, as an encoder needs something to see."""
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    if ids.shape[1] == 0:
-        shape = (len(ids), 1)
-        zeros = {name: torch.zeros(shape, dtype=torch.long) for name in batch}
-        return zeros | {
-            "input_ids": torch.full(shape, token),
-            "attention_mask": zeros["attention_mask"] + 1,
-        }
-    nothing = mask.sum(1) == 0
-    mask[nothing, 0] = 1
-    return batch
 
 
 def warmup_steps(spec: RouterSpec, total: int) -> int:

@@ -64,12 +64,13 @@ def question_ids(tokenizer: Any, item: Question, max_length: int) -> tuple[Ids, 
     ]
     room = max_length - max(map(len, choices))
     if not start and not ids:
-        start = [_first(tokenizer)]
+        start = [first_token(tokenizer)]
     kept = ids[max(len(ids) - max(room - len(start), 0), 0) :]
     return [*start, *kept][:room], choices
 
 
-def _first(tokenizer: Any) -> int:
+def first_token(tokenizer: Any) -> int:
+    """What stands for a text without tokens: a BOS, or an EOS where there is no such thing."""
     for number in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if number is not None:
             return int(number)
@@ -93,7 +94,7 @@ def pad(tokenizer: Any, encoded: Mapping[str, list[Ids]]) -> Batch:
     A text that has no tokens gets one to be read, a BOS or EOS.
     """
     fill = {"input_ids": filler(tokenizer)}
-    alone = {"input_ids": _first(tokenizer), "attention_mask": 1}
+    alone = {"input_ids": first_token(tokenizer), "attention_mask": 1}
     return {
         name: stack([row or [alone.get(name, 0)] for row in encoded[name]], fill.get(name, 0))
         for name in tokenizer.model_input_names
@@ -118,7 +119,8 @@ def unknown_id(tokenizer: Any) -> int | None:
     return None if backend is None or unknown is None else backend.token_to_id(unknown)
 
 
-def stack(rows: Sequence[Ids], fill: int) -> Tensor:
-    """Rows of different lengths as one matrix, filled up on the right."""
+def stack(rows: Sequence[Ids], fill: int, *, left: bool = False) -> Tensor:
+    """Rows of different lengths as one matrix, filled up on the right, or on the left."""
     longest = max(map(len, rows))
-    return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
+    filled = [(row, [fill] * (longest - len(row))) for row in rows]
+    return torch.tensor([rest + row if left else row + rest for row, rest in filled])
