@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from search.engine.dispatch import Nobody, Record, Watcher, Work
 from trainables.core.cache import write_durably
@@ -40,6 +40,7 @@ class Piece:
         return found
 
 
+Key = TypeVar("Key")
 Program: TypeAlias = Generator[Sequence[Piece], Mapping[Path, str], Result]
 
 
@@ -56,6 +57,26 @@ def finished(pieces: Sequence[Piece]) -> Program[list[dict[str, Any]]]:
             do="run the same command again: what is done stays done",
         )
     return [piece.record() for piece in pieces]
+
+
+def together(programs: Mapping[Key, Program[Result]]) -> Program[dict[Key, Result]]:
+    """Several programs side by side: what all of them need next is one round."""
+    found: dict[Key, Result] = {}
+    asked: dict[Key, Sequence[Piece]] = {}
+    failed: Mapping[Path, str] | None = None
+    while True:
+        for name in [one for one in programs if one not in found]:
+            own = {one.path for one in asked.get(name, ())}
+            why = None if failed is None else {at: one for at, one in failed.items() if at in own}
+            try:
+                program = programs[name]
+                asked[name] = next(program) if why is None else program.send(why)
+            except StopIteration as end:
+                found[name] = end.value
+                asked.pop(name, None)
+        if not asked:
+            return {name: found[name] for name in programs}
+        failed = yield [piece for pieces in asked.values() for piece in pieces]
 
 
 @dataclass

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from search.engine.dispatch import Nobody, Tell
-from search.engine.pieces import Piece, Pieces, Program, do_here, finished
+from search.engine.pieces import Piece, Pieces, Program, do_here, finished, together
 from search.engine.ray_session import ray_cluster, refuse_lost_folder
 from search.engine.tune import place_of, run_tune
 from search.journal.lock import study_lock
@@ -238,13 +238,20 @@ class Route:
     def _train(self) -> Program[None]:
         """The routers."""
         content = self.key(pq.read_table(self.dataset).to_pydict())
-        for budget, sets in self.budgets.items():
-            journal = self.log.journal(f"routers-{budget}", GOALS)
-            make, answers = partial(self._training, sets, content), self.taught.under(sets)
-            found = self.routers[budget] = yield from search_router(
-                self.spec, journal, self.log.store.results, answers, make, self.tell
-            )
-            self.log.offer()
+        self.routers = yield from together(
+            {
+                budget: search_router(
+                    self.spec,
+                    self.log.journal(f"routers-{budget}", GOALS),
+                    self.log.store.results,
+                    self.taught.under(sets),
+                    partial(self._training, sets, content),
+                    self.tell,
+                )
+                for budget, sets in self.budgets.items()
+            }
+        )
+        for found in self.routers.values():
             if (used := int(found.report["warmup"])) != (asked := self.spec.router.warmup):
                 self.tell(
                     f"router: a warm-up of {asked} steps is longer than the training; shortened to "

@@ -11,7 +11,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from search.engine.dispatch import Nobody
-from search.engine.pieces import Piece, Pieces, Program, do_here, finished
+from search.engine.pieces import Piece, Pieces, Program, do_here, finished, together
 from search.engine.searcher import WorkSearcher
 from search.engine.trouble import TRIES
 from trainables.core.errors import PlanError, UserError
@@ -64,6 +64,33 @@ def test_what_all_depends_on_says_itself_why_it_cannot_be_done(tmp_path: Path) -
         do_here(Pieces(tmp_path, rounds(tmp_path, [], (-1,))), partial(Adder, 10))
     with pytest.raises(ValueError, match="invalid literal"):
         do_here(Pieces(tmp_path, rounds(tmp_path, [], (1,))), partial(int, "many"))
+
+
+def test_programs_side_by_side_share_their_rounds(tmp_path: Path) -> None:
+    seen: list[list[int]] = []
+
+    def program(*rounds: Sequence[int]) -> Program[list[int]]:
+        found: list[int] = []
+        for values in rounds:
+            failed = yield pieces(tmp_path, *values)
+            found += [one for one in values if tmp_path / f"{one}.json" not in failed]
+        return found
+
+    def both() -> Program[None]:
+        parts = {"a": program((0,), (1, -1)), "b": program((2,), (), (3,)), "c": program()}
+        running = together(parts)
+        asked = next(running)
+        while True:
+            seen.append([one.arguments["value"] for one in asked])
+            failed = yield asked
+            try:
+                asked = running.send(failed)
+            except StopIteration as end:
+                assert end.value == {"a": [0, 1], "b": [2, 3], "c": []}
+                return
+
+    do_here(Pieces(tmp_path, both()), partial(Adder, 10))
+    assert seen == [[0, 2], [1, -1], [3]]
 
 
 # -- on Tune's workers -----------------------------------------------------------------------------
