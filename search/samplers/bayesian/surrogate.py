@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.linalg.lapack import dtrtri, dtrtrs
+from scipy.linalg.lapack import dpotrf, dtrtri, dtrtrs
 
 from search.samplers.bayesian.features import Floats, Table
 
@@ -134,8 +134,7 @@ class Surrogate:
         seen = np.log(scores) if log else scores
         self.centre, self.spread = float(seen.mean()), float(seen.std()) or 1.0
         gram = Parts(known, known, self.shares).kernel(kernel)
-        [root] = _roots(gram[None], [kernel.noise])
-        self.whitened: Floats = dtrtri(root, lower=1)[0]
+        self.whitened: Floats = dtrtri(_root(gram, kernel.noise), lower=1)[0]
         self.weights = self.whitened @ ((seen - self.centre) / self.spread)
         self.scale = max(float(self.weights @ self.weights) / len(seen), TINY)
 
@@ -185,18 +184,20 @@ def _likelihoods(parts: Parts, seen: Sequence[Floats]) -> Floats:
     spread = columns.std(axis=0)
     spread[spread <= 0] = 1.0
     centred = (columns - columns.mean(axis=0)) / spread
-    found = np.empty((len(KERNELS), len(seen)))
-    roots = _roots(np.stack([parts.kernel(one) for one in KERNELS]), [k.noise for k in KERNELS])
-    for at, root in enumerate(roots):
-        weights, _ = dtrtrs(root, centred, lower=1)
-        scale = np.maximum((weights**2).mean(axis=0), TINY)
-        volume = float(np.log(np.diag(root)).sum())  # half the logarithm of the determinant
-        found[at] = -len(centred) * (np.log(spread) + 0.5 * np.log(scale)) - volume
+    roots = [_root(parts.kernel(one), one.noise) for one in KERNELS]
+    weights = np.stack([dtrtrs(root, centred, lower=1)[0] for root in roots])
+    scale = np.maximum((weights**2).mean(axis=1), TINY)
+    volume = np.log([np.diag(root) for root in roots]).sum(axis=1)  # half of log det
+    found: Floats = -len(centred) * (np.log(spread) + 0.5 * np.log(scale)) - volume[:, None]
     return found
 
 
-def _roots(kernels: Floats, noises: Sequence[float]) -> Floats:
-    """[kernels, points, points]: the lower roots of kernels with their noise."""
-    places = np.arange(kernels.shape[1])
-    kernels[:, places, places] += np.array(noises)[:, None] + 1e-8
-    return np.asarray(np.linalg.cholesky(kernels), dtype=np.float64)
+def _root(kernel: Floats, noise: float) -> Floats:
+    """The lower root of a kernel with its noise, laid out as LAPACK has it."""
+    noisy = kernel.copy()
+    noisy.flat[:: len(noisy) + 1] += noise + 1e-8
+    root, failed = dpotrf(noisy.T, lower=1, overwrite_a=1)
+    if failed:
+        raise np.linalg.LinAlgError("a kernel is not positive definite")
+    found: Floats = root
+    return found
