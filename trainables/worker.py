@@ -276,6 +276,8 @@ class RouteTrial(Trial):
     def _open(self, spec: Any) -> None:
         from trainables.routing.worker import RouteWork
 
+        if not self.shared:  # the place is to blame: it is avoided
+            raise OSError(f"{socket.gethostname()} does not see {self.place.results}: it has to")
         self.work = RouteWork(spec)
         self.cache = self.work.cache
 

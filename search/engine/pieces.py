@@ -19,8 +19,6 @@ from trainables.core.spec import Assignment
 from trainables.core.types import Result
 from trainables.stage import drain
 
-UNSEEN = "done on {}, which does not see the study's folder {}: all nodes have to"
-
 
 @dataclass(frozen=True)
 class Piece:
@@ -136,8 +134,8 @@ class Pieces(Work):
         piece = self._out.pop(given.number)
         if record["state"] != "complete":
             self._failed[piece.path] = str(record["reason"])
-        elif host := record.get("unshared"):
-            self._failed[piece.path] = UNSEEN.format(host, self.root)
+        elif not piece.done:  # a worker's disk was full, or a network file system takes its time
+            write_durably(piece.path, json.dumps(record))
         self._ended += 1
         left, count = len(self._waiting) + len(self._out), len(self._round or ())
         if given.number:

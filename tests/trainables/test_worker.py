@@ -14,11 +14,12 @@ import torch
 from ray import tune
 
 from tests.support.launches import ROOT, tiny_study
+from tests.support.routing import study as routing_study
 from trainables.core.errors import PlanError
 from trainables.core.scores import from_text, read_scores
 from trainables.core.spec import Assignment
 from trainables.stage import Facts, Stage
-from trainables.worker import ROW, Place, Trial, Watchdog, keep_to
+from trainables.worker import ROW, Place, RouteTrial, Trial, Watchdog, keep_to
 
 Record = dict[str, Any]
 ASSERT = RuntimeError("CUDA error: device-side assert triggered")
@@ -61,6 +62,20 @@ def make(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
         return worker
 
     return made
+
+
+def test_a_place_that_does_not_see_a_routing_studys_folder_is_to_blame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune.Trainable, "__init__", lambda self: None)
+    worker, spec = RouteTrial(), routing_study(tmp_path / "made", tmp_path / "runs")
+    unseen = Place(tmp_path / "runs", (tmp_path / "marker", "written elsewhere"))
+    worker.setup({"given": None}, spec, None, "study", unseen)
+    for _ in range(2):
+        told = json.loads(worker.step()["record"])
+        assert (told["state"], told["blame"], told["opening"]) == ("broken", "place", True)
+        assert f"does not see {tmp_path / 'runs'}" in told["reason"]
+        worker.reset_config({"given": Assignment(1, "sets/a", {"method": "greedy"})})
 
 
 def ends(worker: Trial, number: int = 1, *, doubt: bool = False) -> tuple[Record, bool]:
