@@ -20,7 +20,6 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.errors import blaming
-from search.journal.tables import collector_paused
 from search.samplers.build import Source
 from search.samplers.grid import METRICS, Listed, exhausted, is_grid
 from search.samplers.points import Ask, key_of
@@ -106,12 +105,6 @@ class SamplerCopy:
             known: the stages that were tried, or are.
             point: what to propose; None leaves it to the sampler.
         """
-        with collector_paused():  # it would go through all trials again and again
-            return self._proposed(ask, known, point)
-
-    def _proposed(
-        self, ask: Ask, known: Collection[str], point: Mapping[str, Any] | None
-    ) -> Proposal | None:
         lists = point is None and is_grid(self.study)
         try:
             for attempt in itertools.count():  # what came in vain is a trial that runs, up to here

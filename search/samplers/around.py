@@ -78,11 +78,25 @@ def ranks(
 
 def undominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """[points] of [points, objectives]: whether no other is better; less is better."""
+    if values.shape[1:] == (2,) and len(values):
+        return _stairs(values)
     good = np.ones(len(values), dtype=bool)
     for at in np.lexsort(values.T[::-1]) if len(values) else ():
         if good[at]:
             own = values[at]
             good &= ~((own <= values).all(axis=1) & (own < values).any(axis=1))
+    return good
+
+
+def _stairs(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """The same of two objectives: by the first one, those that are lower in the second than all
+    before, and their equals."""
+    order = np.lexsort(values.T[::-1])
+    ranked = values[order]
+    before = np.minimum.accumulate(np.append(np.inf, ranked[:-1, 1]))
+    new = np.append(True, (ranked[1:] != ranked[:-1]).any(axis=1))
+    good = np.empty(len(values), dtype=bool)
+    good[order] = (ranked[:, 1] < before)[new][np.cumsum(new) - 1]
     return good
 
 

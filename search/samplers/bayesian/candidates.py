@@ -78,11 +78,10 @@ def step(point: Point, rng: Random) -> Params:
 
 def _changed_set(point: Point, group: str, rng: Random) -> Params:
     """A unit switched with another, added or given back."""
-    inside = point.members[group]
-    outside = [number for number in point.units[group] if number not in inside]
-    room = len(inside) < most(point, group)
+    inside, units = point.members[group], point.units[group]
+    outside, room = len(inside) < len(units), len(inside) < most(point, group)
     kinds = ["switch"] * 2 * bool(inside and outside) + ["less"] * bool(inside)
-    kinds += ["more"] * bool(outside and room)
+    kinds += ["more"] * (outside and room)
     if not kinds:
         return dict(point.params)
     kind = rng.choice(kinds)
@@ -90,7 +89,8 @@ def _changed_set(point: Point, group: str, rng: Random) -> Params:
     if kind != "more":
         left.remove(rng.choice(inside))
     if kind != "less":
-        left.append(rng.choice(outside))
+        held = {*inside}
+        left.append(rng.choice([number for number in units if number not in held]))
     return resized(point, group, left)
 
 

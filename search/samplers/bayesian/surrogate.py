@@ -128,13 +128,15 @@ class Posterior:
 class Surrogate:
     """What is known of one metric."""
 
-    def __init__(self, known: Table, scores: Floats, kernel: Kernel, log: bool) -> None:
+    def __init__(
+        self, known: Table, scores: Floats, kernel: Kernel, parts: Parts, log: bool
+    ) -> None:
         self.known, self.kernel, self.log = known, kernel, log
         self.shares = Scale.of(known)
         seen = np.log(scores) if log else scores
         self.centre, self.spread = float(seen.mean()), float(seen.std()) or 1.0
-        gram = Parts(known, known, self.shares).kernel(kernel)
-        self.whitened: Floats = dtrtri(_root(gram, kernel.noise), lower=1)[0]
+        root = _root(parts.kernel(kernel), kernel.noise)
+        self.whitened: Floats = dtrtri(root, lower=1)[0]
         self.weights = self.whitened @ ((seen - self.centre) / self.spread)
         self.scale = max(float(self.weights @ self.weights) / len(seen), TINY)
 
@@ -161,11 +163,11 @@ def fit(known: Table, scores: Floats) -> list[Surrogate]:
             sights.append(Sight(metric, np.log(column), float(np.log(column[few]).sum())))
     likely = _likelihoods(Parts(some, some, Scale.of(known)), [one.seen[few] for one in sights])
     likely -= np.array([one.jacobian for one in sights])
-    found = []
+    found, parts = [], Parts(known, known, Scale.of(known))
     for metric, column in enumerate(scores.T):
         own = [at for at, one in enumerate(sights) if one.metric == metric]
         kernel, best = np.unravel_index(int(likely[:, own].argmax()), (len(KERNELS), len(own)))
-        found.append(Surrogate(known, column, KERNELS[kernel], log=bool(best)))
+        found.append(Surrogate(known, column, KERNELS[kernel], parts, log=bool(best)))
     return found
 
 

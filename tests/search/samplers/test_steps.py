@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.distributions import (
     CategoricalDistribution,
@@ -13,7 +14,7 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.samplers.around import around, ranks
+from search.samplers.around import around, ranks, undominated
 from search.samplers.points import Point, Walker, key_of
 from search.samplers.steps import beside, draw, steps
 from search.study.stand_in import default
@@ -146,3 +147,16 @@ def test_what_is_left_is_found_around_the_front_first_and_then_everywhere() -> N
     while (found := around(ask, rows, DOWN, known, Random(0))) is not None:
         known.add(str(walk(**found).key))
     assert len(known) == (1 + 4 + 6) * 3
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_what_no_other_is_better_than_is_found_by_looking_at_all_pairs(objectives: int) -> None:
+    random = np.random.default_rng(objectives)
+    for most in range(1, 9):  # few values, so that many are equal in one or in all
+        values = random.integers(0, most, (30, objectives)).astype(float)
+        wanted = [
+            not any((other <= one).all() and (other < one).any() for other in values)
+            for one in values
+        ]
+        assert undominated(values).tolist() == wanted
+    assert undominated(np.empty((0, objectives))).tolist() == []
