@@ -93,10 +93,10 @@ def _stairs(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     before, and their equals."""
     order = np.lexsort(values.T[::-1])
     ranked = values[order]
-    before = np.minimum.accumulate(np.append(np.inf, ranked[:-1, 1]))
+    lower = np.append(True, ranked[1:, 1] < np.minimum.accumulate(ranked[:-1, 1]))
     new = np.append(True, (ranked[1:] != ranked[:-1]).any(axis=1))
     good = np.empty(len(values), dtype=bool)
-    good[order] = (ranked[:, 1] < before)[new][np.cumsum(new) - 1]
+    good[order] = lower[new][np.cumsum(new) - 1]
     return good
 
 
