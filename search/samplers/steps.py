@@ -89,11 +89,11 @@ def draw(rng: Random, asked: BaseDistribution) -> Any:
 def at_share(asked: BaseDistribution, share: float) -> Any:
     """The value at a share of the range, from 0 to below 1, each value being as wide as the
     others."""
-    if isinstance(asked, CategoricalDistribution):
-        return asked.choices[int(share * len(asked.choices))]
-    if isinstance(asked, IntDistribution) and not asked.log:
+    if isinstance(asked, IntDistribution) and not asked.log:  # first, as most are
         count = (asked.high - asked.low) // asked.step
         return asked.low + asked.step * int(share * (count + 1))
+    if isinstance(asked, CategoricalDistribution):
+        return asked.choices[int(share * len(asked.choices))]
     assert isinstance(asked, IntDistribution | FloatDistribution)
     if asked.log:
         low, high = math.log(asked.low), math.log(asked.high)
