@@ -76,8 +76,10 @@ def export(
     storage: Storage = None,
 ) -> None:
     """Save a routed model, load it again and let it write."""
+    from search.rebuild import free
     from search.routing.export import export_route
 
+    free(to)  # before there is any work to lose
     for line in export_route(_run(study, workers, storage, stages=3), to, budget):
         say(repr(line))
     say(f'from trainables.load import load; model = load("{to}")')

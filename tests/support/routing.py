@@ -81,7 +81,9 @@ def study(folder: Path, storage: Path) -> RouteSpec:
 
 def ran(spec: RouteSpec, tell: Tell = lambda text: None) -> Route:
     """The study after all its stages, which are still in memory."""
-    return run_route(spec, tell)
+    route = run_route(spec, tell)
+    assert route.evaluation
+    return route
 
 
 def answers(tasks: str, right: Sequence[Sequence[int]]) -> Answers:

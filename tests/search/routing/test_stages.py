@@ -290,6 +290,15 @@ def test_the_exported_model_loads_and_writes(whole: Route, tmp_path: Path) -> No
         export_route(whole, tmp_path / "other", budget=3)
 
 
+def test_a_folder_that_is_taken_is_refused_before_any_work(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("here")
+    file = write_study(made, tmp_path / "runs")
+    found = CliRunner().invoke(app, ["export", str(file), "--to", str(tmp_path / "out")])
+    assert isinstance(found.exception, UserError) and "is not empty" in str(found.exception)
+    assert not (tmp_path / "runs").exists()
+
+
 class Elsewhere:
     """A routed model that writes what it is asked, wherever it is loaded."""
 
@@ -389,3 +398,5 @@ def test_on_ray_workers_it_ends_the_same(whole: Route, made: Path, tmp_path: Pat
     assert spec.abreast == 2
     route = ran(spec)
     assert outputs(route.root) == outputs(whole.root)
+    found = [json.loads(path.read_text())["worker"] for path in route.root.glob("*/*-*.json")]
+    assert found and not any(one.endswith(f" pid {os.getpid()}") for one in found)
