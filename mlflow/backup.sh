@@ -9,6 +9,10 @@ set -a
 source "$settings"
 set +a
 umask 077
+copy() { # of a SQLite file, as it is at one moment, whoever writes to it
+  python -c 'import sqlite3, sys; sqlite3.connect(sys.argv[1]).backup(sqlite3.connect(sys.argv[2]))' \
+    "$1" "$2"
+}
 if [[ -e "$folder" ]]; then
   echo "$folder is there already: name a new one" >&2
   exit 2
@@ -18,14 +22,14 @@ rm -rf "$work"
 mkdir -p "$work"
 case "$BACKEND_STORE_URI" in
   postgresql*) pg_dump --format=custom --dbname="${BACKEND_STORE_URI/+psycopg/}" --file="$work/runs.dump" ;;
-  sqlite:///*) sqlite3 "${BACKEND_STORE_URI#sqlite:///}" ".backup '$work/runs.db'" ;;
+  sqlite:///*) copy "${BACKEND_STORE_URI#sqlite:///}" "$work/runs.db" ;;
   *) echo "BACKEND_STORE_URI is neither PostgreSQL nor SQLite" >&2; exit 2 ;;
 esac
 if [[ -n "${AUTH_CONFIG:-}" ]]; then
   cp "$AUTH_CONFIG" "$work/auth.ini"
   users="$(sed -n 's/^database_uri *= *//p' "$AUTH_CONFIG")"
   case "$users" in
-    sqlite:///*) [[ ! -f "${users#sqlite:///}" ]] || cp "${users#sqlite:///}" "$work/auth.db" ;;
+    sqlite:///*) [[ ! -f "${users#sqlite:///}" ]] || copy "${users#sqlite:///}" "$work/auth.db" ;;
     postgresql*) pg_dump --format=custom --dbname="${users/+psycopg/}" --file="$work/users.dump" ;;
   esac
 fi

@@ -32,7 +32,9 @@ def suggest(
     units, at_once = _units(name, tuple(members)), getattr(trial, "suggest_units", None)
     found = at_once(units) if at_once else [trial.suggest_int(unit, 0, 1) for unit in units]
     candidates = [n for n, one in zip(members, found, strict=True) if one]
-    return tuple(sorted(sorted(candidates, key=lambda n: (price[n], n))[:count]))
+    if count < len(candidates):
+        candidates = sorted(candidates, key=lambda n: (price[n], n))[:count]
+    return tuple(sorted(candidates))
 
 
 @lru_cache(maxsize=64)

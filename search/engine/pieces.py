@@ -84,6 +84,7 @@ class Pieces(Work):
     Attributes:
         root: the study's folder, below which the files lie.
         places: where they can be done; None: in this process.
+        on_end: a piece has ended, and what follows from it is done.
         over: whether the program came to its end.
     """
 
@@ -91,6 +92,7 @@ class Pieces(Work):
     program: Program[None]
     watcher: Watcher = field(default_factory=Nobody)
     places: Any = None
+    on_end: Callable[[], None] = lambda: None
     live: dict[str, Assignment] = field(default_factory=dict)
     error: UserError | None = None
     over: bool = False
@@ -142,6 +144,7 @@ class Pieces(Work):
             self.watcher.phase(f"{piece.path.parent.name}: {count - left} of {count}")
         if not left:
             self._go_on()
+        self.on_end()
 
     def stop(self, given: Assignment, progress: Record) -> None:
         self.owe(given)

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import blaming
 from search.samplers.build import Source
@@ -72,17 +72,20 @@ class SamplerCopy:
     def add(self, row: FrozenTrial) -> None:
         """Copy a row of the journal."""
         row = as_seen(row)
-        light = create_trial(
+        light = _Row(
+            number=row.number,
+            trial_id=-1,  # the storage gives it one
             state=row.state,
+            value=None,
+            values=row.values,
+            datetime_start=row.datetime_start,
+            datetime_complete=row.datetime_complete,
             params=row.params,
             distributions=row.distributions,
-            values=row.values,
-            system_attrs=row.system_attrs,
             user_attrs=self._metrics(row),
+            system_attrs=row.system_attrs,
             intermediate_values=row.intermediate_values,
         )
-        light.datetime_start = row.datetime_start
-        light.datetime_complete = row.datetime_complete
         self._ids[row.number] = self._drafts.create_new_trial(self.study._study_id, light)
 
     def _metrics(self, row: FrozenTrial) -> dict[str, Any]:
@@ -146,6 +149,13 @@ class SamplerCopy:
             self._drafts.set_trial_user_attr(trial_id, key, value)
         with _quiet():
             self.study.tell(known.number, row.values, state=row.state)
+
+
+class _Row(FrozenTrial):
+    """A trial of the copy. Its parts are replaced, never changed, so a shallow copy is as good."""
+
+    def __deepcopy__(self, _: Any) -> "_Row":
+        return copy.copy(self)
 
 
 class _Drafts(InMemoryStorage):

@@ -29,6 +29,25 @@ NOTES: sa.Table = models.StudyUserAttributeModel.__table__
 STUDIES: sa.Table = models.StudyModel.__table__
 FINITE = models.TrialValueModel.TrialValueType.FINITE
 
+# What is run for every trial is built once: that takes several times as long as to run it.
+_STUDY: sa.BindParameter[Any] = sa.bindparam("the_study")
+_KEY: sa.BindParameter[Any] = sa.bindparam("the_key")
+_TRIAL: sa.BindParameter[Any] = sa.bindparam("the_trial")
+_NOTE = sa.and_(NOTES.c.study_id == _STUDY, NOTES.c.key == _KEY)
+_NOTED = sa.select(NOTES.c.value_json).where(_NOTE)
+_HELD = _NOTED.with_for_update()  # where the database can
+_OPENED = sa.select(TRIALS.c.trial_id).where(
+    TRIALS.c.study_id == _STUDY, TRIALS.c.number == sa.bindparam("the_number")
+)
+_UNVALUED = sa.delete(VALUES).where(VALUES.c.trial_id == _TRIAL)
+_ENDED = sa.update(TRIALS).where(TRIALS.c.trial_id == _TRIAL)
+_FORGOTTEN = {
+    table: sa.delete(table).where(
+        table.c.trial_id == _TRIAL, table.c.key.in_(sa.bindparam("the_keys", expanding=True))
+    )
+    for table in (USER, SYSTEM)
+}
+
 BRIEF = "brief"  # beside a record, what lists and choices ask of it
 
 distribution = functools.lru_cache(maxsize=None)(json_to_distribution)
@@ -62,29 +81,27 @@ class Tables:
         Args:
             hold: nobody else changes it before the transaction ends, where the database can.
         """
-        found = sa.select(NOTES.c.value_json).where(self._note(key))
-        text = connection.scalar(found.with_for_update() if hold else found)
+        text = connection.scalar(_HELD if hold else _NOTED, self._note(key))
         return None if text is None else json.loads(text)
 
     def note(self, connection: sa.Connection, key: str, value: Any) -> None:
         """Remember something of the study."""
         text = json.dumps(value)
-        changed = connection.execute(
-            sa.update(NOTES).where(self._note(key)).values(value_json=text)
-        )
+        known = sa.update(NOTES).where(_NOTE).values(value_json=text)
+        changed = connection.execute(known, self._note(key))
         if not changed.rowcount:
             row = {"study_id": self.study_id, "key": key, "value_json": text}
             connection.execute(sa.insert(NOTES).values(row))
 
-    def _note(self, key: str) -> sa.ColumnElement[bool]:
-        return sa.and_(NOTES.c.study_id == self.study_id, NOTES.c.key == key)
+    def _note(self, key: str) -> dict[str, Any]:
+        return {"the_study": self.study_id, "the_key": key}
 
     # -- trials ------------------------------------------------------------------------------
 
     def open(self, connection: sa.Connection, row: FrozenTrial) -> int:
         """Write a trial that runs; the same number again is the trial that was written before."""
-        same = sa.and_(TRIALS.c.study_id == self.study_id, TRIALS.c.number == row.number)
-        known = connection.scalar(sa.select(TRIALS.c.trial_id).where(same))
+        same = {"the_study": self.study_id, "the_number": row.number}
+        known = connection.scalar(_OPENED, same)
         if known is not None:
             return int(known)
         head = {
@@ -93,8 +110,7 @@ class Tables:
             "state": row.state,
             "datetime_start": _utc(row.datetime_start),
         }
-        written = sa.insert(TRIALS).values(head)
-        key = connection.execute(written).inserted_primary_key
+        key = connection.execute(sa.insert(TRIALS), head).inserted_primary_key
         assert key is not None
         trial_id = int(key[0])
         params = [
@@ -108,8 +124,8 @@ class Tables:
         ]
         if params:
             connection.execute(sa.insert(PARAMS), params)
-        self._attributes(connection, USER, trial_id, row.user_attrs)
-        self._attributes(connection, SYSTEM, trial_id, row.system_attrs)
+        self._add(connection, USER, trial_id, row.user_attrs)
+        self._add(connection, SYSTEM, trial_id, row.system_attrs)
         return trial_id
 
     def mark(self, connection: sa.Connection, trial_id: int, attributes: Mapping[str, Any]) -> None:
@@ -121,7 +137,7 @@ class Tables:
         trial_id = row._trial_id
         self._attributes(connection, USER, trial_id, row.user_attrs)
         self._attributes(connection, SYSTEM, trial_id, row.system_attrs)
-        connection.execute(sa.delete(VALUES).where(VALUES.c.trial_id == trial_id))
+        connection.execute(_UNVALUED, {"the_trial": trial_id})
         values = [
             {"trial_id": trial_id, "objective": index, "value": value, "value_type": FINITE}
             for index, value in enumerate(row.values or ())
@@ -129,7 +145,7 @@ class Tables:
         if values:
             connection.execute(sa.insert(VALUES), values)
         ended = {"state": row.state, "datetime_complete": _utc(row.datetime_complete)}
-        connection.execute(sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(ended))
+        connection.execute(_ENDED, {"the_trial": trial_id, **ended})
 
     def reopen(self, connection: sa.Connection, row: FrozenTrial) -> None:
         """Write that a trial which had failed runs again, and forget how it ended."""
@@ -145,13 +161,19 @@ class Tables:
     ) -> None:
         if not found:
             return
-        old = sa.and_(table.c.trial_id == trial_id, table.c.key.in_(list(found)))
-        connection.execute(sa.delete(table).where(old))
+        old = {"the_trial": trial_id, "the_keys": list(found)}
+        connection.execute(_FORGOTTEN[table], old)
+        self._add(connection, table, trial_id, found)
+
+    def _add(
+        self, connection: sa.Connection, table: sa.Table, trial_id: int, found: Mapping[str, Any]
+    ) -> None:
         rows = [
             {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
             for key, value in found.items()
         ]
-        connection.execute(sa.insert(table), rows)
+        if rows:
+            connection.execute(sa.insert(table), rows)
 
     def read(
         self, after: int = -1, again: Collection[int] = (), *, lean: bool = False

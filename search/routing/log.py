@@ -77,7 +77,6 @@ class Log:
         notes = {"identity": identity, "toml": text, "git_commit": git_commit()}
         for key, value in notes.items():
             self.main.note(key, value)
-        self.offer()
 
     def tell(self, journal: Journal, records: Sequence[Mapping[str, Any]]) -> None:
         """Let a journal have these results, in this order; those it has it keeps."""
@@ -86,18 +85,12 @@ class Log:
                 journal.rows.open({}, {}, {}, {})
             if not journal.trials()[number].state.is_finished():
                 journal.settle(number, record)
-        self.offer()
 
     def keep(self, *files: str) -> None:
         """Let the ledger have files of the study's folder."""
         known = self.main.noted("files") or []
         if new := [one for one in files if one not in known]:
             self.main.note("files", [*known, *new])
-        self.offer()
-
-    def offer(self) -> None:
-        """Let the ledger see what changed."""
-        self.mirror.offer()
 
     def close(self) -> None:
         """Let another driver have the study; the ledger gets what it lacks."""

@@ -53,7 +53,8 @@ def run_route(spec: RouteSpec, tell: Tell = lambda text: None, stages: int = ALL
     refuse_lost_folder(store.folder)
     with study_lock(store) as driver, opened_log(study, driver) as log:
         route = Route(spec, log, tell)
-        work = Pieces(log.store.root, route.run(stages), Nobody(tell))
+        program = route.run(stages)
+        work = Pieces(log.store.root, program, Nobody(tell), on_end=log.mirror.offer)
         if spec.resources.workers:
             _on_ray(study, work, tell)
         else:

@@ -72,6 +72,10 @@ class Point:
         named = (list(one) for one in _lists(self.stages) if len(one) == count)
         return next((one for one in named if set(one) <= set(candidates)), candidates[:count])
 
+    def having(self, params: Params) -> "Point":
+        """The same with other values."""
+        return Point(params, self.asked, self.units, self.settings, self.prices, self.stages)
+
     @property
     def identity(self) -> str:
         """Its key, or its parameters where it has no stages."""

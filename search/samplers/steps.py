@@ -5,7 +5,7 @@ goes one step aside.
 """
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from random import Random
 from typing import Any
 
@@ -30,14 +30,16 @@ def steps(point: Point) -> list[Params]:
     return found
 
 
-def resized(point: Point, group: str, chosen: Collection[int]) -> Params:
-    """The point with these members in a set, and a count that cuts none."""
-    params, units = dict(point.params), point.units[group]
-    params.update(dict.fromkeys(units.values(), 0))
-    params.update({units[number]: 1 for number in chosen})
+def resized(
+    params: Params, units: Mapping[int, str], group: str, chosen: Collection[int]
+) -> Params:
+    """The parameters with these members in a set, and a count that cuts none."""
+    found = params | dict.fromkeys(units.values(), 0)
+    for number in chosen:
+        found[units[number]] = 1
     if sets.count_of(group) in params:
-        params[sets.count_of(group)] = len(chosen)
-    return params
+        found[sets.count_of(group)] = len(chosen)
+    return found
 
 
 def most(point: Point, group: str) -> int:
@@ -47,16 +49,15 @@ def most(point: Point, group: str) -> int:
 
 
 def _set_steps(point: Point, group: str) -> Iterator[Params]:
-    inside = point.members[group]
-    outside = [number for number in point.units[group] if number not in inside]
+    inside, units = point.members[group], point.units[group]
+    outside = [number for number in units if number not in inside]
+    chosen = []
     for gone in inside:
         left = [number for number in inside if number != gone]
-        yield resized(point, group, left)
-        for new in outside:
-            yield resized(point, group, [*left, new])
+        chosen += [left, *([*left, new] for new in outside)]
     if len(inside) < most(point, group):
-        for new in outside:
-            yield resized(point, group, [*inside, new])
+        chosen += [[*inside, new] for new in outside]
+    return (resized(point.params, units, group, one) for one in chosen)
 
 
 def beside(asked: BaseDistribution, value: Any, share: float = SHARE) -> list[Any]:

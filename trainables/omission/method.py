@@ -48,7 +48,8 @@ class Omission(Method):
         for name in ("skip", "attention", "ffn"):
             value = tuple(getattr(self, name))
             object.__setattr__(self, name, value)
-            ok = all(type(n) is int and n >= 0 for n in value) and len(set(value)) == len(value)
+            ok = {*map(type, value)} <= {int} and min(value, default=0) >= 0
+            ok = ok and len({*value}) == len(value)
             self.require(name, ok, "block numbers from 0, each once")
 
     def apply(self, model: PreTrainedModel, stats: Stats) -> Summary:

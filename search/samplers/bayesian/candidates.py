@@ -1,7 +1,6 @@
 """Points worth a thought: small steps from good ones, mixtures of two, some from anywhere."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -48,7 +47,7 @@ class Pool:
             further = self.rng.choice((0, 0, 0, 1, 1, 2))
             params = step(parent, self.rng)
             for _ in range(further):
-                params = step(replace(parent, params=params), self.rng)
+                params = step(parent.having(params), self.rng)
             yield params
 
     def mixtures(self, parents: Sequence[Point]) -> Iterator[Params]:
@@ -91,7 +90,7 @@ def _changed_set(point: Point, group: str, rng: Random) -> Params:
     if kind != "less":
         held = {*inside}
         left.append(rng.choice([number for number in units if number not in held]))
-    return resized(point, group, left)
+    return resized(point.params, units, group, left)
 
 
 def mixture(one: Point, other: Point, rng: Random) -> Params:
@@ -103,8 +102,9 @@ def mixture(one: Point, other: Point, rng: Random) -> Params:
     for group in sorted(one.units.keys() & other.units.keys()):
         mine, yours = one.members[group], other.members[group]
         size = rng.randint(*sorted((len(mine), len(yours))))
-        both = [number for number in mine if number in yours]
-        rest = [n for n in {*mine, *yours} if n not in both and n in one.units[group]]
-        chosen = [*both, *rng.sample(sorted(rest), min(len(rest), max(0, size - len(both))))]
-        params = resized(replace(one, params=params), group, chosen)
+        units, held = one.units[group], {*yours}
+        both = [number for number in mine if number in held]
+        rest = sorted(number for number in held.symmetric_difference(mine) if number in units)
+        chosen = [*both, *rng.sample(rest, min(len(rest), max(0, size - len(both))))]
+        params = resized(params, units, group, chosen)
     return params

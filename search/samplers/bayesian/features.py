@@ -7,7 +7,7 @@ weighs what the space thinks that it costs. What is ordered keeps its order, fro
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -83,6 +83,24 @@ class Table:
     others: Floats
     members: Floats
 
+    @cached_property
+    def count(self) -> Floats:
+        """[points]: how many members."""
+        found: Floats = self.members.sum(axis=1)
+        return found
+
+    @cached_property
+    def sums(self) -> Floats:
+        """[points]: their weights together."""
+        found: Floats = self.weights.sum(axis=1)
+        return found
+
+    @cached_property
+    def squares(self) -> Floats:
+        """[points]: the squares of their weights together."""
+        found: Floats = (self.weights**2).sum(axis=1)
+        return found
+
     def __len__(self) -> int:
         return len(self.members)
 
@@ -110,9 +128,8 @@ class Columns:
         return Table(weights, whole[:, self.rest], (weights > 0).astype(float))
 
     def _whole(self, points: Sequence[Described]) -> Floats:
-        whole = np.zeros((len(points), len(self.at)))
-        for row, point in enumerate(points):
-            for name, value in point.items():
-                if (column := self.at.get(name)) is not None:
-                    whole[row, column] = value
-        return whole
+        rows = [row for row, point in enumerate(points) for _ in point]
+        columns = [self.at.get(name, -1) for point in points for name in point]
+        whole = np.zeros((len(points), len(self.at) + 1))  # the last for names without a column
+        whole[rows, columns] = [value for point in points for value in point.values()]
+        return whole[:, :-1]

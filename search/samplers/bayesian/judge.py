@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.samplers.around import miss, undominated
 from search.samplers.bayesian.features import Columns, Described, Floats, describe
 from search.samplers.bayesian.gain import gains, normals
-from search.samplers.bayesian.surrogate import Surrogate, fit
+from search.samplers.bayesian.surrogate import Models, fit
 from search.samplers.points import Point
 
 LEARNED = 160  # trials that the models see at most: the front, the best others, and any
@@ -35,14 +35,16 @@ class Seen:
     constraints: Mapping[str, float]
     missed: float
     done: bool
+    bad: bool
     values: Sequence[float]
 
     @classmethod
     def of(cls, trial: FrozenTrial, point: Point) -> "Seen":
         done = trial.state == TrialState.COMPLETE
+        bad = trial.state in (TrialState.FAIL, TrialState.PRUNED)
         told, limits = describe(point), trial.constraints
         values = trial.values if done else ()
-        return cls(trial, point, point.identity, told, limits, miss(limits), done, values)
+        return cls(trial, point, point.identity, told, limits, miss(limits), done, bad, values)
 
 
 class Evidence:
@@ -77,9 +79,8 @@ class Evidence:
         self.learned = [*self.front[:LEARNED], *rest[:room], *some]
         near = rest[: max(3, len(self.front) // 2)]
         self.parents = [one.point for one in (*self.front, *self.front, *near)]
-        bad = (TrialState.FAIL, TrialState.PRUNED)
-        self.bad = [one for one in seen if one.trial.state in bad]
-        self.running = [one for one in seen if not one.trial.state.is_finished()]
+        self.bad = [one for one in seen if one.bad]
+        self.running = [one for one in seen if not (one.done or one.bad)]
         self.feasible = least <= 0
         self.turn = len(seen)
 
@@ -129,19 +130,19 @@ class Judge:
             worth = added.mean(axis=1) * self._holds(described)
         return worth
 
-    def _trust(self) -> Surrogate | None:
+    def _trust(self) -> Models | None:
         """How likely points are to come to a result, where some trials did not."""
         evidence = self.evidence
         if not evidence.bad:
             return None
         seen = [*evidence.learned, *evidence.bad[-LEARNED // 4 :]]
         came = np.array([[float(one.done)] for one in seen])
-        return fit(self.columns.table([one.described for one in seen]), came)[0]
+        return fit(self.columns.table([one.described for one in seen]), came)
 
     def _holds(self, described: Sequence[Described]) -> Floats | float:
         if self.trust is None:
             return 1.0
-        told = self.trust.at(self.columns.table(described))
+        (told,) = self.trust.at(self.columns.table(described))
         over = np.clip((told.mean - 0.5) / told.deviation, -18.0, 18.0)
         likely: Floats = 1.0 / (1.0 + np.exp(-1.702 * over))  # the normal distribution, nearly
         return likely
@@ -149,7 +150,7 @@ class Judge:
     def _draws(self, described: Sequence[Described]) -> tuple[Floats, list[Floats]]:
         """[points, draws, objectives], less being better, and [points, draws] per constraint."""
         asked = self.columns.table(described)
-        drawn = [m.at(asked).draw(n) for m, n in zip(self.models, self.normal, strict=True)]
+        drawn = [one.draw(n) for one, n in zip(self.models.at(asked), self.normal, strict=True)]
         count = len(self.evidence.signs)
         scores, rest = np.stack(drawn[:count], axis=2), iter(drawn[count:])
         missed = [

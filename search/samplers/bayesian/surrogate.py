@@ -60,8 +60,7 @@ class Scale:
 
     @classmethod
     def of(cls, known: Table) -> "Scale":
-        weights = known.weights
-        found = known.members.sum(axis=1), weights.sum(axis=1) ** 2, (weights**2).sum(axis=1)
+        found = known.count, known.sums**2, known.squares
         return cls(*(float(one.max(initial=0.0)) or 1.0 for one in found))
 
 
@@ -69,27 +68,29 @@ class Parts:
     """What all kernels of two tables are made of."""
 
     def __init__(self, left: Table, right: Table, scale: Scale) -> None:
+        self.left, self.right, self.scale = left, right, scale
         self.own = left.members @ right.members.T / scale.count
         self.each = left.weights @ right.weights.T / scale.squares
-        self.all = np.outer(left.weights.sum(axis=1), right.weights.sum(axis=1)) / scale.sums
+        self.all = np.outer(left.sums, right.sums) / scale.sums
         squares = (left.others**2).sum(axis=1)[:, None] + (right.others**2).sum(axis=1)[None]
         self.distance = np.maximum(squares - 2 * left.others @ right.others.T, 0.0)
-        self.left, self.right = left.others, right.others
         self._made: dict[object, Floats] = {}
 
     def kernel(self, kernel: Kernel) -> Floats:
-        """[left, right]"""
-        alone, pairs, others, both = kernel.mix
-        near, members = self._near(kernel.width), self._members(kernel.trust)
-        found: Floats = (alone + pairs * members + both * near) * members + others * near
-        return found
+        """[left, right], without noise."""
+        same = (kernel.mix, kernel.trust, kernel.width)
+        if same not in self._made:
+            alone, pairs, others, both = kernel.mix
+            near, members = self._near(kernel.width), self._members(kernel.trust)
+            self._made[same] = (alone + pairs * members + both * near) * members + others * near
+        return self._made[same]
 
     def _near(self, width: float) -> Floats:
         if width not in self._made:
             if width:
                 self._made[width] = np.exp(-self.distance / (2 * width**2))
             else:
-                each = (1 + self.left[:, None] * self.right[None]) / 2
+                each = (1 + self.left.others[:, None] * self.right.others[None]) / 2
                 self._made[width] = each.prod(axis=2)
         return self._made[width]
 
@@ -102,10 +103,9 @@ class Parts:
 def _own(table: Table, kernel: Kernel, scale: Scale) -> Floats:
     """[points]: the kernel's diagonal."""
     alone, pairs, others, both = kernel.mix
-    weights = table.weights
-    members = kernel.trust[0] * weights.sum(axis=1) ** 2 / scale.sums
-    members = members + kernel.trust[1] * (weights**2).sum(axis=1) / scale.squares
-    members = members + kernel.trust[2] * table.members.sum(axis=1) / scale.count
+    members = kernel.trust[0] * table.sums**2 / scale.sums
+    members = members + kernel.trust[1] * table.squares / scale.squares
+    members = members + kernel.trust[2] * table.count / scale.count
     near = 1.0 if kernel.width else np.prod((1 + table.others**2) / 2, axis=1)
     found: Floats = (alone + pairs * members + both * near) * members + others * near
     return found
@@ -126,13 +126,10 @@ class Posterior:
 
 
 class Surrogate:
-    """What is known of one metric."""
+    """What is known of one metric, from `parts` of all known points with each other."""
 
-    def __init__(
-        self, known: Table, scores: Floats, kernel: Kernel, parts: Parts, log: bool
-    ) -> None:
-        self.known, self.kernel, self.log = known, kernel, log
-        self.shares = Scale.of(known)
+    def __init__(self, scores: Floats, kernel: Kernel, parts: Parts, log: bool) -> None:
+        self.kernel, self.log = kernel, log
         seen = np.log(scores) if log else scores
         self.centre, self.spread = float(seen.mean()), float(seen.std()) or 1.0
         root = _root(parts.kernel(kernel), kernel.noise)
@@ -140,16 +137,33 @@ class Surrogate:
         self.weights = self.whitened @ ((seen - self.centre) / self.spread)
         self.scale = max(float(self.weights @ self.weights) / len(seen), TINY)
 
-    def at(self, asked: Table) -> Posterior:
-        """What points are likely to score."""
-        across = self.whitened @ Parts(self.known, asked, self.shares).kernel(self.kernel)
-        own = _own(asked, self.kernel, self.shares)
+    def at(self, parts: Parts) -> Posterior:
+        """What points are likely to score, from the parts of known points with them."""
+        across = self.whitened @ parts.kernel(self.kernel)
+        own = _own(parts.right, self.kernel, parts.scale)
         variance = np.maximum(own - (across**2).sum(axis=0), TINY) * self.scale
         mean = self.centre + self.spread * (across.T @ self.weights)
         return Posterior(mean, self.spread * np.sqrt(variance), self.log)
 
 
-def fit(known: Table, scores: Floats) -> list[Surrogate]:
+@dataclass(frozen=True)
+class Models:
+    """One of every metric, all from the same points."""
+
+    known: Table
+    scale: Scale
+    of: Sequence[Surrogate]
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def at(self, asked: Table) -> list[Posterior]:
+        """What points are likely to score in every metric."""
+        parts = Parts(self.known, asked, self.scale)
+        return [one.at(parts) for one in self.of]
+
+
+def fit(known: Table, scores: Floats) -> Models:
     """A model of every metric.
 
     Args:
@@ -161,14 +175,15 @@ def fit(known: Table, scores: Floats) -> list[Surrogate]:
         sights.append(Sight(metric, column, 0.0))
         if column.min() > 0:
             sights.append(Sight(metric, np.log(column), float(np.log(column[few]).sum())))
-    likely = _likelihoods(Parts(some, some, Scale.of(known)), [one.seen[few] for one in sights])
+    scale = Scale.of(known)
+    likely = _likelihoods(Parts(some, some, scale), [one.seen[few] for one in sights])
     likely -= np.array([one.jacobian for one in sights])
-    found, parts = [], Parts(known, known, Scale.of(known))
+    found, parts = [], Parts(known, known, scale)
     for metric, column in enumerate(scores.T):
         own = [at for at, one in enumerate(sights) if one.metric == metric]
         kernel, best = np.unravel_index(int(likely[:, own].argmax()), (len(KERNELS), len(own)))
-        found.append(Surrogate(known, column, KERNELS[kernel], parts, log=bool(best)))
-    return found
+        found.append(Surrogate(column, KERNELS[kernel], parts, log=bool(best)))
+    return Models(known, scale, found)
 
 
 @dataclass(frozen=True)
@@ -197,7 +212,7 @@ def _likelihoods(parts: Parts, seen: Sequence[Floats]) -> Floats:
 def _root(kernel: Floats, noise: float) -> Floats:
     """The lower root of a kernel with its noise, laid out as LAPACK has it."""
     noisy = kernel.copy()
-    noisy.flat[:: len(noisy) + 1] += noise + 1e-8
+    noisy.reshape(-1)[:: len(noisy) + 1] += noise + 1e-8
     root, failed = dpotrf(noisy.T, lower=1, overwrite_a=1)
     if failed:
         raise np.linalg.LinAlgError("a kernel is not positive definite")

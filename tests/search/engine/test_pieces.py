@@ -52,6 +52,17 @@ def test_each_is_done_once_and_only_what_is_missing(tmp_path: Path) -> None:
     assert work.over and found[7:] == [93]
 
 
+def test_who_keeps_the_ledger_hears_of_every_end_once_its_consequences_are_there(
+    tmp_path: Path,
+) -> None:
+    found: list[int] = []
+    heard: list[int] = []
+    program = rounds(tmp_path, found, (0, 1), (2,))
+    work = Pieces(tmp_path, program, on_end=lambda: heard.append(len(found)))
+    do_here(work, partial(Adder, 10))
+    assert heard == [0, 2, 3]
+
+
 def test_the_failed_are_named_and_the_others_kept(tmp_path: Path) -> None:
     work = Pieces(tmp_path, rounds(tmp_path, [], (0,), (1, -1, 2)))
     with pytest.raises(UserError, match=r"1 of 3 items failed:\n  -1: PlanError: value: got -1; a"):

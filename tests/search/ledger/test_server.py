@@ -3,9 +3,11 @@
 import configparser
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -72,6 +74,30 @@ def test_with_docker_it_is_the_same_script_and_the_database_is_not_published() -
     assert set(services) == {"postgres", "mlflow"} and "ports" not in services["postgres"]
     assert services["mlflow"]["ports"] == ["${MLFLOW_PUBLISH:-127.0.0.1}:5000:5000"]
     assert "exec bash /scripts/server.sh" in services["mlflow"]["command"][-1]
+
+
+def test_sqlite_files_are_backed_up_while_somebody_writes_and_brought_back(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    assert run("setup.sh", here).returncode == 0
+    settings, lost = here / "server.env", tmp_path / "lost"
+    known = settings.read_text().splitlines()
+    lines = [line for line in known if not line.startswith("BACKEND_STORE_URI=")]
+    settings.write_text("\n".join([*lines, f"BACKEND_STORE_URI=sqlite:///{here}/runs.db"]) + "\n")
+    users = "".join(re.findall(r"database_uri *= *sqlite:///(.+)", (here / "auth.ini").read_text()))
+    for file in (here / "runs.db", Path(users)):
+        writer = sqlite3.connect(file)
+        writer.execute("pragma journal_mode = wal")
+        writer.executescript("create table told (what); insert into told values ('kept')")
+        writer.execute("insert into told values ('not yet')")  # in a transaction that is open
+        done = run("backup.sh", settings, tmp_path / file.name)
+        assert done.returncode == 0, done.stderr
+        writer.close()
+        for part in (*here.glob("runs.db*"), *Path(users).parent.glob(f"{Path(users).name}*")):
+            lost.mkdir(exist_ok=True)
+            part.rename(lost / part.name)
+        assert run("restore.sh", settings, tmp_path / file.name).returncode == 0
+        with contextlib.closing(sqlite3.connect(file)) as again:
+            assert again.execute("select what from told").fetchall() == [("kept",)]
 
 
 @contextmanager

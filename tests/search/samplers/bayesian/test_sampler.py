@@ -83,8 +83,8 @@ def test_what_is_counted_is_known_exactly() -> None:
     points = [{"n#": n, "zeros": z} for n in (0.0, 0.5, 1.0) for z in (0.0, 0.2, 0.6)]
     size = [1e8 * (5 + (10 - 8 * one["n#"]) * (1 - one["zeros"])) for one in points]
     columns = Columns(points)
-    (model,) = fit(columns.table(points), np.array(size)[:, None])
-    told = model.at(columns.table([{"n#": 0.25, "zeros": 1.0}, {"n#": 0.75, "zeros": 0.4}]))
+    models = fit(columns.table(points), np.array(size)[:, None])
+    [told] = models.at(columns.table([{"n#": 0.25, "zeros": 1.0}, {"n#": 0.75, "zeros": 0.4}]))
     assert told.mean == pytest.approx([1e8 * 5, 1e8 * (5 + 4 * 0.6)], rel=1e-3)
     assert told.deviation.max() < 1e6
 
@@ -112,11 +112,11 @@ def test_a_surrogate_learns_a_sum_and_its_own_doubt() -> None:
         for one in points
     ])  # fmt: skip
     columns = Columns(points)
-    (model,) = fit(columns.table(points[:45]), scores[:45, None])
-    told = model.at(columns.table(points[45:]))
-    assert model.log
+    models = fit(columns.table(points[:45]), scores[:45, None])
+    [told] = models.at(columns.table(points[45:]))
+    assert told.log
     assert np.corrcoef(told.mean, np.log(scores[45:]))[0, 1] > 0.99
-    known = model.at(columns.table(points[:45]))
+    [known] = models.at(columns.table(points[:45]))
     assert known.deviation.max() < told.deviation.min()
 
 
