@@ -55,7 +55,7 @@ PLAIN: dict[str, Callable[[int], BaseSampler]] = {
 }
 INTERRUPTED = (5, 13, 14)  # after how many trials the checked search is interrupted
 CHECKED = 24  # trials of which it has so many
-TIMED = 20  # proposals that are timed
+TIMED = 60  # proposals that are timed
 
 
 @dataclass(frozen=True)

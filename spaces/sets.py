@@ -10,6 +10,7 @@ a set as a list, `"omission.skip" = [3, 7]`. This file alone knows how the two b
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def suggest(
     count = trial.suggest_int(count_of(name), 0, min(most, len(members)))
     units, at_once = _units(name, tuple(members)), getattr(trial, "suggest_units", None)
     found = at_once(units) if at_once else [trial.suggest_int(unit, 0, 1) for unit in units]
-    candidates = [n for n, one in zip(members, found, strict=True) if one]
+    candidates = list(compress(members, found))
     if count < len(candidates):
         candidates = sorted(candidates, key=lambda n: (price[n], n))[:count]
     return tuple(sorted(candidates))

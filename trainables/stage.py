@@ -261,7 +261,7 @@ class Stage(ABC):
                 allowed=str(kind.version),
                 do="use the version of the code that wrote it",
             )
-        known = [one.name for one in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        known = _field_names(kind)
         if unknown := sorted(set(data["fields"]) - set(known)):
             raise PlanError(
                 f"{data['stage']}: unknown fields", got=unknown, allowed=", ".join(known)
@@ -269,13 +269,17 @@ class Stage(ABC):
         return kind(**{name: _thawed(value) for name, value in data["fields"].items()})
 
     def _fields(self) -> Iterator[tuple[str, Any]]:
-        for one in dataclasses.fields(self):  # type: ignore[arg-type]
-            yield one.name, getattr(self, one.name)
+        return ((name, getattr(self, name)) for name in _field_names(type(self)))
 
     def require(self, name: str, ok: bool, allowed: str) -> None:
         """Raise FieldError unless `ok`."""
         if not ok:
             raise FieldError(self, name, allowed)
+
+
+@cache
+def _field_names(kind: type[Stage]) -> tuple[str, ...]:
+    return tuple(one.name for one in dataclasses.fields(kind))  # type: ignore[arg-type]
 
 
 _name_of = cache(importable_name)  # a sampler asks thousands of times

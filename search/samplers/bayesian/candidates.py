@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from random import Random
-from typing import Any
 
 from search.samplers.bayesian.features import Described, describe
 from search.samplers.points import Params, Point, Walker
@@ -20,16 +19,11 @@ class Pool:
         self.points: list[Point] = []
         self.described: list[Described] = []
         self._keys: set[str] = set()
-        self._walked: set[tuple[Any, ...]] = set()
 
     def add(self, proposals: Iterator[Params], count: int) -> None:
         """Add up to `count` points, of those proposed."""
         wanted = len(self.points) + count
         for _, params in zip(range(TRIES * count), proposals, strict=False):
-            told = tuple(params.items())
-            if told and told in self._walked:
-                continue
-            self._walked.add(told)
             point = self.walker.walk(params, lambda _, asked: draw(self.rng, asked))
             if point is None or (key := point.identity) in self._keys:
                 continue

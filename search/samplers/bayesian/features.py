@@ -33,7 +33,7 @@ def describe(point: Point) -> dict[str, float]:
     found: dict[str, float] = {}
     for group, units in point.units.items():
         price, inside = point.prices.get(group, {}), point.members[group]
-        weights = dict(zip(units, _weights(tuple(map(price.get, units))), strict=True))
+        weights = _weights(tuple(units), tuple(map(price.get, units)))
         found[f"{group}#"] = len(inside) / max(1, most(point, group))
         found |= {f"{group}:{n}": weights[n] for n in inside}
     for name in point.settings:
@@ -42,17 +42,20 @@ def describe(point: Point) -> dict[str, float]:
 
 
 @lru_cache(maxsize=64)
-def _weights(prices: tuple[float | None, ...]) -> tuple[float, ...]:
+def _weights(members: tuple[int, ...], prices: tuple[float | None, ...]) -> dict[int, float]:
     """What each member is thought to cost against the mean; 1 where nobody says, and by rank where
     a price says no more than which is cheaper."""
     price = [one for one in prices if one is not None and math.isfinite(one)]
     if len(price) < len(prices):
-        return (1.0,) * len(prices)
+        return dict.fromkeys(members, 1.0)
     if min(price) <= 0:
         places = {one: at for at, one in enumerate(sorted(set(price)), 1)}
         price = [float(places[one]) for one in price]
     mean = sum(price) / len(price)
-    return tuple(min(max(one / mean, CHEAPEST), DEAREST) for one in price)
+    return {
+        number: min(max(one / mean, CHEAPEST), DEAREST)
+        for number, one in zip(members, price, strict=True)
+    }
 
 
 def _number(name: str, asked: BaseDistribution, value: Any, found: dict[str, float]) -> None:

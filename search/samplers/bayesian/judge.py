@@ -16,7 +16,7 @@ from search.samplers.bayesian.gain import gains, normals
 from search.samplers.bayesian.surrogate import Models, fit
 from search.samplers.points import Point
 
-LEARNED = 160  # trials that the models see at most: the front, the best others, and any
+LEARNED = 128  # trials that the models see at most: the front, the best others, and any
 # Shares of a deviation, by turns: with the whole of it, early trials go after what is least known.
 BOLD = (0.5, 0.5, 0.5, 1.0)
 MARGIN = 0.05  # of the range of what is feasible, by which the corner lies beyond it

@@ -6,7 +6,7 @@ which is expected to add most to the front within the constraints. Trials that s
 if they scored what is expected of them. Nothing is kept that an interruption would lose.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from random import Random
 from typing import Any
@@ -75,7 +75,7 @@ class BayesianSampler(OneByOne):
     # -- the proposal ------------------------------------------------------------------------
 
     def _propose(self, study: optuna.Study, trials: Sequence[FrozenTrial], rng: Random) -> Params:
-        seen = [one for trial in trials if (one := self._see(trial, rng)) is not None]
+        seen = list(self._see(trials, rng))
         known = {UNTOUCHED, *(one.identity for one in seen)}
         pool = Pool(self.walker, known, rng)
         if lacking([one.point for one in seen]) and (found := design(self.walker, pool.known)):
@@ -104,16 +104,16 @@ class BayesianSampler(OneByOne):
                 worth = np.concatenate([worth, judge.worth(pool.described[before:])])
         return pool.points[int(np.argmax(worth))].params
 
-    def _see(self, trial: FrozenTrial, rng: Random) -> Seen | None:
-        """A trial's stages; None where the space refuses it."""
-        before = self._seen.get(trial.number)
-        if before is not None and before.trial is trial:
-            return before
-        if before is not None and before.trial.params == trial.params:
-            point: Point | None = before.point
-        else:
-            point = self.walker.walk(trial.params, lambda _, asked: draw(rng, asked))
-        if point is None:
-            return None
-        self._seen[trial.number] = Seen.of(trial, point)
-        return self._seen[trial.number]
+    def _see(self, trials: Sequence[FrozenTrial], rng: Random) -> Iterator[Seen]:
+        """Trials' stages; without those that the space refuses."""
+        for trial in trials:
+            seen = self._seen.get(trial.number)
+            if seen is None or seen.trial is not trial:
+                if seen is not None and seen.trial.params == trial.params:
+                    point: Point | None = seen.point
+                else:
+                    point = self.walker.walk(trial.params, lambda _, asked: draw(rng, asked))
+                if point is None:
+                    continue
+                seen = self._seen[trial.number] = Seen.of(trial, point)
+            yield seen
