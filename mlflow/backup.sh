@@ -10,6 +10,7 @@ source "$settings"
 set +a
 umask 077
 copy() { # of a SQLite file, as it is at one moment, whoever writes to it
+  [[ -f "$1" ]] || { echo "there is no $1" >&2; exit 2; }
   python -c 'import sqlite3, sys; sqlite3.connect(sys.argv[1]).backup(sqlite3.connect(sys.argv[2]))' \
     "$1" "$2"
 }

@@ -36,6 +36,7 @@ _TRIAL: sa.BindParameter[Any] = sa.bindparam("the_trial")
 _NOTE = sa.and_(NOTES.c.study_id == _STUDY, NOTES.c.key == _KEY)
 _NOTED = sa.select(NOTES.c.value_json).where(_NOTE)
 _HELD = _NOTED.with_for_update()  # where the database can
+_RENOTED = sa.update(NOTES).where(_NOTE)
 _OPENED = sa.select(TRIALS.c.trial_id).where(
     TRIALS.c.study_id == _STUDY, TRIALS.c.number == sa.bindparam("the_number")
 )
@@ -87,11 +88,10 @@ class Tables:
     def note(self, connection: sa.Connection, key: str, value: Any) -> None:
         """Remember something of the study."""
         text = json.dumps(value)
-        known = sa.update(NOTES).where(_NOTE).values(value_json=text)
-        changed = connection.execute(known, self._note(key))
+        changed = connection.execute(_RENOTED, {**self._note(key), "value_json": text})
         if not changed.rowcount:
             row = {"study_id": self.study_id, "key": key, "value_json": text}
-            connection.execute(sa.insert(NOTES).values(row))
+            connection.execute(sa.insert(NOTES), row)
 
     def _note(self, key: str) -> dict[str, Any]:
         return {"the_study": self.study_id, "the_key": key}

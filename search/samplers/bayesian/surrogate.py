@@ -151,16 +151,15 @@ class Models:
     """One of every metric, all from the same points."""
 
     known: Table
-    scale: Scale
-    of: Sequence[Surrogate]
+    each: Sequence[Surrogate]
 
     def __len__(self) -> int:
-        return len(self.of)
+        return len(self.each)
 
     def at(self, asked: Table) -> list[Posterior]:
         """What points are likely to score in every metric."""
-        parts = Parts(self.known, asked, self.scale)
-        return [one.at(parts) for one in self.of]
+        parts = Parts(self.known, asked, Scale.of(self.known))
+        return [one.at(parts) for one in self.each]
 
 
 def fit(known: Table, scores: Floats) -> Models:
@@ -183,7 +182,7 @@ def fit(known: Table, scores: Floats) -> Models:
         own = [at for at, one in enumerate(sights) if one.metric == metric]
         kernel, best = np.unravel_index(int(likely[:, own].argmax()), (len(KERNELS), len(own)))
         found.append(Surrogate(column, KERNELS[kernel], parts, log=bool(best)))
-    return Models(known, scale, found)
+    return Models(known, found)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,8 @@ def test_sqlite_files_are_backed_up_while_somebody_writes_and_brought_back(tmp_p
     lines = [line for line in known if not line.startswith("BACKEND_STORE_URI=")]
     settings.write_text("\n".join([*lines, f"BACKEND_STORE_URI=sqlite:///{here}/runs.db"]) + "\n")
     users = "".join(re.findall(r"database_uri *= *sqlite:///(.+)", (here / "auth.ini").read_text()))
+    none = run("backup.sh", settings, tmp_path / "none")
+    assert none.returncode == 2 and f"there is no {here}/runs.db" in none.stderr
     for file in (here / "runs.db", Path(users)):
         writer = sqlite3.connect(file)
         writer.execute("pragma journal_mode = wal")
