@@ -45,6 +45,11 @@ Form = Annotated[
         "with the exact form in a sub-folder, or the exact form alone."
     ),
 ]
+Trials = Annotated[int | None, typer.Option(help="Trials in all.")]
+Hours = Annotated[float | None, typer.Option(help="Hours in all.")]
+Cpus = Annotated[int | None, typer.Option(help="CPUs per trial.")]
+Gpus = Annotated[float | None, typer.Option(help="GPUs per trial, or a share of one.")]
+Workers = Annotated[int | None, typer.Option(help="Trials at a time, at most.")]
 Ledger = Annotated[
     str | None,
     typer.Option("--mlflow", help="The ledger's server. Default: $MLFLOW_TRACKING_URI."),
@@ -54,11 +59,11 @@ Ledger = Annotated[
 @app.command()
 def launch(
     study: Annotated[Path | None, typer.Argument(help="The study file (TOML).")] = None,
-    trials: Annotated[int | None, typer.Option(help="Trials in all.")] = None,
-    hours: Annotated[float | None, typer.Option(help="Hours in all.")] = None,
-    cpus: Annotated[int | None, typer.Option(help="CPUs per trial.")] = None,
-    gpus: Annotated[float | None, typer.Option(help="GPUs per trial, or a share of one.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Trials at a time, at most.")] = None,
+    trials: Trials = None,
+    hours: Hours = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    workers: Workers = None,
     naive: Annotated[
         bool, typer.Option("--naive", help="Every shortcut off, to check what they give.")
     ] = False,
@@ -79,14 +84,7 @@ def launch(
     from search.study.load import storage_overrides
     from search.study.routing import load_either
 
-    overrides: dict[str, Any] = {
-        "budget.trials": trials,
-        "budget.hours": hours,
-        "resources.cpus": cpus,
-        "resources.gpus": gpus,
-        "resources.workers": workers,
-        **storage_overrides(storage),
-    }
+    overrides = _given(trials, hours, cpus, gpus, workers) | storage_overrides(storage)
     _use(mlflow)
     if (study is None) == (like is None):
         raise UserError("launch", allowed="a study file, or --like RUN_ID")
@@ -100,6 +98,19 @@ def launch(
         _check(found)
     else:
         _run(found, naive=naive)
+
+
+def _given(
+    trials: int | None,
+    hours: float | None,
+    cpus: int | None,
+    gpus: float | None,
+    workers: int | None,
+) -> dict[str, Any]:
+    """What the command line says in place of the study file; None: nothing."""
+    budget = {"budget.trials": trials, "budget.hours": hours}
+    wanted = {"cpus": cpus, "gpus": gpus, "workers": workers}
+    return budget | {f"resources.{name}": value for name, value in wanted.items()}
 
 
 def _run(study: "Study", *, naive: bool = False, retry: bool = False) -> None:
@@ -125,7 +136,11 @@ def _check(study: "Study") -> None:
 @app.command()
 def resume(
     name: Name,
-    trials: Annotated[int | None, typer.Option(help="Trials in all, to search on.")] = None,
+    trials: Trials = None,
+    hours: Hours = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    workers: Workers = None,
     retry_failed: Annotated[
         bool,
         typer.Option(
@@ -136,13 +151,14 @@ def resume(
     ] = False,
     storage: Storage = None,
 ) -> None:
-    """Go on with an interrupted study, as it was launched."""
+    """Go on with an interrupted study as it was launched, or with more trials or other workers."""
     from search.journal.view import saved_toml
     from search.study.routing import parse_either
 
     store = _store(name, storage)
     text = saved_toml(store)
-    here = {"budget.trials": trials, "storage.folder": str(store.folder)}  # it may have moved
+    given = _given(trials, hours, cpus, gpus, workers)
+    here = given | {"storage.folder": str(store.folder)}  # it may have moved
     _run(parse_either(text, str(store.toml), here), retry=retry_failed)
 
 

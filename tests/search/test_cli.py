@@ -15,6 +15,7 @@ from search.cli import main
 from search.journal.lock import study_lock
 from search.journal.store import Store
 from search.journal.view import saved_toml
+from search.study.load import load_study
 from search.study.schema import Study
 from tests.support.journals import TOML, Sample
 
@@ -387,6 +388,26 @@ def test_a_launch_with_nothing_left_to_do_says_so(
     told = capsys.readouterr().out
     assert "depth: all its trials ended before; --trials asks for more" in told
     assert "rayduce report depth" in told
+
+
+def test_resuming_takes_the_budget_and_the_workers_that_are_given_now(
+    searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
+    seen: list[Study] = []
+
+    def search(study: Study, *_: object, **__: object) -> bool:
+        seen.append(study)
+        return False
+
+    monkeypatch.setattr("search.run.search", search)
+    command = "resume depth --trials 40 --hours 2 --cpus 3 --workers 5"
+    main_ends([*command.split(), "--storage", str(tmp_path / "runs")])
+    main_ends(["resume", "depth", "--storage", str(tmp_path / "runs")])
+    given, plain = seen
+    assert (given.budget.trials, given.budget.hours) == (40, 2.0)
+    assert (given.resources.cpus, given.resources.workers) == (3, 5)
+    assert plain.resources == load_study(tmp_path / "depth.toml").resources != given.resources
 
 
 def test_a_torn_study_file_is_read_from_the_journal(
