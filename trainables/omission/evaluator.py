@@ -2,12 +2,14 @@
 
 The sets become paths through a trie of kept blocks, walked depth first; every common prefix runs
 once. States are kept as far as there is room, so that the next sets begin where they leave earlier
-ones. Nothing is approximated: `alone` runs each
-candidate as a model of its own, on the same batches, and gives the same bits. (Other batches give
-other float rounding: 1e-6 relative in float32, 1e-2 in bfloat16.)
+ones. Who only wants to know what beats a loss says so, and a set goes no further than the batch
+that shows that it does not. Nothing is approximated: `alone` runs each candidate as a model of its
+own, on the same batches, and gives the same bits. (Other batches give other float rounding: 1e-6
+relative in float32, 1e-2 in bfloat16.)
 """
 
 import copy
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -33,6 +35,7 @@ from trainables.omission.losses import (
 from trainables.omission.paths import Kept, Recent, Step, Unit, common, path
 
 CHUNK = 512  # predictions that go through the head at once: bounds the memory for logits
+ROUNDING = 1e-5  # by how much a sum of what is never negative may shrink as it goes on
 ROOM = 2**29  # bytes for states on the paths walked last, where the next ones may begin
 
 
@@ -79,36 +82,52 @@ class PrefixEvaluator:
         """Block-forwards of the whole calibration set so far; half a block counts as one."""
         return self._batch_forwards // len(self.loss.batches)
 
-    def __call__(self, sets: Sequence[Collection[int]]) -> list[float]:
-        """The loss of every set, in the order given."""
+    def __call__(self, sets: Sequence[Collection[int]], bound: float = math.inf) -> list[float]:
+        """The loss of every set, in the order given.
+
+        Args:
+            bound: who is above it is of no interest: infinity, as soon as some batches show it.
+        """
         keys: list[Key] = [tuple(sorted(omit)) for omit in sets]
         known = self.memo.known if self.memo else {}
         new = list(dict.fromkeys(key for key in keys if key not in known))
-        means = self.means(new)
-        found = {key: self.loss.total(row) for key, row in zip(new, means, strict=True)}
+        rows = zip(new, self._means(new, bound), strict=True)
+        found = {key: self.loss.total(row) for key, row in rows if row is not None}
         if self.memo and found:
             self.memo.add(found)
         found = {**known, **found}
-        return [found[key] for key in keys]
+        return [found.get(key, math.inf) for key in keys]
 
-    @torch.no_grad()
     def means(self, sets: Sequence[Collection[int]]) -> Float[Tensor, "sets groups"]:
         """The mean score of every group of the loss, for every set."""
-        paths = [path(omit, len(self.walk.blocks), self.unit) for omit in sets]
-        scores: list[list[Tensor]] = [[] for _ in sets]
-        for index in range(len(self.loss.batches) if sets else 0):
-            for number, score in self._scored(index, paths):
-                scores[number].append(score)
-        rows = [self.loss.group_means(score) for score in scores]
+        rows = [row for row in self._means(sets, math.inf) if row is not None]
         return torch.stack(rows) if rows else torch.empty(0, len(self.loss.weights))
 
-    def _scored(self, index: int, paths: Sequence[Kept]) -> Iterator[tuple[int, Tensor]]:
+    @torch.no_grad()
+    def _means(self, sets: Sequence[Collection[int]], bound: float) -> list[Tensor | None]:
+        """The same; None for a set of which some batches show that it is above the bound."""
+        paths = [path(omit, len(self.walk.blocks), self.unit) for omit in sets]
+        scores: list[list[Tensor]] = [[] for _ in sets]
+        todo = list(enumerate(paths))
+        for index in range(len(self.loss.batches)):
+            for number, score in self._scored(index, todo) if todo else ():
+                scores[number].append(score)
+            if bound < math.inf and self.loss.grows:
+                todo = [one for one in todo if not self._above(bound, scores[one[0]])]
+        rows = {number: self.loss.group_means(scores[number]) for number, _ in todo}
+        return [rows.get(number) for number in range(len(sets))]
+
+    def _above(self, bound: float, scores: Sequence[Tensor]) -> bool:
+        """Whether a loss is above a bound, whatever the batches add that are not scored yet."""
+        least = self.loss.total(self.loss.group_means(scores))
+        return least - ROUNDING * (1 + least) > bound
+
+    def _scored(self, index: int, todo: Sequence[tuple[int, Kept]]) -> Iterator[tuple[int, Tensor]]:
         scored = self.loss.batches[index]
         batch = self._inputs(scored.batch)
         entry = self.walk.enter(batch)
         dense = self._dense_logits(index) if self.loss.against_dense else None
-        todo = list(enumerate(paths))
-        for numbers, hidden in self._leaves(entry, entry.hidden, todo, 0, index):
+        for numbers, hidden in self._leaves(entry, entry.hidden, list(todo), 0, index):
             score = self._score(scored, hidden, dense)
             yield from ((number, score) for number in numbers)
 

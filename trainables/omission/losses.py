@@ -49,6 +49,12 @@ class Loss:
         """The loss, from the mean score of every group."""
         return float((means * self.weights).sum())
 
+    @property
+    def grows(self) -> bool:
+        """Whether no prediction can make the loss smaller, so that some batches' part of it is a
+        bound on the whole from below."""
+        return bool((self.weights >= 0 if self.against_dense else self.weights <= 0).all())
+
     def fingerprint(self) -> str:
         """Identifies the loss and its calibration, down to how rows are batched."""
         tensors = {"weights": self.weights}
@@ -59,10 +65,12 @@ class Loss:
         return f"{self.name}-{digest_tensors(tensors)}"
 
     def group_means(self, scores: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, " groups"]:
-        """The mean of each group's scores, from the scores of every batch."""
+        """The mean of each group's scores, from the scores of every batch; where only the first
+        batches' are given, as if the others' were 0."""
         owners = torch.cat([scored.owners for scored in self.batches])
+        seen = torch.cat(list(scores)).double().cpu()
         sums = torch.zeros(len(self.weights), dtype=torch.float64)
-        sums.index_add_(0, owners, torch.cat(list(scores)).double().cpu())
+        sums.index_add_(0, owners[: len(seen)], seen)
         return sums / torch.bincount(owners, minlength=len(self.weights))
 
 

@@ -10,7 +10,8 @@ Source: "SLEB", Song et al., ICML 2024; "EvoPress", Sieberling et al., ICML 2025
 (arXiv 2403.17887); "ShortGPT", Men et al., 2024; task losses: "PuDDing", Wee et al., ICML 2025.
 """
 
-from collections.abc import Collection, Generator
+import math
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -27,7 +28,7 @@ from trainables.omission.importance import BlockInfluence, windows
 from trainables.omission.loss_log import Memo
 from trainables.omission.losses import Loss, answers, kl, ppl
 from trainables.omission.method import Omission, check_unit
-from trainables.omission.searches import Omit, Score, evolve, greedy_steps, lowest, window
+from trainables.omission.searches import Omit, evolve, greedy_steps, lowest, window
 from trainables.stage import Bench, Stage, Summary
 
 LossName: TypeAlias = Literal["ppl", "kl", "tl", "tld"]
@@ -129,10 +130,10 @@ class SearchedOmission(Stage):
         influence: list[float] = bench.stats(BlockInfluence)["influence"].tolist()
         return lowest(influence, self.budget, fixed=fixed)
 
-    def _score(self, bench: Bench) -> Score:
+    def _score(self, bench: Bench) -> Callable[..., Sequence[float]]:
         loss = self._loss(bench)
         if bench.spec.naive:
-            return lambda sets: alone(bench.model, loss, sets, self.unit)
+            return lambda sets, bound=math.inf: alone(bench.model, loss, sets, self.unit)
         memo = Memo(bench.cache.folder / "losses", self._key(bench, loss))
         return PrefixEvaluator(bench.model, loss, unit=self.unit, memo=memo)
 

@@ -1,7 +1,8 @@
 """Searches over omission sets: which blocks (or parts of blocks) can go.
 
 Plain functions of a `score`, which takes omission sets and gives their losses, all measured on
-the same batches (`evaluator.PrefixEvaluator`). A unit is a number; a set is a tuple of them.
+the same batches (`evaluator.PrefixEvaluator`); where only what beats a loss matters, that loss,
+too. A unit is a number; a set is a tuple of them.
 """
 
 import ast
@@ -19,6 +20,7 @@ from trainables.stage import drain
 
 Omit: TypeAlias = tuple[int, ...]
 Score: TypeAlias = Callable[[Sequence[Omit]], Sequence[float]]
+Beating: TypeAlias = Callable[[Sequence[Omit], float], Sequence[float]]
 TRIES = 50  # for each offspring, to find one that is new
 
 
@@ -129,7 +131,7 @@ def brood(parent: Omit, groups: Sequence[Sequence[int]], rng: Random, offspring:
 def evolve(
     start: Omit,
     groups: Sequence[Sequence[int]],
-    score: Score,
+    score: Beating,
     *,
     generations: int,
     offspring: int,
@@ -140,17 +142,18 @@ def evolve(
 
     Args:
         groups: the units that may go, by kind; a set keeps its count of every kind.
+        score: is told the best loss so far; any that is above it may be given as infinity.
         until: asked before each generation; ends the search early.
     """
     rng = Random(seed)
     parent = tuple(sorted(start))
-    best = score([parent])[0]
+    best = score([parent], math.inf)[0]
     yield parent, best
     for _ in range(generations):
         children = brood(parent, groups, rng, offspring)
         if until() or not children:
             return
-        losses = score(children)
+        losses = score(children, best)
         chosen = argmin([*losses, best])
         if chosen < len(children):
             parent, best = children[chosen], losses[chosen]

@@ -1,6 +1,7 @@
 """Shared prefixes change nothing but the work: every loss equals the naive twin's, bit by bit."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from trainables.omission import losses
 from trainables.omission.evaluator import PrefixEvaluator, alone
 from trainables.omission.loss_log import Memo
 from trainables.omission.paths import Kept, Recent, common, path
-from trainables.omission.searches import PUBLISHED, greedy
+from trainables.omission.searches import PUBLISHED, Beating, Omit, evolve, greedy
 
 
 def naive_forwards(paths: Iterable[Kept]) -> int:
@@ -256,6 +257,43 @@ def test_the_next_sets_begin_where_they_leave_earlier_ones(
     assert [forgetful(sets) for sets in calls] == found
     each = [shared_forwards(path(omit, 4) for omit in sets) for sets in calls]
     assert forgetful.forwards == sum(each) > evaluator.forwards
+
+
+@pytest.mark.parametrize("name", ["ppl", "kl", "tl", "tld"])
+def test_who_is_above_a_bound_is_left_as_soon_as_that_is_sure(
+    model: PreTrainedModel, name: str
+) -> None:
+    whole = PrefixEvaluator(model, make(name))
+    wanted = whole(SETS)
+    for bound in sorted(wanted):
+        some = PrefixEvaluator(model, make(name))
+        found = some(SETS, bound)
+        assert all(
+            mine == loss or (mine == math.inf and loss > bound)
+            for mine, loss in zip(found, wanted, strict=True)
+        )
+        assert some.forwards <= whole.forwards
+    least = PrefixEvaluator(model, make(name))
+    found = least(SETS, min(wanted) / 100 if min(wanted) > 0 else -math.inf)
+    adds_up = name != "tld"  # whose wrong answers take away
+    assert (least.forwards < whole.forwards) is adds_up and (found != wanted) is adds_up
+
+
+def test_evolution_takes_the_same_way_if_only_better_sets_are_scored_whole(
+    small: PreTrainedModel, tmp_path: Path
+) -> None:
+    loss = losses.kl(batches() * 2)
+    whole = PrefixEvaluator(small, loss, unit="both")
+    memo = Memo(tmp_path, "kl")
+    some = PrefixEvaluator(small, loss, unit="both", memo=memo)
+
+    def searched(score: Beating) -> list[tuple[Omit, float]]:
+        groups = [range(8)]
+        return list(evolve((0, 1, 6), groups, score, generations=4, offspring=6, seed=3))
+
+    assert searched(some) == searched(lambda sets, _: whole(sets))
+    assert some.forwards < whole.forwards
+    assert memo.known and math.inf not in memo.known.values()
 
 
 def test_states_are_kept_within_their_room_those_used_last() -> None:

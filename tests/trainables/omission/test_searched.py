@@ -15,8 +15,9 @@ from trainables.core.errors import FieldError, PlanError
 from trainables.core.lineage import Lineage
 from trainables.core.spec import BenchSpec, DataSpec, ModelSpec, Role, Task
 from trainables.core.types import Batch
-from trainables.omission import Omission, SearchedOmission, evaluator
-from trainables.omission.evaluator import PrefixEvaluator, alone
+from trainables.omission import Omission, SearchedOmission
+from trainables.omission.evaluator import alone
+from trainables.omission.loss_log import Memo
 from trainables.omission.losses import kl, ppl
 from trainables.stage import Reading, Removed, Subject, drain
 
@@ -101,13 +102,13 @@ def test_a_larger_budget_pays_only_for_what_is_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[int] = []
-    means = PrefixEvaluator.means
+    add = Memo.add
 
-    def counting(self: PrefixEvaluator, sets: Any) -> Any:
-        measured.append(len(sets))
-        return means(self, sets)
+    def counting(self: Memo, losses: Any) -> None:
+        measured.append(len(losses))
+        add(self, losses)
 
-    monkeypatch.setattr(evaluator.PrefixEvaluator, "means", counting)
+    monkeypatch.setattr(Memo, "add", counting)
     drain(SearchedOmission(1).on(a_bench(tmp_path)))
     first = sum(measured)
     drain(SearchedOmission(1).on(a_bench(tmp_path)))

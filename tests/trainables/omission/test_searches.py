@@ -19,7 +19,7 @@ from trainables.omission.searches import Omit
 COSTS = [9.0, 3.0, 1.0, 1.0, 5.0, 2.0, 9.0]
 
 
-def cost(sets: Sequence[Omit]) -> list[float]:
+def cost(sets: Sequence[Omit], bound: float = math.inf) -> list[float]:
     """Each unit has its price; units 2 and 3 together cost more."""
     return [sum(COSTS[unit] for unit in omit) + 4 * ({2, 3} <= set(omit)) for omit in sets]
 
