@@ -110,7 +110,7 @@ def test_the_driver_searches_without_transformers() -> None:
 # An entry (a file or a folder) may import only itself and those before it; TYPE_CHECKING counts.
 ORDER = {
     "search": "errors terminal study samplers journal report ledger engine readiness rebuild "
-    "export apply compare launch confirm progress run routing cli __main__",
+    "export apply compare launch confirm progress run routing commands cli __main__",
     "trainables": "core stage bench recover distill wanda magnitude neurons codebook quantize "
     "omission similarity ilm plugin routing load routed trial worker testing",
     "trainables/bench": "assets data models prefix metrics training survey uneven footprint "

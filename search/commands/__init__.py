@@ -1,0 +1,1 @@
+"""What each of `rayduce`'s commands does. Only what a command needs is imported when it runs."""
