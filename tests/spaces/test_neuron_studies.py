@@ -14,7 +14,7 @@ from search.study.starting_points import read_point
 from trainables.stage import Facts
 
 STUDIES = Path(__file__).parents[2] / "spaces" / "studies"
-NAMES = ["smartfarm-gemma3-1b", "neurons-smollm2", "neurons-gemma3-270m"]
+LEFT = {"smartfarm-gemma3-1b": 95, "neurons-smollm2": 95, "neurons-gemma3-270m": 70}  # % of ROUGE-L
 
 
 def phases_of(study: Study) -> PhasesSampler:
@@ -32,7 +32,7 @@ def phases_of(study: Study) -> PhasesSampler:
     return made
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LEFT)
 def test_every_phase_fits_the_space(name: str) -> None:
     study = load_study(STUDIES / f"{name}.toml")
     sampler = phases_of(study)
@@ -40,7 +40,7 @@ def test_every_phase_fits_the_space(name: str) -> None:
     listed = sum(map(len, sampler.points))
     assert listed < (study.budget.trials or 0)  # TPE gets its turn
     limits = {limit.key for limit in study.limits}
-    assert "rouge_l >= 95% of baseline" in limits
+    assert f"rouge_l >= {LEFT[name]}% of baseline" in limits
 
 
 def test_the_published_rows_are_tried_as_published() -> None:
