@@ -1,13 +1,13 @@
 """The engine against plain Ray Tune with Ray's OptunaSearch: trials per hour on the same points.
 
-    python -m benchmarks.engine [--points 30] [--tokens 1024]
+    python -m benchmarks.engine [--points 30] [--tokens 1024] [--gpus 0.5]
 
 Both sides evaluate the same points (omission x Wanda on SmolLM2-135M, English news), each in a
-fresh process on all cores, one after the other. Plain: a function that loads the model, calibrates,
-applies and evaluates for every point, under Tune's defaults but for the dashboard, which is off.
-Ours: `rayduce launch` with the points as [[first]] and an empty cache. Methods and metrics are the
-same code on both sides, so what differs is the engine; the metrics must be equal to the last bit,
-or this exits with 1.
+fresh process on all cores (with `--gpus` on all GPUs, of which a trial gets that share), one after
+the other. Plain: a function that loads the model, calibrates, applies and evaluates for every
+point, under Tune's defaults but for the dashboard, which is off. Ours: `rayduce launch` with the
+points as [[first]] and an empty cache. Methods and metrics are the same code on both sides, so what
+differs is the engine; the metrics must be equal to the last bit, or this exits with 1.
 
 Trials per hour count the whole of a run, from the process's start to its end, ours with the
 measuring of the baseline and of what the space asks for. `steady` leaves the start out: the rate
@@ -71,7 +71,7 @@ def _point(skip: Sequence[int], percent: int) -> Point:
     return {"omission.skip.count": len(skip), **chosen, "wanda.percent": percent}
 
 
-def study_file(count: int, tokens: int) -> str:
+def study_file(count: int, tokens: int, gpus: float = 0.0) -> str:
     """Our side's study."""
     items = tokens // WINDOW
     first = [
@@ -95,6 +95,8 @@ perplexity = "min"
 parameters = "min"
 [budget]
 trials = {count}
+[resources]
+gpus = {gpus}
 """ + "\n".join(first)
 
 
@@ -106,6 +108,7 @@ def evaluate_plainly(config: Point, spec: dict[str, Any]) -> None:
     from ray import tune
 
     from trainables.bench.metrics.evaluate import measure_all
+    from trainables.bench.models.cards import waiter
     from trainables.core.spec import BenchSpec
     from trainables.omission.method import Omission
     from trainables.trial import open_bench
@@ -113,12 +116,15 @@ def evaluate_plainly(config: Point, spec: dict[str, Any]) -> None:
 
     clock = [time.perf_counter()]
     bench = open_bench(BenchSpec(**spec))
+    finish = waiter(bench.model)
     clock.append(time.perf_counter())
     skip = [block for block in BLOCKS if config[f"omission.skip.{block:02d}"]]
     Omission(skip=tuple(skip)).apply(bench.model, {})
     stats = Wanda.calibrate(bench.model, bench.batches("calibration"))
+    finish()
     clock.append(time.perf_counter())
     Wanda(config["wanda.percent"] / 100).apply(bench.model, stats)
+    finish()
     clock.append(time.perf_counter())
     found = measure_all(bench, METRICS, "search")
     clock.append(time.perf_counter())
@@ -145,8 +151,9 @@ def plain(study: Path) -> None:
     choices["wanda.percent"] = optuna.distributions.IntDistribution(0, 50, step=10)
     spec = given.bench_spec(study.parent / "plain-cache", naive=True).model_dump()
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    trial = tune.with_parameters(evaluate_plainly, spec=spec)
     results = tune.Tuner(
-        tune.with_parameters(evaluate_plainly, spec=spec),
+        tune.with_resources(trial, {"cpu": 1, "gpu": given.resources.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=OptunaSearch(
                 choices, metric=list(METRICS), mode=["min", "min"], points_to_evaluate=wanted
@@ -281,16 +288,16 @@ def steady(records: list[dict[str, Any]]) -> float:
     return rate
 
 
-def compare(count: int, tokens: int, folder: Path) -> dict[str, Any]:
+def compare(count: int, tokens: int, gpus: float, folder: Path) -> dict[str, Any]:
     """Run both sides and put them side by side."""
-    workers = os.cpu_count() or 1
     study = folder / "engine.toml"
-    study.write_text(study_file(count, tokens))
+    study.write_text(study_file(count, tokens, gpus))
     theirs = run(study, "benchmarks.engine", "--plain")
     started = time.time()
     ours = run(study, "search", "launch", "--storage", str(folder / "runs"))
     wanted, parts = read_plain(folder)
     found, (baseline, *records) = read_ours(folder)
+    workers = len({record["worker"] for record in (baseline, *records)})
     passes = [record["passes"] for record in (baseline, *records)]
     between, unlike = gaps(records), differences(wanted, found, count)
     for line in unlike:
@@ -308,6 +315,7 @@ def compare(count: int, tokens: int, folder: Path) -> dict[str, Any]:
         "passes": [sum(one["whole"] for one in passes), sum(one["done"] for one in passes)],
         "points": count,
         "tokens": tokens,
+        "gpus": gpus,
         "workers": workers,
         "not_evaluated_again": sum(record["same_as"] is not None for record in records),
         "breakdown": {
@@ -348,6 +356,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--points", type=int, default=MOST)
     parser.add_argument("--tokens", type=int, default=1024, help="per pass over the data")
+    parser.add_argument("--gpus", type=float, default=0.0, help="per trial, or a share of one")
     parser.add_argument("--keep", type=Path, help="work in this folder, and leave it")
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -363,7 +372,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = (given.keep or Path(scratch)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        found = compare(given.points, given.tokens, folder)
+        found = compare(given.points, given.tokens, given.gpus, folder)
     show(found, Console(width=110))
     sys.stdout.write(json.dumps({"engine": found}) + "\n")
     raise SystemExit(0 if found["equal"] else 1)

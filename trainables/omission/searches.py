@@ -20,7 +20,7 @@ from trainables.stage import drain
 
 Omit: TypeAlias = tuple[int, ...]
 Score: TypeAlias = Callable[[Sequence[Omit]], Sequence[float]]
-Beating: TypeAlias = Callable[[Sequence[Omit], float], Sequence[float]]
+Beating: TypeAlias = Callable[[Sequence[Omit], float], Sequence[float]]  # sets, the loss to beat
 TRIES = 50  # for each offspring, to find one that is new
 
 
