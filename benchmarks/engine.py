@@ -365,6 +365,10 @@ def main(arguments: Sequence[str]) -> None:
     if given.plain:
         plain(given.plain)
         return
+    from search.engine.preflight import gpu_count
+
+    if not 0 <= given.gpus <= (there := gpu_count()):
+        parser.error(f"--gpus: got {given.gpus}, allowed: 0 to {there}, what there is here")
     from trainables.bench.assets.fetch import fetch
 
     for asset in ("smollm2-135m", "bbc-news"):
