@@ -32,6 +32,7 @@ AS_PUBLISHED = TrainSpec(
     clip=5.0,
     best="accuracy",
 )
+LOOKED = ("n_pcs", "top_pc", "lambdas", "n_samples", "pooling", "score")  # what ILM's pick hangs on
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,13 @@ class PlugIn(Stage):
     def settings(self) -> dict[str, Any]:
         """In one level, as people read them; what is not there is left out."""
         own = ("donor", "layer", "layers", "pooling", "frozen", "random", "dropout", "seed")
-        chosen = {} if self.choose is None else {"choose": "ILM"}
         found = {name: getattr(self, name) for name in own} | {"donor": called(self.donor)}
-        return found | chosen | self.training.settings()
+        if self.layer is not None:
+            found["layer"] = str(self.layer)  # 0 is a layer, too, and nothing to leave out
+        if self.choose is not None:
+            looked = {f"choose.{name}": getattr(self.choose, name) for name in LOOKED}
+            found |= {"choose": "ILM", **looked}
+        return found | self.training.settings()
 
     def check(self, bench: Bench) -> None:
         """Raises UserError where this cannot be done to the bench's model, or on its data."""

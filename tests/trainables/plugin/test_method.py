@@ -343,6 +343,21 @@ def test_fields_say_what_is_allowed(bad: dict[str, Any]) -> None:
         PlugIn("x", **bad)
 
 
+def test_people_read_which_layer_it_is_and_how_ilm_looked() -> None:
+    told = PlugIn("x", 0, ILM("x", n_pcs=8, lambdas=(0.0, 1.0), score="held_out")).settings()
+    assert told["layer"] == "0"  # what is 0 is left out of lines, but this is a layer
+    looked = {name: value for name, value in told.items() if name.startswith("choose.")}
+    assert looked == {
+        "choose.n_pcs": 8,
+        "choose.top_pc": 5,
+        "choose.lambdas": (0.0, 1.0),
+        "choose.n_samples": 400,
+        "choose.pooling": "mean",
+        "choose.score": "held_out",
+    }
+    assert PlugIn("x").settings()["layer"] is None
+
+
 def test_it_comes_back_from_plain_data() -> None:
     one = PlugIn("x", 3, ILM("x"), layers=2, training=FAST)
     check_data(one)
