@@ -5,6 +5,7 @@ Every command runs what it needs of the stages before, and goes on where it was 
 """
 
 import json
+from collections.abc import Generator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from search.terminal import note, quiet_libraries, say
 
 if TYPE_CHECKING:
     from search.routing.stages import Route
+    from trainables.routing.routed_model import Reply
 
 app = typer.Typer(
     name="route",
@@ -101,11 +103,24 @@ def chat(
         if not (asked := line.strip()):
             continue
         turns.append({"role": "user", "content": asked})
-        [reply] = model.answer([turns if model.chats else asked], max_new_tokens=tokens)
+        reply = _shown(model.stream(turns if model.chats else asked, max_new_tokens=tokens))
         turns.append({"role": "assistant", "content": reply.text})
-        say(reply.text.strip())
         omitted = " ".join(map(str, model.sets[reply.set]))
         note(f"set {reply.set}, without blocks {omitted}: {reply.speed:.1f} tokens per second")
+
+
+def _shown(pieces: Generator[str, None, "Reply"]) -> "Reply":
+    """Print what is written as it comes; the whole of it."""
+    begun = False
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as end:
+            say("")
+            return end.value  # type: ignore[no-any-return]
+        piece = piece if begun else piece.lstrip()
+        begun = begun or bool(piece)
+        typer.echo(piece, nl=False)
 
 
 def _run(study: Path, workers: int | None, storage: str | None, stages: int) -> "Route":

@@ -10,7 +10,8 @@ in groups; each group's model is a fork that shares all weights.
 import copy
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from transformers import (
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TextIteratorStreamer,
 )
 
 from trainables.bench.data.fits import positions
@@ -57,8 +59,8 @@ routed model loads with
 
     from trainables.load import load; model = load("{folder}")
 
-and then `model.generate(["..."])`, `model.route(["..."])`, `model.log_likelihoods(questions)`; by
-hand: `rayduce route chat {folder}`.
+and then `model.generate(["..."])`, `model.stream("...")`, `model.route(["..."])`,
+`model.log_likelihoods(questions)`; by hand: `rayduce route chat {folder}`.
 """
 
 
@@ -188,6 +190,24 @@ class RoutedModel:
 
         return self._grouped(prompts, prompts, write)
 
+    def stream(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int | None = None,
+        config: GenerationConfig | None = None,
+    ) -> Generator[str, None, Reply]:
+        """What one prompt goes on with, piece by piece as it is written; the whole at the end."""
+        settings = self._settings(max_new_tokens, config)
+        pieces = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        [index] = self.route([prompt])
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(self._write, index, [prompt], settings, pieces)
+            # also where nothing is written, or writing fails: who reads does not wait for ever
+            writing.add_done_callback(lambda _: pieces.text_queue.put(pieces.stop_signal))
+            yield from pieces
+            [reply] = writing.result()
+        return reply
+
     def _settings(self, most: int | None, config: GenerationConfig | None) -> GenerationConfig:
         settings = copy.deepcopy(config) if config else GenerationConfig(do_sample=False)
         if (settings.num_return_sequences or 1) != 1:
@@ -232,7 +252,11 @@ class RoutedModel:
 
     @torch.no_grad()
     def _write(
-        self, index: int, prompts: Sequence[Prompt], settings: GenerationConfig
+        self,
+        index: int,
+        prompts: Sequence[Prompt],
+        settings: GenerationConfig,
+        streamer: TextIteratorStreamer | None = None,
     ) -> list[Reply]:
         """Write for a group, whose keys and values are kept in one cache."""
         began, rows = time.perf_counter(), [self._tokens(prompt) for prompt in prompts]
@@ -243,7 +267,7 @@ class RoutedModel:
             rows = [row[-max(1, reads - max(most)) :] for row in rows]  # the last are the nearest
         batch, own = self._padded(rows), copy.deepcopy(settings)
         own.max_new_tokens, own.max_length = max(most), None
-        written = self.pruned(index).generate(**batch, generation_config=own)
+        written = self.pruned(index).generate(**batch, generation_config=own, streamer=streamer)
         new = written[:, batch["input_ids"].shape[1] :].tolist()
         kept = [self._ended(row[:limit], own) for row, limit in zip(new, most, strict=True)]
         speed = sum(map(len, kept)) / (time.perf_counter() - began)

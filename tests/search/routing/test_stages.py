@@ -284,6 +284,7 @@ def test_the_exported_model_loads_and_writes(whole: Route, tmp_path: Path) -> No
     chosen = model.route(["Box 1"])[0]
     omitted = " ".join(map(str, model.sets[chosen]))
     assert f"set {chosen}, without blocks {omitted}: " in told.stderr and told.exit_code == 0
+    assert told.stdout.strip() == model.generate(["Box 1"], max_new_tokens=3)[0].strip()
     found = whole.speeds[2]
     assert found["bytes/active"] < found["bytes/resident"]
     with pytest.raises(UserError, match=r"--budget: got 3; allowed: 2"):

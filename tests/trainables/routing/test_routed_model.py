@@ -93,6 +93,20 @@ def test_a_length_counts_each_prompts_own_tokens(routed: RoutedModel) -> None:
     assert all(reply.speed > 0 for reply in replies if reply.tokens)
 
 
+def test_a_prompt_is_written_on_piece_by_piece(routed: RoutedModel) -> None:
+    for prompt in PROMPTS:
+        running, pieces = routed.stream(prompt, 9), list[str]()
+        with pytest.raises(StopIteration) as end:
+            while True:
+                pieces.append(next(running))
+        [wanted] = routed.answer([prompt], 9)
+        assert "".join(pieces) == end.value.value.text == wanted.text
+        assert (end.value.value.set, end.value.value.tokens) == (wanted.set, wanted.tokens)
+    assert list(routed.stream(PROMPTS[0], config=greedy(max_length=1))) == []
+    with pytest.raises(ValueError, match="beam"):
+        list(routed.stream(PROMPTS[0], config=greedy(max_new_tokens=2, num_beams=2)))
+
+
 def test_a_conversation_goes_through_the_chat_template(routed: RoutedModel) -> None:
     turns = [{"role": "user", "content": PROMPTS[0]}]
     with pytest.raises(PlanError, match="no chat template"):
