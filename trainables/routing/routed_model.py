@@ -71,7 +71,7 @@ class Reply:
     Attributes:
         set: the one that was taken.
         tokens: that were written, the end's included.
-        speed: tokens per second of its group, all prompts together, the router's time included.
+        speed: tokens per second of its group, all prompts together; choosing the set not counted.
     """
 
     text: str
