@@ -1,7 +1,4 @@
-"""The command line: `python -m search …`, installed as `rayduce`.
-
-Only what a verb needs is imported when it runs: `status`, `best` and `--help` answer at once.
-"""
+"""The command line: `python -m search …`, installed as `rayduce`."""
 
 import os
 import sys

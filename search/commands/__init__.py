@@ -1,1 +1,4 @@
-"""What each of `rayduce`'s commands does. Only what a command needs is imported when it runs."""
+"""What each of `rayduce`'s verbs does.
+
+Only what a verb needs is imported when it runs: `status`, `best` and `--help` answer at once.
+"""

@@ -12,8 +12,8 @@ from search.commands.options import (
     Ledger,
     Name,
     Storage,
-    place_of,
     runs_at,
+    storage_at,
     store_of,
     use_ledger,
 )
@@ -87,7 +87,7 @@ def apply(
     """Do a trial's stages, to its model or another one, without the study; judge, save, check."""
     from search.apply import apply_file
 
-    folder = Path(place_of(storage)[0])
+    folder = Path(storage_at(storage)[0])
     quiet_libraries()
     told = apply_file(
         file, to, model=model, dataset=dataset, task=task, folder=folder, form=form, said=note

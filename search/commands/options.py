@@ -37,7 +37,7 @@ Ledger = Annotated[
 ]
 
 
-def place_of(storage: str | None) -> tuple[str, str | None]:
+def storage_at(storage: str | None) -> tuple[str, str | None]:
     """The folder and the database that --storage means."""
     from search.study.load import storage_overrides
     from search.study.schema import RUNS
@@ -50,7 +50,7 @@ def store_of(name: str, storage: str | None) -> "Store":
     """Where a study lies."""
     from search.journal.store import find_store
 
-    folder, database = place_of(storage)
+    folder, database = storage_at(storage)
     return find_store(folder, name, database)
 
 
@@ -58,7 +58,7 @@ def runs_at(storage: str | None, study: str = "runs") -> "Store":
     """Where a ledger lies whose studies have no folder here."""
     from search.journal.store import Store
 
-    return Store(Path(place_of(storage)[0]).expanduser().absolute(), study)
+    return Store(Path(storage_at(storage)[0]).expanduser().absolute(), study)
 
 
 def use_ledger(server: str | None) -> None:

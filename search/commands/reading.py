@@ -10,8 +10,8 @@ from search.commands.options import (
     Json,
     Name,
     Storage,
-    place_of,
     runs_at,
+    storage_at,
     store_of,
     use_ledger,
 )
@@ -41,7 +41,7 @@ def status(
         lines = list(told) if explain else status_lines(view)
         say(json.dumps(status_json(view), indent=2) if as_json else "\n".join(lines))
         return
-    views, unread = read_all(*place_of(storage))
+    views, unread = read_all(*storage_at(storage))
     if as_json:
         found = [status_json(view) for view in views]
         found += [
@@ -169,4 +169,4 @@ def ui(
     """Open the ledger in MLflow's pages."""
     from search.ledger.ui import serve
 
-    serve(*place_of(storage), port=port)
+    serve(*storage_at(storage), port=port)

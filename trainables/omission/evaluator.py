@@ -122,12 +122,12 @@ class PrefixEvaluator:
         least = self.loss.total(self.loss.group_means(scores))
         return least - ROUNDING * (1 + least) > bound
 
-    def _scored(self, index: int, todo: Sequence[tuple[int, Kept]]) -> Iterator[tuple[int, Tensor]]:
+    def _scored(self, index: int, todo: list[tuple[int, Kept]]) -> Iterator[tuple[int, Tensor]]:
         scored = self.loss.batches[index]
         batch = self._inputs(scored.batch)
         entry = self.walk.enter(batch)
         dense = self._dense_logits(index) if self.loss.against_dense else None
-        for numbers, hidden in self._leaves(entry, entry.hidden, list(todo), 0, index):
+        for numbers, hidden in self._leaves(entry, entry.hidden, todo, 0, index):
             score = self._score(scored, hidden, dense)
             yield from ((number, score) for number in numbers)
 

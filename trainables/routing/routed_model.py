@@ -196,7 +196,8 @@ class RoutedModel:
         max_new_tokens: int | None = None,
         config: GenerationConfig | None = None,
     ) -> Generator[str, None, Reply]:
-        """What one prompt goes on with, piece by piece as it is written; the whole at the end."""
+        """What one prompt goes on with, piece by piece as it is written; the whole at the end. Who
+        stops reading earlier waits until it is written."""
         settings = self._settings(max_new_tokens, config)
         pieces = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         [index] = self.route([prompt])
